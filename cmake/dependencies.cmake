@@ -1,0 +1,15 @@
+# Every library we do not write ourselves. README.md says why each is here; ./run installs them.
+find_package(absl CONFIG REQUIRED)
+find_package(Protobuf REQUIRED)  # module mode: Debian ships no protobuf CMake config
+find_package(gRPC CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(Boost 1.81 REQUIRED)
+find_package(ucx CONFIG REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
+if(BUILD_TESTING)
+  find_package(GTest REQUIRED)
+endif()
