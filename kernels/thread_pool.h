@@ -1,0 +1,27 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace braid {
+
+// The threads of one worker's step: fork-join, spinning briefly before they park, so that an idle server uses no CPU.
+// Work is split over output rows only, never over a sum: results do not depend on the number of threads.
+// One caller at a time.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // >= 1, the caller counts as one
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+
+  int threads() const;
+  // Runs body(begin, end) over disjoint ranges that cover [0, n), each at least `grain` long (but the last), claimed
+  // dynamically. Returns when all are done. `body` must not throw and must not call ParallelFor.
+  void ParallelFor(int n, int grain, const std::function<void(int begin, int end)>& body);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace braid

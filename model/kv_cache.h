@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/config.h"
+
+namespace braid {
+
+// Positions per KV block. Attention walks the context in pieces of this many, combined in a fixed order, so it is part
+// of what makes answers reproducible: not a tuning knob.
+inline constexpr int kKvBlockTokens = 32;
+// Columns kept per conv layer and sequence, addressed by position modulo this. More than C - 1, so that a few steps in
+// flight can be rolled back by simply going on from an earlier position.
+inline constexpr int kConvColumns = 16;
+
+// What a sequence has behind it: which KV blocks are its own and its conv columns. The worker owns it and decides which
+// blocks; the forward pass reads and writes through it.
+struct SequenceCache {
+  std::vector<int32_t> blocks;  // block i holds positions [i * kKvBlockTokens, (i + 1) * kKvBlockTokens)
+  std::vector<float> conv;      // (conv layers, kConvColumns, D)
+};
+
+// The arena of KV blocks of one worker, float32, allocated once (untouched pages cost nothing). Not thread-safe;
+// different blocks may be used from different threads.
+class KvPool {
+ public:
+  KvPool(const ModelConfig& config, int blocks);
+  int blocks() const { return blocks_; }
+  // (kKvBlockTokens, kv_dim) of one attention layer, counted among attention layers only.
+  float* keys(int attention_layer, int block);
+  float* values(int attention_layer, int block);
+  static uint64_t BlockBytes(const ModelConfig& config);
+
+  SequenceCache NewSequence() const;  // no blocks, conv columns zero
+
+ private:
+  struct Unmapper {
+    size_t bytes = 0;
+    void operator()(float* memory) const;
+  };
+  int blocks_;
+  int kv_dim_;
+  size_t conv_floats_;
+  std::unique_ptr<float[], Unmapper> memory_;
+};
+
+}  // namespace braid
