@@ -25,9 +25,10 @@ struct Voidify {
 
 }  // namespace braid::internal
 
-#define CHECK(condition)                 \
-  (__builtin_expect(!!(condition), 1)) ? (void)0 \
-                : ::braid::internal::Voidify() & ::braid::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
+#define CHECK(condition)               \
+  (__builtin_expect(!!(condition), 1)) \
+      ? (void)0                        \
+      : ::braid::internal::Voidify() & ::braid::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #define BRAID_CHECK_OP(a, op, b) CHECK((a)op(b)) << "(" << (a) << " vs " << (b) << ") "
 #define CHECK_EQ(a, b) BRAID_CHECK_OP(a, ==, b)
@@ -36,5 +37,8 @@ struct Voidify {
 #define CHECK_LE(a, b) BRAID_CHECK_OP(a, <=, b)
 #define CHECK_GT(a, b) BRAID_CHECK_OP(a, >, b)
 #define CHECK_GE(a, b) BRAID_CHECK_OP(a, >=, b)
-#define CHECK_OK(expr) \
-  do { auto status_check = (expr); CHECK(status_check.ok()) << status_check; } while (false)
+#define CHECK_OK(expr)                        \
+  do {                                        \
+    auto status_check = (expr);               \
+    CHECK(status_check.ok()) << status_check; \
+  } while (false)

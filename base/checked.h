@@ -14,7 +14,8 @@ class CheckedSize {
 
   friend constexpr CheckedSize operator+(CheckedSize a, CheckedSize b) {
     uint64_t sum = 0;
-    return __builtin_add_overflow(a.value_, b.value_, &sum) || a.overflow_ || b.overflow_ ? Overflow() : CheckedSize(sum);
+    return __builtin_add_overflow(a.value_, b.value_, &sum) || a.overflow_ || b.overflow_ ? Overflow()
+                                                                                          : CheckedSize(sum);
   }
   friend constexpr CheckedSize operator*(CheckedSize a, CheckedSize b) {
     uint64_t product = 0;

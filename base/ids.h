@@ -17,13 +17,15 @@ struct Id {
   constexpr explicit Id(Rep v) : value(v) {}
   friend constexpr auto operator<=>(Id, Id) = default;
   template <typename H>
-  friend H AbslHashValue(H h, Id id) { return H::combine(std::move(h), id.value); }
+  friend H AbslHashValue(H h, Id id) {
+    return H::combine(std::move(h), id.value);
+  }
   friend std::ostream& operator<<(std::ostream& out, Id id) { return out << +id.value; }
 };
 
 using SequenceId = Id<struct SequenceTag, uint64_t>;  // unique for the life of a router
-using WorkerId = Id<struct WorkerTag, uint32_t>;      // a worker's rank for the life of an epoch is another thing: int rank
-using Epoch = Id<struct EpochTag, uint64_t>;          // membership and placement of a group; only rises
+using WorkerId = Id<struct WorkerTag, uint32_t>;  // a worker's rank for the life of an epoch is another thing: int rank
+using Epoch = Id<struct EpochTag, uint64_t>;      // membership and placement of a group; only rises
 
 using TokenId = int32_t;
 

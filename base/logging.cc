@@ -1,13 +1,13 @@
 #include "base/logging.h"
 
-#include <cstdlib>
-#include <memory>
-#include <string>
-
-#include <nlohmann/json.hpp>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/ansicolor_sink.h>
 #include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
 
 namespace braid {
 namespace {

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <string_view>
-
 #include <spdlog/spdlog.h>
+
+#include <string_view>
 
 // Logging is spdlog's default logger, used directly: spdlog::info("worker {} joined epoch {}", id, epoch).
 // Prompts, answers, tool arguments and keys are never logged.

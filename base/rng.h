@@ -10,7 +10,8 @@ namespace braid {
 
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// Uniform in [0, 1) with 53 bits, for one token: `seed` of the request, `choice` among its n, `position` in the sequence.
+// Uniform in [0, 1) with 53 bits, for one token: `seed` of the request, `choice` among its n, `position` in the
+// sequence.
 double UniformAt(uint64_t seed, uint32_t choice, uint64_t position);
 
 }  // namespace braid

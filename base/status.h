@@ -15,16 +15,15 @@
 #define BRAID_CONCAT(a, b) BRAID_CONCAT_INNER(a, b)
 
 // Returns the status of `expr` from the enclosing function unless it is OK.
-#define RETURN_IF_ERROR(expr)                                     \
-  do {                                                            \
-    if (::absl::Status status_macro = (expr); !status_macro.ok()) \
-      return status_macro;                                        \
+#define RETURN_IF_ERROR(expr)                                                          \
+  do {                                                                                 \
+    if (::absl::Status status_macro = (expr); !status_macro.ok()) return status_macro; \
   } while (false)
 
 // ASSIGN_OR_RETURN(Blob blob, Read(path)): declares or assigns the left side, or returns the error.
 #define ASSIGN_OR_RETURN(lhs, expr) ASSIGN_OR_RETURN_INNER(BRAID_CONCAT(status_or_, __COUNTER__), lhs, expr)
-#define ASSIGN_OR_RETURN_INNER(tmp, lhs, expr) \
-  auto tmp = (expr);                           \
+#define ASSIGN_OR_RETURN_INNER(tmp, lhs, expr)   \
+  auto tmp = (expr);                             \
   if (!tmp.ok()) return std::move(tmp).status(); \
   lhs = *std::move(tmp)
 

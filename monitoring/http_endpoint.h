@@ -15,7 +15,7 @@ class MetricsEndpoint {
  public:
   struct Options {
     std::string host = "127.0.0.1";
-    int port = 0;  // 0: any free one
+    int port = 0;                            // 0: any free one
     std::function<std::string()> not_ready;  // empty string: ready; else the reason. Called on the server's thread.
   };
   // `metrics` must outlive the endpoint. kUnavailable if the port is taken, naming it.

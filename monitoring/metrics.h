@@ -18,6 +18,7 @@ using Labels = std::vector<std::pair<std::string, std::string>>;
 class Counter {
  public:
   void Add(double n = 1);
+
  private:
   friend class Metrics;
   void* impl_ = nullptr;
@@ -26,6 +27,7 @@ class Gauge {
  public:
   void Set(double value);
   void Add(double n);
+
  private:
   friend class Metrics;
   void* impl_ = nullptr;
@@ -33,6 +35,7 @@ class Gauge {
 class Histogram {
  public:
   void Observe(double value);
+
  private:
   friend class Metrics;
   void* impl_ = nullptr;
