@@ -1,0 +1,422 @@
+#include "model/gguf_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/checked.h"
+#include "base/status.h"
+
+// Layout: magic, version, tensor count, key count; keys with their values; tensor infos (name, dimensions with the
+// contiguous one first, type, offset); padding; the data section that the offsets count from. A string is a 64-bit
+// length and its bytes; an array is an element type, a 64-bit count and the elements.
+
+namespace braid {
+namespace {
+
+constexpr uint64_t kKeysMax = 1 << 16;
+constexpr uint64_t kTensorsMax = 1 << 20;
+constexpr uint64_t kNameBytesMax = 65535;
+constexpr uint64_t kAlignmentMax = 1 << 20;
+constexpr uint32_t kDimensionsMax = 4;
+// The least a key and a tensor info take: counts above remaining bytes / this are lies, found before any allocation.
+constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;
+constexpr uint64_t kTensorBytesMin = 8 + 1 + 4 + 8 + 4 + 8;
+
+// Reads forward through bytes that may end anywhere.
+class Cursor {
+ public:
+  explicit Cursor(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  uint64_t position() const { return position_; }
+  uint64_t remaining() const { return bytes_.size() - position_; }
+
+  absl::StatusOr<std::span<const std::byte>> Take(uint64_t count) {
+    if (count > remaining())
+      return InvalidArgument("truncated: " + std::to_string(count) + " bytes wanted at byte " +
+                             std::to_string(position_) + ", the file has " + std::to_string(remaining()) + " left");
+    const std::span<const std::byte> taken = bytes_.subspan(position_, count);
+    position_ += count;
+    return taken;
+  }
+
+  template <typename T>
+  absl::StatusOr<T> Read() {
+    ASSIGN_OR_RETURN(const std::span<const std::byte> raw, Take(sizeof(T)));
+    T value;
+    std::memcpy(&value, raw.data(), sizeof(T));
+    return value;
+  }
+
+  absl::StatusOr<std::string_view> ReadString() {
+    ASSIGN_OR_RETURN(const uint64_t length, Read<uint64_t>());
+    ASSIGN_OR_RETURN(const std::span<const std::byte> raw, Take(length));
+    return std::string_view(reinterpret_cast<const char*>(raw.data()), raw.size());
+  }
+
+ private:
+  std::span<const std::byte> bytes_;
+  uint64_t position_ = 0;
+};
+
+std::string Quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
+
+// Zero for strings and arrays, whose size varies.
+constexpr uint64_t ScalarBytes(GgufType type) {
+  switch (type) {
+    case GgufType::kUint8:
+    case GgufType::kInt8:
+    case GgufType::kBool:
+      return 1;
+    case GgufType::kUint16:
+    case GgufType::kInt16:
+      return 2;
+    case GgufType::kUint32:
+    case GgufType::kInt32:
+    case GgufType::kFloat32:
+      return 4;
+    case GgufType::kUint64:
+    case GgufType::kInt64:
+    case GgufType::kFloat64:
+      return 8;
+    case GgufType::kString:
+    case GgufType::kArray:
+      return 0;
+  }
+  return 0;
+}
+
+absl::StatusOr<GgufType> ReadType(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>());
+  if (type >= kGgufTypes) return InvalidArgument("unknown value type " + std::to_string(type));
+  return static_cast<GgufType>(type);
+}
+
+template <typename T>
+absl::StatusOr<GgufValue> ReadInteger(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const T value, cursor.Read<T>());
+  if (std::in_range<int64_t>(value)) return GgufValue(static_cast<int64_t>(value));
+  return GgufValue(static_cast<uint64_t>(value));
+}
+
+absl::StatusOr<GgufValue> ReadBool(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const uint8_t value, cursor.Read<uint8_t>());
+  if (value > 1) return InvalidArgument("a bool of value " + std::to_string(value));
+  return GgufValue(value == 1);
+}
+
+absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const GgufType type, ReadType(cursor));
+  if (type == GgufType::kArray) return InvalidArgument("arrays of arrays are not supported");
+  ASSIGN_OR_RETURN(const uint64_t count, cursor.Read<uint64_t>());
+  GgufArray array{type, count, {}};
+  if (type != GgufType::kString) {
+    const CheckedSize bytes = CheckedSize(count) * ScalarBytes(type);
+    if (!bytes.AtMost(cursor.remaining()))
+      return InvalidArgument("truncated: an array of " + std::to_string(count) + " elements in the last " +
+                             std::to_string(cursor.remaining()) + " bytes of the file");
+    ASSIGN_OR_RETURN(array.bytes, cursor.Take(*bytes.value()));
+    return GgufValue(array);
+  }
+  Cursor strings = cursor;  // walks ahead to find the end; a wrong count runs into the end of the file
+  for (uint64_t i = 0; i < count; ++i) RETURN_IF_ERROR(strings.ReadString().status());
+  ASSIGN_OR_RETURN(array.bytes, cursor.Take(strings.position() - cursor.position()));
+  return GgufValue(array);
+}
+
+absl::StatusOr<GgufValue> ReadValue(Cursor& cursor, GgufType type) {
+  switch (type) {
+    case GgufType::kUint8:
+      return ReadInteger<uint8_t>(cursor);
+    case GgufType::kInt8:
+      return ReadInteger<int8_t>(cursor);
+    case GgufType::kUint16:
+      return ReadInteger<uint16_t>(cursor);
+    case GgufType::kInt16:
+      return ReadInteger<int16_t>(cursor);
+    case GgufType::kUint32:
+      return ReadInteger<uint32_t>(cursor);
+    case GgufType::kInt32:
+      return ReadInteger<int32_t>(cursor);
+    case GgufType::kUint64:
+      return ReadInteger<uint64_t>(cursor);
+    case GgufType::kInt64:
+      return ReadInteger<int64_t>(cursor);
+    case GgufType::kBool:
+      return ReadBool(cursor);
+    case GgufType::kArray:
+      return ReadArray(cursor);
+    case GgufType::kFloat32: {
+      ASSIGN_OR_RETURN(const float value, cursor.Read<float>());
+      return GgufValue(static_cast<double>(value));
+    }
+    case GgufType::kFloat64: {
+      ASSIGN_OR_RETURN(const double value, cursor.Read<double>());
+      return GgufValue(value);
+    }
+    case GgufType::kString: {
+      ASSIGN_OR_RETURN(const std::string_view value, cursor.ReadString());
+      return GgufValue(value);
+    }
+  }
+  return InvalidArgument("unknown value type");
+}
+
+absl::StatusOr<std::string> ReadName(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const std::string_view name, cursor.ReadString());
+  if (name.empty()) return InvalidArgument("an empty name at byte " + std::to_string(cursor.position()));
+  if (name.size() > kNameBytesMax) return InvalidArgument("a name of " + std::to_string(name.size()) + " bytes");
+  return std::string(name);
+}
+
+absl::StatusOr<std::map<std::string, GgufValue, std::less<>>> ReadMetadata(Cursor& cursor, uint64_t count) {
+  std::map<std::string, GgufValue, std::less<>> metadata;
+  for (uint64_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(std::string key, ReadName(cursor));
+    absl::StatusOr<GgufType> type = ReadType(cursor);
+    if (!type.ok()) return Annotate(type.status(), "key " + Quoted(key));
+    absl::StatusOr<GgufValue> value = ReadValue(cursor, *type);
+    if (!value.ok()) return Annotate(value.status(), "key " + Quoted(key));
+    if (!metadata.emplace(key, *value).second) return InvalidArgument("key " + Quoted(key) + " appears twice");
+  }
+  return metadata;
+}
+
+// Where a tensor lies in the data section; its span is set once that section is known.
+struct Extent {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+absl::StatusOr<std::vector<int64_t>> ReadShape(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const uint32_t dimensions, cursor.Read<uint32_t>());
+  if (dimensions < 1 || dimensions > kDimensionsMax)
+    return InvalidArgument("has " + std::to_string(dimensions) + " dimensions, must have 1 to " +
+                           std::to_string(kDimensionsMax));
+  std::vector<int64_t> shape(dimensions);
+  for (uint32_t i = 0; i < dimensions; ++i) {
+    ASSIGN_OR_RETURN(const uint64_t length, cursor.Read<uint64_t>());
+    if (length == 0 || !std::in_range<int64_t>(length))
+      return InvalidArgument("has a dimension of length " + std::to_string(length));
+    shape[dimensions - 1 - i] = static_cast<int64_t>(length);  // the file has the contiguous dimension first
+  }
+  return shape;
+}
+
+absl::StatusOr<uint64_t> TensorBytes(const std::vector<int64_t>& shape, DType type) {
+  const DTypeInfo info = Info(type);
+  if (shape.back() % info.elements != 0)
+    return InvalidArgument("has rows of " + std::to_string(shape.back()) + " values, not a multiple of the " +
+                           std::to_string(info.elements) + " of a " + std::string(info.name) + " block");
+  CheckedSize bytes =
+      CheckedSize(static_cast<uint64_t>(shape.back() / info.elements)) * static_cast<uint64_t>(info.bytes);
+  for (size_t i = 0; i + 1 < shape.size(); ++i) bytes = bytes * static_cast<uint64_t>(shape[i]);
+  if (!bytes.value()) return InvalidArgument("has a shape whose size overflows");
+  return *bytes.value();
+}
+
+absl::Status ReadTensorInfo(Cursor& cursor, uint64_t alignment, StoredTensor* tensor, Extent* extent) {
+  ASSIGN_OR_RETURN(tensor->shape, ReadShape(cursor));
+  ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>());
+  ASSIGN_OR_RETURN(extent->offset, cursor.Read<uint64_t>());
+  tensor->type = GgmlTypeName(type);
+  tensor->dtype = DTypeFromGgmlNumber(type);
+  if (!tensor->dtype)
+    return InvalidArgument("is of type " + tensor->type +
+                           ", which is not supported (F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K are)");
+  if (extent->offset % alignment != 0)
+    return InvalidArgument("starts at offset " + std::to_string(extent->offset) + ", not a multiple of the alignment " +
+                           std::to_string(alignment));
+  ASSIGN_OR_RETURN(extent->bytes, TensorBytes(tensor->shape, *tensor->dtype));
+  return absl::OkStatus();
+}
+
+absl::Status CheckNoOverlap(const std::vector<StoredTensor>& tensors, const std::vector<Extent>& extents) {
+  std::vector<size_t> order(extents.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return extents[a].offset < extents[b].offset; });
+  for (size_t i = 1; i < order.size(); ++i) {
+    const Extent& before = extents[order[i - 1]];
+    if (before.offset + before.bytes > extents[order[i]].offset)
+      return InvalidArgument("tensors " + Quoted(tensors[order[i - 1]].name) + " and " +
+                             Quoted(tensors[order[i]].name) + " overlap");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckNamesDistinct(const std::vector<StoredTensor>& tensors) {
+  std::vector<std::string_view> names;
+  for (const StoredTensor& tensor : tensors) names.push_back(tensor.name);
+  std::sort(names.begin(), names.end());
+  const auto twice = std::adjacent_find(names.begin(), names.end());
+  if (twice == names.end()) return absl::OkStatus();
+  return InvalidArgument("tensor " + Quoted(*twice) + " appears twice");
+}
+
+absl::StatusOr<std::vector<StoredTensor>> ReadTensors(std::span<const std::byte> file, Cursor cursor, uint64_t count,
+                                                      uint64_t alignment) {
+  std::vector<StoredTensor> tensors(count);
+  std::vector<Extent> extents(count);
+  for (uint64_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(tensors[i].name, ReadName(cursor));
+    const absl::Status status = ReadTensorInfo(cursor, alignment, &tensors[i], &extents[i]);
+    if (!status.ok()) return Annotate(status, "tensor " + Quoted(tensors[i].name));
+  }
+  RETURN_IF_ERROR(CheckNamesDistinct(tensors));
+  if (count == 0) return tensors;
+  const uint64_t data_start = *CheckedSize(cursor.position()).AlignUp(alignment).value();
+  for (uint64_t i = 0; i < count; ++i) {
+    const CheckedSize end = CheckedSize(data_start) + extents[i].offset + extents[i].bytes;
+    if (!end.AtMost(file.size()))
+      return InvalidArgument("tensor " + Quoted(tensors[i].name) + " reaches past the end of the file: offset " +
+                             std::to_string(extents[i].offset) + ", " + std::to_string(extents[i].bytes) + " bytes");
+    tensors[i].data = file.subspan(data_start + extents[i].offset, extents[i].bytes);
+  }
+  RETURN_IF_ERROR(CheckNoOverlap(tensors, extents));
+  return tensors;
+}
+
+absl::Status ReadMagic(Cursor& cursor) {
+  ASSIGN_OR_RETURN(const uint32_t magic, cursor.Read<uint32_t>());
+  if (magic != kGgufMagic) return InvalidArgument("not a GGUF file: it does not begin with 'GGUF'");
+  ASSIGN_OR_RETURN(const uint32_t version, cursor.Read<uint32_t>());
+  if (version == 2 || version == 3) return absl::OkStatus();
+  if (version != 0 && (version & 0xffff) == 0)
+    return InvalidArgument("a big-endian GGUF file; convert it to little endian");
+  return InvalidArgument("GGUF version " + std::to_string(version) + " is not supported (2 and 3 are)");
+}
+
+absl::StatusOr<uint64_t> ReadCount(Cursor& cursor, const char* what, uint64_t max, uint64_t bytes_min) {
+  ASSIGN_OR_RETURN(const uint64_t count, cursor.Read<uint64_t>());
+  if (count > max || count > cursor.remaining() / bytes_min)
+    return InvalidArgument("claims " + std::to_string(count) + " " + what + ", more than the file can hold");
+  return count;
+}
+
+// The element at `index` of an array of integers of type T.
+template <typename T>
+bool DecodeInteger(const GgufArray& array, uint64_t index, int64_t* out) {
+  T value;
+  std::memcpy(&value, array.bytes.data() + index * sizeof(T), sizeof(T));
+  *out = static_cast<int64_t>(value);
+  return std::in_range<int64_t>(value);
+}
+
+bool DecodeInteger(const GgufArray& array, uint64_t index, int64_t* out) {
+  switch (array.type) {
+    case GgufType::kUint8:
+      return DecodeInteger<uint8_t>(array, index, out);
+    case GgufType::kInt8:
+      return DecodeInteger<int8_t>(array, index, out);
+    case GgufType::kUint16:
+      return DecodeInteger<uint16_t>(array, index, out);
+    case GgufType::kInt16:
+      return DecodeInteger<int16_t>(array, index, out);
+    case GgufType::kUint32:
+      return DecodeInteger<uint32_t>(array, index, out);
+    case GgufType::kInt32:
+      return DecodeInteger<int32_t>(array, index, out);
+    case GgufType::kUint64:
+      return DecodeInteger<uint64_t>(array, index, out);
+    case GgufType::kInt64:
+      return DecodeInteger<int64_t>(array, index, out);
+    default:
+      return false;
+  }
+}
+
+absl::Status WrongKind(std::string_view key, const char* wanted) {
+  return InvalidArgument("key " + Quoted(key) + " is not " + wanted);
+}
+
+}  // namespace
+
+static_assert(std::endian::native == std::endian::little, "GGUF is read by memcpy");
+
+absl::StatusOr<GgufFile> GgufFile::Parse(std::span<const std::byte> bytes) {
+  Cursor cursor(bytes);
+  RETURN_IF_ERROR(ReadMagic(cursor));
+  ASSIGN_OR_RETURN(const uint64_t tensors, ReadCount(cursor, "tensors", kTensorsMax, kTensorBytesMin));
+  ASSIGN_OR_RETURN(const uint64_t keys, ReadCount(cursor, "keys", kKeysMax, kKeyBytesMin));
+  GgufFile file;
+  ASSIGN_OR_RETURN(file.metadata_, ReadMetadata(cursor, keys));
+  ASSIGN_OR_RETURN(const std::optional<int64_t> alignment, file.Integer("general.alignment", 1, kAlignmentMax));
+  const uint64_t align = alignment ? static_cast<uint64_t>(*alignment) : kGgufAlignment;
+  if (!std::has_single_bit(align))
+    return InvalidArgument("key 'general.alignment' is " + std::to_string(align) + ", not a power of two");
+  ASSIGN_OR_RETURN(file.tensors_, ReadTensors(bytes, cursor, tensors, align));
+  return file;
+}
+
+const GgufValue* GgufFile::Find(std::string_view key) const {
+  const auto found = metadata_.find(key);
+  return found == metadata_.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<std::optional<int64_t>> GgufFile::Integer(std::string_view key, int64_t min, int64_t max) const {
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return std::nullopt;
+  const int64_t* integer = std::get_if<int64_t>(value);
+  if (integer == nullptr && !std::holds_alternative<uint64_t>(*value)) return WrongKind(key, "an integer");
+  if (integer == nullptr || *integer < min || *integer > max)
+    return InvalidArgument("key " + Quoted(key) + " is " + (integer ? std::to_string(*integer) : "above 2^63") +
+                           ", must be in [" + std::to_string(min) + ", " + std::to_string(max) + "]");
+  return *integer;
+}
+
+absl::StatusOr<std::optional<double>> GgufFile::Number(std::string_view key) const {
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (const double* number = std::get_if<double>(value)) return *number;
+  if (const int64_t* integer = std::get_if<int64_t>(value)) return static_cast<double>(*integer);
+  return WrongKind(key, "a number");
+}
+
+absl::StatusOr<std::optional<bool>> GgufFile::Bool(std::string_view key) const {
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (const bool* flag = std::get_if<bool>(value)) return *flag;
+  return WrongKind(key, "a bool");
+}
+
+absl::StatusOr<std::optional<std::string_view>> GgufFile::String(std::string_view key) const {
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (const std::string_view* text = std::get_if<std::string_view>(value)) return *text;
+  return WrongKind(key, "a string");
+}
+
+absl::StatusOr<const GgufArray*> GgufFile::FindArray(std::string_view key, uint64_t count_max) const {
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return nullptr;
+  const GgufArray* array = std::get_if<GgufArray>(value);
+  if (array == nullptr) return WrongKind(key, "an array");
+  if (array->count > count_max)
+    return InvalidArgument("key " + Quoted(key) + " has " + std::to_string(array->count) + " elements, at most " +
+                           std::to_string(count_max) + " make sense");
+  return array;
+}
+
+absl::StatusOr<std::optional<std::vector<int64_t>>> GgufFile::Integers(std::string_view key, uint64_t count_max) const {
+  ASSIGN_OR_RETURN(const GgufArray* array, FindArray(key, count_max));
+  if (array == nullptr) return std::nullopt;
+  std::vector<int64_t> integers(array->count);
+  for (uint64_t i = 0; i < array->count; ++i)
+    if (!DecodeInteger(*array, i, &integers[i])) return WrongKind(key, "an array of integers");
+  return integers;
+}
+
+absl::StatusOr<std::optional<std::vector<std::string_view>>> GgufFile::Strings(std::string_view key,
+                                                                               uint64_t count_max) const {
+  ASSIGN_OR_RETURN(const GgufArray* array, FindArray(key, count_max));
+  if (array == nullptr) return std::nullopt;
+  if (array->type != GgufType::kString) return WrongKind(key, "an array of strings");
+  std::vector<std::string_view> strings(array->count);
+  Cursor cursor(array->bytes);
+  for (std::string_view& string : strings) {
+    ASSIGN_OR_RETURN(string, cursor.ReadString());
+  }
+  return strings;
+}
+
+}  // namespace braid
