@@ -250,10 +250,17 @@ class Network(nn.Module):
             h = layer(h, rotary)
         return self.embedding_norm(h)
 
-    def loss_sum(self, ids, positions, targets):
-        """Summed cross entropy of targets, predicted at the flat positions of ids."""
-        h = self.hidden(ids).reshape(-1, self.shape.hidden_size).index_select(0, positions)
-        return F.cross_entropy(F.linear(h, self.embed_tokens.weight), targets, reduction="sum")
+    def losses(self, ids, positions, targets):
+        """Cross entropy of each target, predicted at the flat positions of ids."""
+        h = self.embed_tokens(ids)
+        rotary = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        for layer in self.layers[:-1]:
+            h = layer(h, rotary)
+        last = self.layers[-1]  # its feed-forward and the head are needed only where there is a target
+        h = h + last.operator(last.operator_norm(h), rotary)
+        h = h.reshape(-1, self.shape.hidden_size).index_select(0, positions)
+        h = self.embedding_norm(h + last.feed_forward(last.ffn_norm(h)))
+        return F.cross_entropy(F.linear(h, self.embed_tokens.weight), targets, reduction="none")
 
     def moe_layers(self):
         return [l.feed_forward for l in self.layers if isinstance(l.feed_forward, MoeFeedForward)]
