@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+// The seam between a worker's step and whatever moves bytes between the workers of a group. Counts need no round of
+// their own: in every phase each rank sends exactly one message to each other rank, also an empty one.
+
+namespace braid {
+
+struct ExchangeOptions {
+  uint64_t epoch = 0;
+  int rank = 0;  // of this worker, in [0, size)
+  int size = 1;
+  size_t message_bytes_max = 0;  // longest message; equal on all ranks. Memory for it is touched only when used.
+  absl::Duration timeout = absl::Seconds(30);  // for Connect and for each AllToAll, the peers' computing included
+};
+
+// One rank's end of the all-to-all of one epoch. Used by one thread, except Abort. Once a call has failed, all later
+// ones fail with the same status; the only way on is a new epoch.
+//
+// Errors: kAborted      Abort was called
+//         kUnavailable  a peer is gone
+//         kDeadlineExceeded  a peer was silent for `timeout`
+//         kDataLoss     a peer broke the protocol (other epoch, other sequence, malformed)
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+
+  // What peers need in order to connect, opaque.
+  virtual const std::string& address() const = 0;
+  // `addresses` by rank, the own one included. Returns when every peer has been reached. kInvalidArgument naming the
+  // rank if an address is not one of this epoch or was made with another message_bytes_max.
+  virtual absl::Status Connect(std::span<const std::string> addresses) = 0;
+
+  // Where the next message to `peer` (not the own rank) is written: message_bytes_max bytes, aligned to 64. Valid until
+  // the next AllToAll.
+  virtual std::span<std::byte> Outgoing(int peer) = 0;
+  // Sends the first bytes[p] of Outgoing(p) to each peer p and waits for one message from each. `sequence` names the
+  // phase, only rises, and must be what every peer calls this phase. REQUIRES: bytes has `size` entries, the own is 0.
+  virtual absl::Status AllToAll(uint64_t sequence, std::span<const size_t> bytes) = 0;
+  // The message from `peer` in the last AllToAll, aligned to 64. Valid until the next AllToAll.
+  virtual std::span<const std::byte> Incoming(int peer) const = 0;
+
+  // Wakes whoever is in Connect or AllToAll and makes every later call fail. Thread-safe, returns at once.
+  virtual void Abort(const std::string& reason) = 0;
+
+  // After a failure: the ranks that it may be the fault of, in ascending order. Empty after Abort.
+  virtual std::vector<int> suspects() const = 0;
+  // Time spent inside AllToAll so far.
+  virtual absl::Duration waited() const = 0;
+};
+
+// Makes one Exchange per epoch. Used by the thread that uses the exchanges.
+class ExchangeFactory {
+ public:
+  virtual ~ExchangeFactory() = default;
+  // Opens the local end. kUnavailable if the transport cannot be opened.
+  virtual absl::StatusOr<std::unique_ptr<Exchange>> Prepare(const ExchangeOptions& options) = 0;
+};
+
+}  // namespace braid
