@@ -1,0 +1,121 @@
+#include "cli/local_stack.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "base/logging.h"
+#include "base/status.h"
+
+namespace braid {
+namespace {
+
+constexpr absl::Duration kRestartPause = absl::Seconds(1);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOptions& options) {
+  std::unique_ptr<LocalStack> stack(new LocalStack());
+  stack->options_ = options;
+  ASSIGN_OR_RETURN(stack->model_, ModelFile::Open(options.model_path));
+  RETURN_IF_ERROR(stack->StartRouter());
+  RETURN_IF_ERROR(stack->StartGateway());  // before the workers: it says "loading" while they load
+  RETURN_IF_ERROR(stack->StartWorkers());
+  return stack;
+}
+
+LocalStack::~LocalStack() { Shutdown(absl::ZeroDuration()); }
+
+absl::Status LocalStack::StartRouter() {
+  RouterOptions router;
+  router.workers = std::max(1, options_.workers);
+  router.listen = options_.workers > 0 ? "127.0.0.1:0" : "";
+  ASSIGN_OR_RETURN(router_, Router::Start(router, &metrics_));
+  return absl::OkStatus();
+}
+
+absl::Status LocalStack::StartGateway() {
+  GatewayOptions gateway;
+  gateway.channel = router_->InProcessChannel();
+  gateway.host = options_.host;
+  gateway.http_port = options_.http_port;
+  gateway.grpc_port = options_.grpc_port;
+  gateway.model_name = options_.model_name;
+  gateway.api_key = options_.api_key;
+  gateway.audit_path = options_.audit_path;
+  ASSIGN_OR_RETURN(gateway_, Gateway::Start(model_.get(), gateway, &metrics_));
+  return absl::OkStatus();
+}
+
+absl::Status LocalStack::StartWorkers() {
+  if (options_.workers > 0) {
+    children_.resize(static_cast<size_t>(options_.workers));
+    started_.resize(children_.size());
+    for (size_t i = 0; i < children_.size(); ++i) RETURN_IF_ERROR(SpawnWorker(i));
+    return absl::OkStatus();
+  }
+  WorkerOptions worker;
+  worker.channel = router_->InProcessChannel();
+  worker.exchange = "inprocess";
+  worker.threads = options_.threads;
+  worker.kv_bytes = options_.kv_bytes;
+  ASSIGN_OR_RETURN(worker_, Worker::Start(model_.get(), worker, &metrics_));
+  return absl::OkStatus();
+}
+
+absl::Status LocalStack::SpawnWorker(size_t index) {
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = std::max(1, (options_.threads > 0 ? options_.threads : cores) / options_.workers);
+  std::vector<std::string> arguments = {"--model",
+                                        options_.model_path,
+                                        "--router",
+                                        "127.0.0.1:" + std::to_string(router_->port()),
+                                        "--name",
+                                        "worker-" + std::to_string(index),
+                                        "--threads",
+                                        std::to_string(threads),
+                                        "--exit-with-parent"};
+  if (options_.kv_bytes > 0) {
+    arguments.push_back("--kv-bytes");
+    arguments.push_back(std::to_string(options_.kv_bytes / static_cast<uint64_t>(options_.workers)));
+  }
+  ASSIGN_OR_RETURN(children_[index], ChildProcess::Spawn(ExecutableDirectory() + "/braid-expert-worker", arguments));
+  started_[index] = absl::Now();
+  return absl::OkStatus();
+}
+
+void LocalStack::Supervise(absl::Time now) {
+  for (size_t i = 0; i < children_.size(); ++i) {
+    if (children_[i]->Running() || now < started_[i] + kRestartPause) continue;
+    spdlog::warn("worker-{} {}; starting it again", i, children_[i]->HowItEnded());
+    const absl::Status status = SpawnWorker(i);
+    if (!status.ok()) spdlog::error("{}", status.ToString());
+  }
+}
+
+void LocalStack::Shutdown(absl::Duration grace) {
+  if (gateway_) gateway_->Shutdown(grace);
+  gateway_.reset();
+  if (worker_) worker_->Shutdown(absl::ZeroDuration());
+  worker_.reset();
+  children_.clear();
+  if (router_) router_->Shutdown(absl::ZeroDuration());
+  router_.reset();
+}
+
+absl::StatusOr<std::string> FindDemoModel() {
+  const char* variable = std::getenv("BRAID_DEMO_MODEL");
+  const std::string here = ExecutableDirectory();
+  std::string tried;
+  for (const std::string& place :
+       {std::string(variable ? variable : ""), here + "/../../../model/demo", here + "/../share/braid/demo"}) {
+    if (place.empty()) continue;
+    if (std::filesystem::exists(place + "/config.json")) return std::filesystem::weakly_canonical(place).string();
+    tried += (tried.empty() ? "" : ", ") + place;
+  }
+  return absl::NotFoundError("the demo model is not at " + tried + "; set BRAID_DEMO_MODEL to its folder");
+}
+
+}  // namespace braid

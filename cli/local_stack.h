@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cli/child_process.h"
+#include "expert_worker/worker.h"
+#include "gateway/gateway.h"
+#include "model/model_file.h"
+#include "monitoring/metrics.h"
+#include "router/router.h"
+
+namespace braid {
+
+struct LocalStackOptions {
+  std::string model_path;
+  int workers = 0;  // 0: one worker in this process; else so many worker processes
+  int threads = 0;  // compute threads over all workers; 0: one per core
+  uint64_t kv_bytes = 0;
+  std::string host = "127.0.0.1";
+  int http_port = 8000;
+  int grpc_port = 8001;
+  std::string model_name, api_key, audit_path;
+};
+
+// Gateway, router and workers of one machine. With worker processes it is also their supervisor: one that ends is
+// started again, and all of them end with this process.
+class LocalStack {
+ public:
+  static absl::StatusOr<std::unique_ptr<LocalStack>> Start(const LocalStackOptions& options);
+  ~LocalStack();
+
+  const Gateway& gateway() const { return *gateway_; }
+  const ModelFile& model() const { return *model_; }
+
+  // Restarts worker processes that have ended, at most one a second each. Call it regularly.
+  void Supervise(absl::Time now);
+  void Shutdown(absl::Duration grace);
+
+ private:
+  LocalStack() = default;
+  absl::Status StartRouter();
+  absl::Status StartWorkers();
+  absl::Status StartGateway();
+  absl::Status SpawnWorker(size_t index);
+
+  LocalStackOptions options_;
+  Metrics metrics_;
+  std::unique_ptr<ModelFile> model_;
+  std::unique_ptr<Router> router_;
+  std::unique_ptr<Worker> worker_;
+  std::vector<std::unique_ptr<ChildProcess>> children_;
+  std::vector<absl::Time> started_;
+  std::unique_ptr<Gateway> gateway_;
+};
+
+// Where `--demo` finds the model that ships with Braid: $BRAID_DEMO_MODEL, the source tree this binary was built in, or
+// ../share/braid/demo beside an installed one. kNotFound with the places looked at.
+absl::StatusOr<std::string> FindDemoModel();
+
+}  // namespace braid

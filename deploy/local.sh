@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Gateway, router and two expert workers as processes of this machine, on the demo model (or --model PATH).
+#   deploy/local.sh [--once] [--workers N] [--model PATH]
+# Streams one answer, prints how to talk to it, and stays up until Ctrl-C; with --once it ends after the answer.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin=build/release/bin
+model=model/demo
+workers=2
+once=
+prompt="Hello! Who are you?"
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --once) once=yes ;;
+    --workers) workers=$2; shift ;;
+    --model) model=$2; shift ;;
+    *) sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+used=" "
+# The wanted port, or the next one that nobody listens on; sets `port`.
+free_port() {
+  port=$1
+  while taken "$port" || [[ "$used" == *" $port "* ]]; do port=$((port + 1)); done
+  used+="$port "
+}
+free_port 8000; http=$port
+free_port 8001; grpc=$port
+free_port 7070; router=$port
+
+log=$(mktemp -d)
+pids=()
+stop() {
+  trap - EXIT INT TERM
+  kill "${pids[@]}" 2>/dev/null || true
+  wait 2>/dev/null || true
+  rm -rf "$log"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+start() {
+  local name=$1
+  shift
+  "$@" >"$log/$name" 2>&1 &
+  pids+=($!)
+}
+start router "$bin/braid-router" --listen "127.0.0.1:$router" --workers "$workers"
+for ((i = 0; i < workers; i++)); do
+  start "worker-$i" "$bin/braid-expert-worker" --model "$model" --router "127.0.0.1:$router" --name "worker-$i" --threads 1
+done
+start gateway "$bin/braid-gateway" --model "$model" --router "127.0.0.1:$router" --port "$http" --grpc-port "$grpc"
+
+ready() {
+  { exec 3<>"/dev/tcp/127.0.0.1/$http"; } 2>/dev/null || return 1
+  printf 'GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+  head -n 1 <&3 | grep -q ' 200 '
+}
+for ((tries = 0; ; tries++)); do
+  ready && break
+  for pid in "${pids[@]}"; do
+    kill -0 "$pid" 2>/dev/null || { echo "A process ended at its start:" >&2; tail -n 5 "$log"/* >&2; exit 1; }
+  done
+  [ "$tries" -lt 1200 ] || { echo "Not ready after two minutes:" >&2; tail -n 5 "$log"/* >&2; exit 1; }
+  sleep 0.1
+done
+
+echo "Gateway, router and $workers workers are up. Asking: $prompt"
+echo
+"$bin/braid" chat --server "127.0.0.1:$grpc" --once "$prompt"
+[ -z "$once" ] || exit 0
+
+cat <<TEXT
+
+It stays up at http://127.0.0.1:$http/v1 (gRPC: 127.0.0.1:$grpc, logs: $log). Try
+
+  curl http://127.0.0.1:$http/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "What is 47 + 38?"}]}'
+  $bin/braid chat --server 127.0.0.1:$grpc
+
+Ctrl-C ends it.
+TEXT
+wait -n "${pids[@]}"
+echo "A process has ended:" >&2
+tail -n 5 "$log"/* >&2
+exit 1

@@ -1,0 +1,136 @@
+"""Real processes on loopback for tests: a gateway, a router and expert workers, or `braid serve`."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIN = pathlib.Path(os.environ.get("BRAID_BIN", ROOT / "build/release/bin"))
+DEMO = ROOT / "model/demo"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Cluster:
+    """Starts on `with`, ends with it. workers=0 is `braid serve` in one process; N is N worker processes.
+
+    `flags` holds more arguments per role: {"gateway": [...], "router": [...], "worker": [...], "serve": [...]}.
+    """
+
+    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120):
+        self.workers, self.model, self.flags = workers, str(model), flags or {}
+        self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
+        self.router_metrics_port = free_port()
+        self.worker_metrics_ports = [free_port() for _ in range(workers)]
+        self.ready_timeout_s = ready_timeout_s
+        self.processes = {}
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.grpc_address = f"127.0.0.1:{self.grpc_port}"
+
+    def __enter__(self):
+        self.logs = pathlib.Path(tempfile.mkdtemp(prefix="braid-test-"))
+        try:
+            self._start_serve() if self.workers == 0 else self._start_processes()
+            self.wait_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for name, process in self.processes.items():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                print(f"{name} did not end on SIGTERM; its log:\n{self.log(name)[-2000:]}")
+        shutil.rmtree(self.logs, ignore_errors=True)
+
+    def _start(self, name, *command):
+        with open(self.logs / name, "ab") as log:
+            self.processes[name] = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log,
+                                                    stdin=subprocess.DEVNULL)
+
+    def _start_serve(self):
+        self._start("serve", BIN / "braid", "serve", "--model", self.model, "--port", self.http_port,
+                    "--grpc-port", self.grpc_port, "--drain-seconds", 5, *self.flags.get("serve", []))
+
+    def _start_processes(self):
+        router = f"127.0.0.1:{self.router_port}"
+        self._start("router", BIN / "braid-router", "--listen", router, "--workers", self.workers,
+                    "--metrics-port", self.router_metrics_port, *self.flags.get("router", []))
+        for rank in range(self.workers):
+            self.start_worker(rank)
+        self._start("gateway", BIN / "braid-gateway", "--model", self.model, "--router", router,
+                    "--port", self.http_port, "--grpc-port", self.grpc_port, *self.flags.get("gateway", []))
+
+    def start_worker(self, index):
+        self._start(f"worker-{index}", BIN / "braid-expert-worker", "--model", self.model,
+                    "--router", f"127.0.0.1:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
+                    "--metrics-port", self.worker_metrics_ports[index], *self.flags.get("worker", []))
+
+    def log(self, name):
+        return (self.logs / name).read_text(errors="replace")
+
+    def wait_ready(self):
+        end = time.monotonic() + self.ready_timeout_s
+        state = "no answer"
+        while time.monotonic() < end:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name)[-4000:]}")
+            try:
+                if self.request("GET", "/health")[0] == 200:
+                    return
+                state = self.request("GET", "/health")[1]
+            except OSError as error:
+                state = error
+            time.sleep(0.05)
+        logs = "\n".join(f"--- {n}\n{self.log(n)[-1500:]}" for n in self.processes)
+        raise RuntimeError(f"not ready after {self.ready_timeout_s} s: {state}\n{logs}")
+
+    def request(self, method, path, body=None, headers=None, timeout_s=120):
+        """(status, parsed JSON or text). `body`: bytes as they are, anything else as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=method,
+                                         headers={"Content-Type": "application/json", **(headers or {})})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                status, text = answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read().decode()
+        try:
+            return status, json.loads(text)
+        except json.JSONDecodeError:
+            return status, text
+
+    def post(self, path, body, **kwargs):
+        return self.request("POST", path, body, **kwargs)
+
+    def metric(self, name, port=None):
+        """The sum over all label sets of a metric; of the gateway's (or the whole `serve`) by default."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http_port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
+        if not values:
+            raise KeyError(name)
+        return sum(values)
+
+    def kill(self, name, sig=signal.SIGKILL):
+        self.processes[name].send_signal(sig)
+        self.processes[name].wait()

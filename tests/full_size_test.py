@@ -1,0 +1,60 @@
+"""A file of the real model's size and shape (4.7 GB, random weights) served within 7 GB, by one process and by two.
+
+Long: `./run acceptance`. BRAID_FULL_SIZE_DIR says where the file lies or is made (default: build/full-size).
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster import ROOT, Cluster
+
+DIRECTORY = pathlib.Path(os.environ.get("BRAID_FULL_SIZE_DIR", ROOT / "build/full-size"))
+LIMIT_BYTES = 7_000_000_000
+PROMPT_TOKENS, OUTPUT_TOKENS = 4000, 64
+
+
+@pytest.fixture(scope="module")
+def model():
+    path = DIRECTORY / "synthetic-8b-q4_0.gguf"
+    if not path.exists():
+        DIRECTORY.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, ROOT / "tests/synthetic_gguf.py", path, "--type", "Q4_0"], check=True)
+    return path
+
+
+def memory(process, field):
+    with open(f"/proc/{process.pid}/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) * 1024 for line in rollup if line.startswith(field + ":"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_serves_4000_prompt_and_64_output_tokens(model, workers):
+    with Cluster(workers=workers, model=model, ready_timeout_s=300) as cluster:
+        prompt = [300 + i % 5000 for i in range(PROMPT_TOKENS)]
+        start = time.monotonic()
+        status, answer = cluster.post("/v1/completions", timeout_s=1800, body={
+            "prompt": prompt, "max_tokens": 1, "ignore_eos": True, "temperature": 0})
+        prefill_s = time.monotonic() - start
+        assert status == 200, answer
+        start = time.monotonic()
+        status, answer = cluster.post("/v1/completions", timeout_s=1800, body={
+            "prompt": prompt, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, "temperature": 0})
+        both_s = time.monotonic() - start
+        assert status == 200, answer
+        assert answer["usage"]["completion_tokens"] == OUTPUT_TOKENS
+        print(f"workers {workers}: prompt {PROMPT_TOKENS / prefill_s:.1f} tokens/s, "
+              f"decode {(OUTPUT_TOKENS - 1) / max(1e-9, both_s - prefill_s):.2f} tokens/s")
+        # Proportional set size: pages that two workers map from one file count once between them.
+        used = sum(memory(process, "Pss") for process in cluster.processes.values())
+        print(f"workers {workers}: {used / 1e9:.2f} GB in all")
+        assert used <= LIMIT_BYTES
+
+
+def test_chat_says_why_it_cannot(model):
+    with Cluster(workers=0, model=model, ready_timeout_s=300) as cluster:
+        status, answer = cluster.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+        assert status == 400 and "chat template" in answer["error"]["message"], answer
