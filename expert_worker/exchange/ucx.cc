@@ -63,8 +63,9 @@ absl::StatusOr<std::shared_ptr<Context>> OpenContext(const UcxOptions& options) 
       {"RNDV_THRESH", "256k"},         // below it eager messages are several times faster
       {"KEEPALIVE_INTERVAL", "500ms"}  // how a dead peer on shared memory is noticed; the default is 20 s
   };
-  // Else peers on one host silently fall back to tcp. Without posix it would be warned about.
-  if (options.transports.find("posix") != std::string::npos) settings.push_back({"POSIX_ERROR_HANDLING", "y"});
+  // Else peers on one host silently fall back to tcp. (UCX_POSIX_ERROR_HANDLING is known in the environment only; this is
+  // its name for ucp_config_modify.) Without posix it would be warned about.
+  if (options.transports.find("posix") != std::string::npos) settings.push_back({"MM_ERROR_HANDLING", "y"});
   ucs_status_t status = UCS_OK;
   std::string failed = "init";
   for (const auto& [name, value] : settings) {
