@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "base/ids.h"
 #include "model/tokenizer_spec.h"
+#include "model/utf8.h"
 
 namespace braid {
 
@@ -46,21 +47,6 @@ class Tokenizer {
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
-};
-
-// Replaces what is not UTF-8 by U+FFFD, as Python's errors="replace" does.
-std::string ToValidUtf8(std::string_view bytes);
-bool IsValidUtf8(std::string_view bytes);
-
-// Turns bytes into text as they come and never splits a character: bytes of an unfinished one wait for the rest; bytes
-// that can no longer become one turn into U+FFFD at once. A pure fold over the bytes.
-class Utf8Assembler {
- public:
-  std::string Push(std::string_view bytes);
-  std::string Finish();  // what was still waiting, as U+FFFD
-
- private:
-  std::string pending_;  // at most 3 bytes
 };
 
 }  // namespace braid

@@ -1,0 +1,264 @@
+#include "model/tokenizer.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+#include "model/added_tokens.h"
+#include "model/bpe.h"
+#include "model/byte_spelling.h"
+#include "model/pretokenizer.h"
+
+namespace braid {
+namespace {
+
+// Far above any real vocabulary (the largest have some 260,000 entries); keeps sums of ids and sizes small.
+constexpr size_t kVocabSizeMax = 1 << 22;
+// A step of the added-token search is as long as the longest token; real ones have some 30 bytes.
+constexpr size_t kAddedTokenBytesMax = 1024;
+
+struct TextHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const { return absl::Hash<absl::string_view>()(AbslView(text)); }
+};
+template <typename Key>
+using IdByText = absl::flat_hash_map<Key, TokenId, TextHash, std::equal_to<>>;
+using IdBySpelling = IdByText<std::string_view>;
+
+// Files are hostile: what an error quotes of them is kept short and valid.
+std::string Quote(std::string_view text) { return absl::StrCat("\"", ToValidUtf8(text.substr(0, 40)), "\""); }
+
+absl::Status CheckAdded(const TokenizerSpec& spec) {
+  absl::flat_hash_set<TokenId> ids;
+  absl::flat_hash_set<std::string_view, TextHash> texts;
+  for (const auto& token : spec.added) {
+    if (token.id < 0 || static_cast<size_t>(token.id) >= kVocabSizeMax) {
+      return InvalidArgument(absl::StrCat("added token ", Quote(token.text), " has the id ", token.id, ", outside [0, ",
+                                          kVocabSizeMax, ")"));
+    }
+    if (token.text.empty() || token.text.size() > kAddedTokenBytesMax) {
+      return InvalidArgument(absl::StrCat("added token ", token.id, " has ", token.text.size(), " bytes; 1 to ",
+                                          kAddedTokenBytesMax, " are allowed"));
+    }
+    if (!ids.insert(token.id).second) return InvalidArgument(absl::StrCat("added token ", token.id, " is there twice"));
+    if (!texts.insert(token.text).second) {
+      return InvalidArgument(absl::StrCat("added token ", Quote(token.text), " has two ids"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+enum class Kind : uint8_t { kOrdinary, kAdded, kSpecial };
+
+absl::StatusOr<std::vector<Kind>> KindsById(const TokenizerSpec& spec) {
+  RETURN_IF_ERROR(CheckAdded(spec));
+  size_t size = spec.tokens.size();
+  for (const auto& token : spec.added) size = std::max(size, static_cast<size_t>(token.id) + 1);
+  if (size > kVocabSizeMax) {
+    return InvalidArgument(absl::StrCat("a vocabulary of ", size, " tokens; at most ", kVocabSizeMax, " are allowed"));
+  }
+  for (const auto& [name, id] : {std::pair("bos", spec.bos), std::pair("eos", spec.eos), std::pair("pad", spec.pad)}) {
+    if (id && (*id < 0 || static_cast<size_t>(*id) >= size)) {
+      return InvalidArgument(absl::StrCat("the ", name, " token has the id ", *id, ", outside [0, ", size, ")"));
+    }
+  }
+  std::vector<Kind> kinds(size, Kind::kOrdinary);
+  for (const auto& token : spec.added) kinds[token.id] = token.special ? Kind::kSpecial : Kind::kAdded;
+  return kinds;
+}
+
+// The tokens BPE can reach: all but the special ones, for no text of a user's may become a control token.
+absl::StatusOr<IdBySpelling> IndexSpellings(const TokenizerSpec& spec, const std::vector<Kind>& kinds) {
+  IdBySpelling ids;
+  ids.reserve(spec.tokens.size());
+  for (size_t id = 0; id < spec.tokens.size(); ++id) {
+    if (spec.tokens[id].empty() || kinds[id] == Kind::kSpecial) continue;
+    auto [entry, is_new] = ids.try_emplace(spec.tokens[id], static_cast<TokenId>(id));
+    if (!is_new && kinds[id] == Kind::kOrdinary) {
+      return InvalidArgument(absl::StrCat("tokens ", entry->second, " and ", id, " are both ", Quote(spec.tokens[id])));
+    }
+  }
+  return ids;
+}
+
+absl::StatusOr<Bpe::Merges> MakeMerges(const TokenizerSpec& spec, const IdBySpelling& ids) {
+  Bpe::Merges merges;
+  merges.reserve(spec.merges.size());
+  const auto id_of = [&](std::string_view spelled) {
+    auto entry = ids.find(spelled);
+    return entry == ids.end() ? TokenId{-1} : entry->second;
+  };
+  uint32_t rank = 0;
+  std::string joined;
+  for (const auto& [left, right] : spec.merges) {
+    joined.assign(left).append(right);
+    const TokenId left_id = id_of(left), right_id = id_of(right), result = id_of(joined);
+    if (left_id < 0 || right_id < 0 || result < 0) {
+      return InvalidArgument(absl::StrCat("merge ", rank, " of ", Quote(left), " and ", Quote(right),
+                                          " names a token that is not in the vocabulary"));
+    }
+    merges[{left_id, right_id}] = {rank++, result};  // of two merges of one pair the later counts, as in `tokenizers`
+  }
+  return merges;
+}
+
+absl::StatusOr<std::array<TokenId, 256>> FindByteTokens(const IdBySpelling& ids) {
+  std::array<TokenId, 256> bytes;
+  for (int byte = 0; byte < 256; ++byte) {
+    auto entry = ids.find(SpellBytes(std::string(1, static_cast<char>(byte))));
+    if (entry == ids.end())
+      return InvalidArgument(absl::StrFormat("the vocabulary has no token for byte 0x%02X", byte));
+    bytes[byte] = entry->second;
+  }
+  return bytes;
+}
+
+std::vector<TokenizerSpec::AddedToken> Select(const TokenizerSpec& spec, bool normalized) {
+  std::vector<TokenizerSpec::AddedToken> selected;
+  for (const auto& token : spec.added) {
+    if (token.normalized == normalized) selected.push_back(token);
+  }
+  return selected;
+}
+
+}  // namespace
+
+struct Tokenizer::Impl {
+  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, Bpe::Merges merges)
+      : bpe(byte_ids, std::move(merges)),
+        first_matcher(Select(spec, /*normalized=*/false)),
+        second_matcher(Select(spec, /*normalized=*/true)),
+        pre_tokenizer(spec.pre_tokenizer),
+        add_prefix_space(spec.add_prefix_space),
+        add_bos(spec.add_bos),
+        bos(spec.bos),
+        eos(spec.eos) {}
+
+  void TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds);
+  void CollectStopTokens();
+  void EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
+  void EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
+
+  Bpe bpe;
+  // `tokenizers` looks for tokens marked "normalized" in what the others left over.
+  AddedTokenMatcher first_matcher, second_matcher;
+  TokenizerSpec::PreTokenizer pre_tokenizer;
+  bool add_prefix_space, add_bos;
+  std::optional<TokenId> bos, eos;
+  std::vector<TokenId> stop_tokens;
+  std::vector<std::string> bytes;  // by id
+  std::vector<bool> special;       // by id
+  IdByText<std::string> added;
+  IdByText<std::string_view> whole_words;  // by bytes, pointing into `bytes`; for ignore_merges
+};
+
+void Tokenizer::Impl::TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds) {
+  bytes.resize(kinds.size());
+  special.resize(kinds.size());
+  for (auto& token : spec.added) {
+    bytes[token.id] = token.text;
+    special[token.id] = token.special;
+    added.emplace(std::move(token.text), token.id);
+  }
+  for (size_t id = 0; id < spec.tokens.size(); ++id) {
+    if (kinds[id] != Kind::kOrdinary || spec.tokens[id].empty()) continue;
+    std::optional<std::string> spelled = BytesOfSpelling(spec.tokens[id]);
+    bytes[id] = spelled ? *spelled : spec.tokens[id];  // a token that is no spelling stands for its own text
+    if (spelled && spec.ignore_merges) whole_words.emplace(bytes[id], static_cast<TokenId>(id));
+  }
+}
+
+void Tokenizer::Impl::CollectStopTokens() {
+  std::vector<TokenId> found;
+  if (eos) found.push_back(*eos);
+  for (std::string_view text : {"<|im_end|>", "<|endoftext|>"}) {
+    if (auto entry = added.find(text); entry != added.end()) found.push_back(entry->second);
+  }
+  for (TokenId id : found) {
+    if (std::find(stop_tokens.begin(), stop_tokens.end(), id) == stop_tokens.end()) stop_tokens.push_back(id);
+  }
+}
+
+void Tokenizer::Impl::EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
+  if (auto whole = whole_words.find(word); whole != whole_words.end()) {
+    ids->push_back(whole->second);
+  } else {
+    bpe.Encode(word, scratch, ids);
+  }
+}
+
+void Tokenizer::Impl::EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
+  std::string prefixed;
+  if (add_prefix_space && !text.starts_with(' ')) text = prefixed.assign(" ").append(text);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = PreTokenEnd(pre_tokenizer, text, at);
+    EncodeWord(text.substr(at, end - at), scratch, ids);
+    at = end;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec) {
+  ASSIGN_OR_RETURN(const std::vector<Kind> kinds, KindsById(spec));
+  ASSIGN_OR_RETURN(const IdBySpelling ids, IndexSpellings(spec, kinds));
+  ASSIGN_OR_RETURN(const auto byte_ids, FindByteTokens(ids));
+  ASSIGN_OR_RETURN(Bpe::Merges merges, MakeMerges(spec, ids));
+  auto impl = std::make_unique<Impl>(spec, byte_ids, std::move(merges));
+  impl->TakeTokens(spec, kinds);
+  impl->CollectStopTokens();
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::~Tokenizer() = default;
+
+std::vector<TokenId> Tokenizer::Encode(std::string_view text, Specials specials) const {
+  std::vector<TokenId> ids;
+  Bpe::Scratch scratch;
+  const bool parse = specials == Specials::kParse;
+  for (const auto& outer : impl_->first_matcher.Split(text, parse)) {
+    if (outer.id >= 0) {
+      ids.push_back(outer.id);
+      continue;
+    }
+    for (const auto& inner : impl_->second_matcher.Split(outer.text, parse)) {
+      if (inner.id >= 0) {
+        ids.push_back(inner.id);
+      } else {
+        impl_->EncodeText(inner.text, &scratch, &ids);
+      }
+    }
+  }
+  return ids;
+}
+
+std::string_view Tokenizer::Bytes(TokenId id) const {
+  return id >= 0 && id < vocab_size() ? std::string_view(impl_->bytes[id]) : std::string_view();
+}
+
+bool Tokenizer::IsSpecial(TokenId id) const { return id >= 0 && id < vocab_size() && impl_->special[id]; }
+
+std::optional<TokenId> Tokenizer::Find(std::string_view text) const {
+  auto entry = impl_->added.find(text);
+  return entry == impl_->added.end() ? std::nullopt : std::optional(entry->second);
+}
+
+std::string Tokenizer::Decode(std::span<const TokenId> ids, bool keep_specials) const {
+  std::string bytes;
+  for (TokenId id : ids) {
+    if (keep_specials || !IsSpecial(id)) bytes += Bytes(id);
+  }
+  return bytes;
+}
+
+int Tokenizer::vocab_size() const { return static_cast<int>(impl_->bytes.size()); }
+std::optional<TokenId> Tokenizer::bos() const { return impl_->bos; }
+std::optional<TokenId> Tokenizer::eos() const { return impl_->eos; }
+bool Tokenizer::add_bos() const { return impl_->add_bos; }
+const std::vector<TokenId>& Tokenizer::stop_tokens() const { return impl_->stop_tokens; }
+
+}  // namespace braid
