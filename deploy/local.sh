@@ -31,6 +31,7 @@ free_port() {
 free_port 8000; http=$port
 free_port 8001; grpc=$port
 free_port 7070; router=$port
+free_port 9101; router_metrics=$port
 
 log=$(mktemp -d)
 pids=()
@@ -50,9 +51,12 @@ start() {
   "$@" >"$log/$name" 2>&1 &
   pids+=($!)
 }
-start router "$bin/braid-router" --listen "127.0.0.1:$router" --workers "$workers"
+start router "$bin/braid-router" --listen "127.0.0.1:$router" --workers "$workers" \
+  --metrics-port "$router_metrics"
 for ((i = 0; i < workers; i++)); do
-  start "worker-$i" "$bin/braid-expert-worker" --model "$model" --router "127.0.0.1:$router" --name "worker-$i" --threads 1
+  free_port $((9110 + i))
+  start "worker-$i" "$bin/braid-expert-worker" --model "$model" --router "127.0.0.1:$router" --name "worker-$i" \
+    --threads 1 --metrics-port "$port"
 done
 start gateway "$bin/braid-gateway" --model "$model" --router "127.0.0.1:$router" --port "$http" --grpc-port "$grpc"
 
