@@ -1,0 +1,14 @@
+#include "kernels/gather.h"
+
+#include "kernels/ref/dequant.h"
+
+namespace braid {
+
+void Run(const Gather& op, ThreadPool& pool) {
+  const int64_t D = op.table.columns;
+  pool.ParallelFor(op.T, 16, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) Dequantize(op.table.type, op.table.row(op.ids[t]), D, op.y + t * D);
+  });
+}
+
+}  // namespace braid

@@ -1,0 +1,172 @@
+// y = x W^T for one level. Included once per level, after the level's vectors and with BRAID_LEVEL set to its
+// namespace.
+//
+// Few rows: the weights are widened in registers and used at once; the memory they come from is the limit. Many rows: a
+// tile of weights is widened into a buffer in the first cache level once per kBlockRows rows, and small register blocks
+// of rows by outputs run over it. Both add up the same lanes in the same order, see linear.h.
+
+#include "kernels/cpu/weights-inl.h"
+
+#if defined(__clang__)
+#define BRAID_UNROLL _Pragma("unroll")
+#else
+#define BRAID_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace braid::BRAID_LEVEL {
+
+// The tile: 12 outputs x 512 columns are 24 KB, and with four rows of x it fits 32 KB.
+constexpr int kTileOutputs = 12;
+constexpr int kTileColumns = 512;
+constexpr int kBlockRows = 64;
+
+// kR rows by kO outputs, whole rows of K.
+template <DType kType, int kR, int kO>
+void DotsInRegisters(const LinearTask& task, int row, int output) {
+  using W = Stored<kType>;
+  const int K = task.op.w.columns, N = task.op.w.rows;
+  const size_t row_bytes = task.op.w.row_bytes();
+  const std::byte* w = task.op.w.row(output);
+  const float* x = task.x + int64_t{row} * task.ldx;
+  V8 acc[kR][kO];
+  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] = Zero();
+  for (int k = 0; k + W::kGroup <= K; k += W::kGroup) {
+    BRAID_UNROLL for (int o = 0; o < kO; ++o) {
+      V8 v[W::kGroup / 8];
+      W::Load(w + o * row_bytes, k, v);
+      BRAID_UNROLL for (int j = 0; j < W::kGroup / 8; ++j) {
+        BRAID_UNROLL for (int r = 0; r < kR; ++r) {
+          acc[r][o] = Fma(v[j], LoadF32(x + int64_t{r} * task.ldx + k + 8 * j), acc[r][o]);
+        }
+      }
+    }
+  }
+  if constexpr (W::kGroup == 8) {
+    if (K % 8 != 0) {
+      for (int o = 0; o < kO; ++o) {
+        const V8 v = LoadTail<kType>(w + o * row_bytes, K);
+        for (int r = 0; r < kR; ++r) acc[r][o] = Fma(v, LoadF32(x + int64_t{r} * task.ldx + K / 8 * 8), acc[r][o]);
+      }
+    }
+  }
+  for (int r = 0; r < kR; ++r)
+    for (int o = 0; o < kO; ++o) task.op.y[int64_t{row + r} * N + output + o] = Sum(acc[r][o]);
+}
+
+// Four outputs at a time for one or two rows, two for more: what the sixteen registers hold.
+template <DType kType, int kR>
+void FewRows(const LinearTask& task, int row, int begin, int end) {
+  constexpr int kO = kR <= 2 ? 4 : 2;
+  int output = begin;
+  for (; output + kO <= end; output += kO) DotsInRegisters<kType, kR, kO>(task, row, output);
+  for (; output < end; ++output) DotsInRegisters<kType, kR, 1>(task, row, output);
+}
+
+// lanes (kR, kO) += x (kR, columns) times tile (kO, columns), both with zeros up to a multiple of eight columns.
+template <int kR, int kO>
+void DotsOnTile(const float* x, int ldx, const float* tile, int columns, float* lanes) {
+  V8 acc[kR][kO];
+  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] =
+      LoadF32(lanes + 8 * (r * kTileOutputs + o));
+  for (int k = 0; k < columns; k += 8) {
+    V8 w[kO];
+    BRAID_UNROLL for (int o = 0; o < kO; ++o) w[o] = LoadF32(tile + o * kTileColumns + k);
+    BRAID_UNROLL for (int r = 0; r < kR; ++r) {
+      const V8 xr = LoadF32(x + int64_t{r} * ldx + k);
+      BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] = Fma(w[o], xr, acc[r][o]);
+    }
+  }
+  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o)
+      Store(lanes + 8 * (r * kTileOutputs + o), acc[r][o]);
+}
+
+template <int kR>
+void RowsOnTile(const float* x, int ldx, const float* tile, int outputs, int columns, float* lanes) {
+  int o = 0;
+  for (; o + 3 <= outputs; o += 3) DotsOnTile<kR, 3>(x, ldx, tile + o * kTileColumns, columns, lanes + 8 * o);
+  for (; o < outputs; ++o) DotsOnTile<kR, 1>(x, ldx, tile + o * kTileColumns, columns, lanes + 8 * o);
+}
+
+// Columns [k, k + columns) of `outputs` rows of W as floats, zeros behind.
+template <DType kType>
+void WidenTile(const Matrix& w, int output, int outputs, int k, int columns, float* tile) {
+  using W = Stored<kType>;
+  const int whole = columns / W::kGroup * W::kGroup;
+  for (int o = 0; o < outputs; ++o) {
+    const std::byte* row = w.row(output + o);
+    float* to = tile + o * kTileColumns;
+    for (int c = 0; c < whole; c += W::kGroup) {
+      V8 v[W::kGroup / 8];
+      W::Load(row, k + c, v);
+      BRAID_UNROLL for (int j = 0; j < W::kGroup / 8; ++j) Store(to + c + 8 * j, v[j]);
+    }
+    if constexpr (W::kGroup == 8)
+      if (whole < columns) Store(to + whole, LoadTail<kType>(row, w.columns));
+  }
+}
+
+template <DType kType>
+void ManyRows(const LinearTask& task, int begin, int end) {
+  alignas(64) float tile[kTileOutputs * kTileColumns];
+  alignas(64) float lanes[kBlockRows * kTileOutputs * 8];
+  const Matrix& w = task.op.w;
+  for (int output = begin; output < end; output += kTileOutputs) {
+    const int outputs = std::min(kTileOutputs, end - output);
+    for (int row = 0; row < task.op.T; row += kBlockRows) {
+      const int rows = std::min(kBlockRows, task.op.T - row);
+      std::fill_n(lanes, rows * kTileOutputs * 8, 0.0f);
+      for (int k = 0; k < w.columns; k += kTileColumns) {
+        const int columns = std::min(kTileColumns, w.columns - k);
+        WidenTile<kType>(w, output, outputs, k, columns, tile);
+        const float* x = task.x + int64_t{row} * task.ldx + k;
+        int r = 0;
+        for (; r + 4 <= rows; r += 4)
+          RowsOnTile<4>(x + int64_t{r} * task.ldx, task.ldx, tile, outputs, columns, lanes + 8 * r * kTileOutputs);
+        for (; r < rows; ++r)
+          RowsOnTile<1>(x + int64_t{r} * task.ldx, task.ldx, tile, outputs, columns, lanes + 8 * r * kTileOutputs);
+      }
+      for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < outputs; ++o)
+          task.op.y[int64_t{row + r} * w.rows + output + o] = Sum(LoadF32(lanes + 8 * (r * kTileOutputs + o)));
+    }
+  }
+}
+
+template <DType kType>
+void LinearOfType(const LinearTask& task, int begin, int end) {
+  switch (task.op.T) {
+    case 1:
+      return FewRows<kType, 1>(task, 0, begin, end);
+    case 2:
+      return FewRows<kType, 2>(task, 0, begin, end);
+    case 3:
+      return FewRows<kType, 3>(task, 0, begin, end);
+    case 4:
+      return FewRows<kType, 4>(task, 0, begin, end);
+    default:
+      return ManyRows<kType>(task, begin, end);
+  }
+}
+
+void LinearOutputs(const LinearTask& task, int begin, int end) {
+  switch (task.op.w.type) {
+    case DType::kF32:
+      return LinearOfType<DType::kF32>(task, begin, end);
+    case DType::kF16:
+      return LinearOfType<DType::kF16>(task, begin, end);
+    case DType::kBF16:
+      return LinearOfType<DType::kBF16>(task, begin, end);
+    case DType::kQ4_0:
+      return LinearOfType<DType::kQ4_0>(task, begin, end);
+    case DType::kQ8_0:
+      return LinearOfType<DType::kQ8_0>(task, begin, end);
+    case DType::kQ4_K:
+      return LinearOfType<DType::kQ4_K>(task, begin, end);
+    case DType::kQ5_K:
+      return LinearOfType<DType::kQ5_K>(task, begin, end);
+    case DType::kQ6_K:
+      return LinearOfType<DType::kQ6_K>(task, begin, end);
+  }
+}
+
+}  // namespace braid::BRAID_LEVEL

@@ -1,0 +1,47 @@
+#include "kernels/rope.h"
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/cpu/row_norm.h"
+
+namespace braid {
+
+void Run(const RopeTable& op, ThreadPool& pool) {
+  const int half = op.head_dim / 2;
+  std::vector<float> frequencies(half);
+  for (int i = 0; i < half; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(op.head_dim);
+    frequencies[i] = 1.0f / static_cast<float>(std::pow(static_cast<double>(op.theta), static_cast<double>(exponent)));
+  }
+  pool.ParallelFor(op.T, 16, [&](int begin, int end) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(op.positions[t]) * frequencies[i];
+        op.cos[t * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+        op.sin[t * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+      }
+    }
+  });
+}
+
+void Run(const HeadNormRope& op, ThreadPool& pool) {
+  const int half = op.head_dim / 2;
+  pool.ParallelFor(op.T, 4, [&](int begin, int end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float *cos = op.cos + t * half, *sin = op.sin + t * half;
+      for (int h = 0; h < op.heads; ++h) {
+        float* x = op.x + (t * op.heads + h) * op.head_dim;
+        const float scale = InverseRms(x, op.head_dim, op.eps);
+        for (int i = 0; i < half; ++i) {
+          const float a = x[i] * scale * op.weight[i];
+          const float b = x[i + half] * scale * op.weight[i + half];
+          x[i] = a * cos[i] - b * sin[i];
+          x[i + half] = b * cos[i] + a * sin[i];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace braid

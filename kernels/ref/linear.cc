@@ -1,0 +1,22 @@
+#include "kernels/linear.h"
+
+#include <vector>
+
+#include "kernels/ref/dequant.h"
+
+namespace braid::ref {
+
+void Run(const Linear& op) {
+  const int K = op.w.columns;
+  std::vector<float> w(K);
+  for (int n = 0; n < op.w.rows; ++n) {
+    Dequantize(op.w.type, op.w.row(n), K, w.data());
+    for (int64_t t = 0; t < op.T; ++t) {
+      double sum = 0;
+      for (int k = 0; k < K; ++k) sum += double{w[k]} * double{op.x[t * K + k]};
+      op.y[t * op.w.rows + n] = static_cast<float>(sum);
+    }
+  }
+}
+
+}  // namespace braid::ref
