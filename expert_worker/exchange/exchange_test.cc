@@ -175,7 +175,9 @@ TEST_P(ExchangeTest, AddressesOfAnotherEpochRankOrSizeAreRefused) {
   EXPECT_EQ((*factory->Prepare(options))->Connect(std::vector<std::string>(3)).code(), StatusCode::kInvalidArgument);
 }
 
+// Threads of one process over shared memory are left out: there UCX sees only the death of processes.
 TEST_P(ExchangeTest, APeerThatIsGoneIsAnErrorThatNamesIt) {
+  if (GetParam().name == "UcxSharedMemory") GTEST_SKIP() << "needs another process";
   std::string addresses[2];
   absl::Barrier* const prepared = new absl::Barrier(2);
   const auto run = [&](int rank) {
@@ -204,11 +206,11 @@ TEST_P(ExchangeTest, AFactoryServesManyEpochs) {
     ASSERT_TRUE(a.ok() && b.ok());
     const std::vector<std::string> addresses = {(*a)->address(), (*b)->address()};
     std::thread other([&] {
-      EXPECT_TRUE((*b)->Connect(addresses).ok());
-      EXPECT_TRUE(ExchangePatterns(**b, 1, 2, epoch, 100).ok());
+      EXPECT_EQ((*b)->Connect(addresses), absl::OkStatus());
+      EXPECT_EQ(ExchangePatterns(**b, 1, 2, epoch, 100), absl::OkStatus());
     });
-    EXPECT_TRUE((*a)->Connect(addresses).ok());
-    EXPECT_TRUE(ExchangePatterns(**a, 0, 2, epoch, 100).ok());
+    EXPECT_EQ((*a)->Connect(addresses), absl::OkStatus());
+    EXPECT_EQ(ExchangePatterns(**a, 0, 2, epoch, 100), absl::OkStatus());
     other.join();
   }
 }

@@ -36,6 +36,8 @@ namespace {
 
 // Wakes up this often even without an event: UCX's own keepalive needs progress to be called.
 constexpr absl::Duration kPollMax = absl::Milliseconds(20);
+// Phases of Connect, which no step uses.
+constexpr uint64_t kConnecting = ~uint64_t{0} - 1, kConnected = ~uint64_t{0};
 constexpr ucp_tag_t kFullMask = ~ucp_tag_t{0};
 
 std::string Explain(ucs_status_t status) { return ucs_status_string(status); }
@@ -63,8 +65,8 @@ absl::StatusOr<std::shared_ptr<Context>> OpenContext(const UcxOptions& options) 
       {"RNDV_THRESH", "256k"},         // below it eager messages are several times faster
       {"KEEPALIVE_INTERVAL", "500ms"}  // how a dead peer on shared memory is noticed; the default is 20 s
   };
-  // Else peers on one host silently fall back to tcp. (UCX_POSIX_ERROR_HANDLING is known in the environment only; this is
-  // its name for ucp_config_modify.) Without posix it would be warned about.
+  // Else peers on one host silently fall back to tcp. (UCX_POSIX_ERROR_HANDLING is known in the environment only; this
+  // is its name for ucp_config_modify.) Without posix it would be warned about.
   if (options.transports.find("posix") != std::string::npos) settings.push_back({"MM_ERROR_HANDLING", "y"});
   ucs_status_t status = UCS_OK;
   std::string failed = "init";
@@ -175,8 +177,12 @@ class UcxExchange : public Exchange {
       if (rank == options_.rank) continue;
       if (absl::Status status = ConnectPeer(rank, addresses[rank]); !status.ok()) return Fail(status);
     }
-    // An empty exchange: UCX connects lazily, and nobody goes on before everybody can be reached.
-    return AllToAll(0, std::vector<size_t>(options_.size));
+    // UCX connects lazily, by messages of its own that need progress on both sides. The first round starts that, and is
+    // over for this rank when its own connections stand. The second round tells so: without it a rank could leave,
+    // stop calling progress, and keep a slower peer waiting for the answer to its half of the handshake.
+    const std::vector<size_t> nothing(options_.size);
+    RETURN_IF_ERROR(AllToAll(kConnecting, nothing));
+    return AllToAll(kConnected, nothing);
   }
 
   std::span<std::byte> Outgoing(int peer) override {
