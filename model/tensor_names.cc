@@ -1,0 +1,60 @@
+#include "model/tensor_names.h"
+
+namespace braid {
+
+const TensorNames kGgufNames = {
+    .embedding = "token_embd.weight",
+    .final_norm = "token_embd_norm.weight",
+    .head = "output.weight",
+    .layers = "blk.",
+    .operator_norm = "attn_norm.weight",
+    .ffn_norm = "ffn_norm.weight",
+    .conv_in = "shortconv.in_proj.weight",
+    .conv_kernel = "shortconv.conv.weight",
+    .conv_out = "shortconv.out_proj.weight",
+    .q = "attn_q.weight",
+    .k = "attn_k.weight",
+    .v = "attn_v.weight",
+    .attn_out = "attn_output.weight",
+    .q_norm = "attn_q_norm.weight",
+    .k_norm = "attn_k_norm.weight",
+    .gate = "ffn_gate.weight",
+    .up = "ffn_up.weight",
+    .down = "ffn_down.weight",
+    .router = "ffn_gate_inp.weight",
+    .expert_bias = "exp_probs_b.bias",
+    .gate_stack = "ffn_gate_exps.weight",
+    .up_stack = "ffn_up_exps.weight",
+    .down_stack = "ffn_down_exps.weight",
+};
+
+const TensorNames kHfNames = {
+    .embedding = "model.embed_tokens.weight",
+    .final_norm = "model.embedding_norm.weight",
+    .head = "lm_head.weight",
+    .layers = "model.layers.",
+    .operator_norm = "operator_norm.weight",
+    .ffn_norm = "ffn_norm.weight",
+    .conv_in = "conv.in_proj.weight",
+    .conv_kernel = "conv.conv.weight",
+    .conv_out = "conv.out_proj.weight",
+    .q = "self_attn.q_proj.weight",
+    .k = "self_attn.k_proj.weight",
+    .v = "self_attn.v_proj.weight",
+    .attn_out = "self_attn.out_proj.weight",
+    .q_norm = "self_attn.q_layernorm.weight",
+    .k_norm = "self_attn.k_layernorm.weight",
+    .gate = "feed_forward.w1.weight",
+    .up = "feed_forward.w3.weight",
+    .down = "feed_forward.w2.weight",
+    .router = "feed_forward.gate.weight",
+    .expert_bias = "feed_forward.expert_bias",
+    .fused_gate_up = "feed_forward.experts.gate_up_proj",
+    .fused_down = "feed_forward.experts.down_proj",
+    .experts = "feed_forward.experts.",
+    .expert_gate = "w1.weight",
+    .expert_up = "w3.weight",
+    .expert_down = "w2.weight",
+};
+
+}  // namespace braid
