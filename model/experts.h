@@ -13,12 +13,12 @@ namespace braid {
 
 // One MoE layer's work on one worker: T local rows, each with K experts chosen in routing order (best first).
 struct RoutedBatch {
-  int layer = 0;              // model layer
+  int layer = 0;  // model layer
   int T = 0, D = 0, K = 0;
-  const float* x = nullptr;        // (T, D), normed
+  const float* x = nullptr;          // (T, D), normed
   const int32_t* experts = nullptr;  // (T, K)
-  const float* weights = nullptr;  // (T, K)
-  float* y = nullptr;              // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
+  const float* weights = nullptr;    // (T, K)
+  float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
 };
 
 // Where experts run: all here (LocalExperts) or spread over the workers of a group (expert_worker). The forward pass
@@ -53,8 +53,8 @@ class ExpertFfn {
   std::unique_ptr<Impl> impl_;
 };
 
-// Adds up what came back: y[t] = sum over k ascending of weights[t,k] * rows[row_of[t,k]]. The one place where this order
-// is decided; one worker and many both end here.
+// Adds up what came back: y[t] = sum over k ascending of weights[t,k] * rows[row_of[t,k]]. The one place where this
+// order is decided; one worker and many both end here.
 void CombineInRoutingOrder(const RoutedBatch& batch, const float* rows, const int32_t* row_of, ThreadPool* pool);
 
 class LocalExperts : public ExpertRunner {
@@ -65,6 +65,8 @@ class LocalExperts : public ExpertRunner {
   std::vector<uint64_t> TakeExpertRows();
 
  private:
+  void RunPass(const RoutedBatch& batch);
+
   ThreadPool* pool_;
   ExpertFfn ffn_;
   std::vector<uint64_t> expert_rows_;

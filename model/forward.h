@@ -23,7 +23,8 @@ struct Chunk {
 };
 
 // The LFM2 / LFM2-MoE forward pass over the kernels' ops, in float32 with the weights in their own precision.
-// Exact: the bits of a row depend on that sequence's tokens alone, not on chunking, batch, threads or where experts run.
+// Exact: the bits of a row depend on that sequence's tokens alone, not on chunking, batch, threads or where experts
+// run.
 class Forward {
  public:
   // All must outlive *this. The configuration has been validated against the tensors.

@@ -1,0 +1,127 @@
+#include "model/experts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "kernels/grouped_ffn.h"
+#include "model/matrix_view.h"
+
+namespace braid {
+namespace {
+
+// Tokens gathered at once: enough to read an expert's weights for dozens of rows, and a bound on scratch.
+constexpr int kTokensPerPass = 512;
+
+// The rows of a batch sorted by expert, in the order of (token, slot) within one.
+struct Grouping {
+  std::vector<int32_t> experts, offsets;  // as in ExpertRows
+  std::vector<int32_t> row_of;            // (T, K)
+};
+
+Grouping GroupByExpert(const RoutedBatch& batch, int expert_count) {
+  const int R = batch.T * batch.K;
+  std::vector<int32_t> next(expert_count + 1);  // first counts, then the next free row, per expert
+  for (int i = 0; i < R; ++i) {
+    CHECK(batch.experts[i] >= 0 && batch.experts[i] < expert_count);
+    ++next[batch.experts[i] + 1];
+  }
+  Grouping grouping;
+  for (int e = 0; e < expert_count; ++e) {
+    if (next[e + 1] > 0) {
+      grouping.experts.push_back(e);
+      grouping.offsets.push_back(next[e]);
+    }
+    next[e + 1] += next[e];
+  }
+  grouping.offsets.push_back(R);
+  grouping.row_of.resize(R);
+  for (int i = 0; i < R; ++i) grouping.row_of[i] = next[batch.experts[i]]++;
+  return grouping;
+}
+
+RoutedBatch Slice(const RoutedBatch& batch, int begin, int end) {
+  RoutedBatch slice = batch;
+  slice.T = end - begin;
+  slice.x += int64_t{begin} * batch.D;
+  slice.y += int64_t{begin} * batch.D;
+  slice.experts += int64_t{begin} * batch.K;
+  slice.weights += int64_t{begin} * batch.K;
+  return slice;
+}
+
+}  // namespace
+
+struct ExpertFfn::Impl {
+  const ModelConfig* config;
+  const ModelTensors* tensors;
+  ThreadPool* pool;
+  std::vector<FfnGroup> groups;
+  GroupedFfnScratch scratch;
+};
+
+ExpertFfn::ExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
+    : impl_(std::make_unique<Impl>(config, tensors, pool)) {}
+ExpertFfn::~ExpertFfn() = default;
+
+void ExpertFfn::Run(const ExpertRows& rows) {
+  CHECK_EQ(rows.offsets.size(), rows.experts.size() + 1);
+  impl_->groups.clear();
+  for (size_t i = 0; i < rows.experts.size(); ++i) {
+    const FfnTensors& expert = impl_->tensors->layers.at(rows.layer).experts.at(rows.experts[i]);
+    impl_->groups.push_back(
+        {rows.offsets[i], rows.offsets[i + 1], AsMatrix(expert.gate), AsMatrix(expert.up), AsMatrix(expert.down)});
+  }
+  const GroupedFfn op{rows.R, rows.D, impl_->config->expert_ffn_dim, impl_->groups, rows.x, rows.y};
+  CHECK_OK(Check(op));
+  braid::Run(op, impl_->scratch, *impl_->pool);
+}
+
+void CombineInRoutingOrder(const RoutedBatch& batch, const float* rows, const int32_t* row_of, ThreadPool* pool) {
+  pool->ParallelFor(batch.T, 4, [&](int begin, int end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* y = batch.y + t * batch.D;
+      std::fill_n(y, batch.D, 0.0f);
+      for (int64_t i = t * batch.K; i < (t + 1) * batch.K; ++i) {
+        const float weight = batch.weights[i];
+        const float* row = rows + int64_t{row_of[i]} * batch.D;
+        for (int d = 0; d < batch.D; ++d) y[d] += weight * row[d];
+      }
+    }
+  });
+}
+
+LocalExperts::LocalExperts(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
+    : pool_(pool), ffn_(config, tensors, pool), expert_rows_(config->experts) {}
+
+absl::Status LocalExperts::Run(const RoutedBatch& batch) {
+  for (int begin = 0; begin < batch.T; begin += kTokensPerPass)
+    RunPass(Slice(batch, begin, std::min(batch.T, begin + kTokensPerPass)));
+  return absl::OkStatus();
+}
+
+void LocalExperts::RunPass(const RoutedBatch& batch) {
+  const Grouping grouping = GroupByExpert(batch, static_cast<int>(expert_rows_.size()));
+  for (size_t i = 0; i < grouping.experts.size(); ++i)
+    expert_rows_[grouping.experts[i]] += grouping.offsets[i + 1] - grouping.offsets[i];
+  const int R = batch.T * batch.K;
+  const size_t floats = static_cast<size_t>(R) * batch.D;
+  if (gathered_.size() < floats) {
+    gathered_.resize(floats);
+    results_.resize(floats);
+  }
+  pool_->ParallelFor(R, 16, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      std::copy_n(batch.x + int64_t{i / batch.K} * batch.D, batch.D,
+                  gathered_.data() + int64_t{grouping.row_of[i]} * batch.D);
+    }
+  });
+  ffn_.Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, gathered_.data(), results_.data()});
+  CombineInRoutingOrder(batch, results_.data(), grouping.row_of.data(), pool_);
+}
+
+std::vector<uint64_t> LocalExperts::TakeExpertRows() {
+  return std::exchange(expert_rows_, std::vector<uint64_t>(expert_rows_.size()));
+}
+
+}  // namespace braid

@@ -1,0 +1,250 @@
+#include "model/forward.h"
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kernels/choose_experts.h"
+#include "kernels/gather.h"
+#include "kernels/grouped_ffn.h"
+#include "kernels/linear.h"
+#include "kernels/pointwise.h"
+#include "kernels/ref/dequant.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "kernels/short_conv.h"
+#include "model/matrix_view.h"
+
+// A step, for T rows: embed; per layer h += mixer(norm(h)), h += ffn(norm(h)), the mixer being a short convolution or
+// attention, the ffn dense or experts; the rows somebody wants logits of are normed and go through the head.
+// Source: transformers' modeling_lfm2_moe.py. The norm the files call "embedding norm" is the last one.
+
+namespace braid {
+namespace {
+
+std::vector<float> Floats(const TensorView& tensor) {
+  if (tensor.empty()) return {};
+  std::vector<float> values(static_cast<size_t>(tensor.rows * tensor.columns));
+  Dequantize(tensor.dtype, tensor.data, static_cast<int64_t>(values.size()), values.data());
+  return values;
+}
+
+// (rows, columns) to (columns, rows)
+std::vector<float> Transposed(const TensorView& tensor) {
+  const std::vector<float> from = Floats(tensor);
+  std::vector<float> to(from.size());
+  for (int64_t r = 0; r < tensor.rows; ++r)
+    for (int64_t c = 0; c < tensor.columns; ++c) to[c * tensor.rows + r] = from[r * tensor.columns + c];
+  return to;
+}
+
+// The small tensors of a layer, as floats. The matrices stay in the file.
+struct SmallTensors {
+  explicit SmallTensors(const LayerTensors& layer)
+      : operator_norm(Floats(layer.operator_norm)),
+        ffn_norm(Floats(layer.ffn_norm)),
+        conv_kernel(Transposed(layer.conv_kernel)),
+        q_norm(Floats(layer.q_norm)),
+        k_norm(Floats(layer.k_norm)),
+        expert_bias(Floats(layer.expert_bias)) {}
+
+  std::vector<float> operator_norm, ffn_norm;
+  std::vector<float> conv_kernel;  // (C, D)
+  std::vector<float> q_norm, k_norm, expert_bias;
+};
+
+// A buffer that only grows.
+template <typename T>
+T* Grow(std::vector<T>& buffer, int64_t size) {
+  if (buffer.size() < static_cast<size_t>(size)) buffer.resize(static_cast<size_t>(size));
+  return buffer.data();
+}
+
+}  // namespace
+
+struct Forward::Impl {
+  const ModelConfig& config;
+  const ModelTensors& tensors;
+  KvPool* kv;
+  ThreadPool* pool;
+
+  std::vector<SmallTensors> small;
+  std::vector<float> final_norm;
+  std::vector<int> kind_index;  // of each layer among those of its kind
+
+  // The step at hand.
+  int T = 0;
+  std::span<const Chunk> chunks;
+  std::vector<int32_t> tokens, positions, wanted;
+  std::vector<KvRow> kv_rows;
+
+  // Scratch, sized by the largest step so far.
+  std::vector<float> hidden, normed, branch, wide, mixed, cos, sin, router_logits, expert_weights, selected;
+  std::vector<int32_t> experts;
+  std::vector<ConvPiece> conv_pieces;
+  GroupedFfnScratch dense_scratch;
+
+  Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
+  void LayOut(std::span<const Chunk> step);
+  absl::Status Embed();
+  absl::Status Layer(int layer, ExpertRunner& runner);
+  absl::Status Convolve(int layer);
+  absl::Status Attend(int layer);
+  absl::Status DenseFfn(int layer);
+  absl::Status Experts(int layer, ExpertRunner& runner);
+  absl::Status Head(std::vector<float>* logits);
+
+  template <typename Op>
+  absl::Status Do(const Op& op) {
+    RETURN_IF_ERROR(Check(op));
+    braid::Run(op, *pool);
+    return absl::OkStatus();
+  }
+  absl::Status Norm(const std::vector<float>& weight) {
+    return Do(RmsNorm{T, config.model_dim, hidden.data(), weight.data(), config.norm_eps, normed.data()});
+  }
+  absl::Status AddBranch() { return Do(AddTo{int64_t{T} * config.model_dim, hidden.data(), branch.data()}); }
+};
+
+Forward::Impl::Impl(const ModelConfig* model_config, const ModelTensors* model_tensors, KvPool* kv_pool,
+                    ThreadPool* threads)
+    : config(*model_config),
+      tensors(*model_tensors),
+      kv(kv_pool),
+      pool(threads),
+      final_norm(Floats(tensors.final_norm)) {
+  CHECK_EQ(tensors.layers.size(), config.layers.size());
+  int count[2] = {};
+  for (int i = 0; i < config.layer_count(); ++i) {
+    small.emplace_back(tensors.layers[i]);
+    kind_index.push_back(count[config.layers[i] == ModelConfig::LayerKind::kAttention]++);
+  }
+}
+
+void Forward::Impl::LayOut(std::span<const Chunk> step) {
+  chunks = step;
+  tokens.clear();
+  positions.clear();
+  wanted.clear();
+  kv_rows.clear();
+  for (const Chunk& chunk : step) {
+    const int count = static_cast<int>(chunk.tokens.size()), end = chunk.position + count;
+    CHECK(chunk.cache != nullptr && chunk.position >= 0 && count > 0);
+    CHECK_LE(end, static_cast<int64_t>(chunk.cache->blocks.size()) * kKvBlockTokens) << "positions without a KV block";
+    for (int i = 0; i < count; ++i) {
+      if (chunk.logits == Chunk::Logits::kAll || (chunk.logits == Chunk::Logits::kLast && i == count - 1))
+        wanted.push_back(static_cast<int32_t>(tokens.size()));
+      tokens.push_back(chunk.tokens[i]);
+      positions.push_back(chunk.position + i);
+      kv_rows.push_back({chunk.cache->blocks.data(), chunk.position + i});
+    }
+  }
+  T = static_cast<int>(tokens.size());
+  CHECK_LE(T, kRowsMax);
+}
+
+absl::Status Forward::Impl::Embed() {
+  const int64_t D = config.model_dim, half = config.head_dim / 2;
+  Grow(normed, T * D);
+  Grow(branch, T * D);
+  RETURN_IF_ERROR(Do(Gather{T, AsMatrix(tensors.embedding), tokens.data(), Grow(hidden, T * D)}));
+  return Do(
+      RopeTable{T, config.head_dim, config.rope_theta, positions.data(), Grow(cos, T * half), Grow(sin, T * half)});
+}
+
+absl::Status Forward::Impl::Layer(int layer, ExpertRunner& runner) {
+  RETURN_IF_ERROR(Norm(small[layer].operator_norm));
+  const bool attention = config.layers[layer] == ModelConfig::LayerKind::kAttention;
+  RETURN_IF_ERROR(attention ? Attend(layer) : Convolve(layer));
+  RETURN_IF_ERROR(AddBranch());
+  RETURN_IF_ERROR(Norm(small[layer].ffn_norm));
+  RETURN_IF_ERROR(config.is_moe_layer(layer) ? Experts(layer, runner) : DenseFfn(layer));
+  return AddBranch();
+}
+
+absl::Status Forward::Impl::Convolve(int layer) {
+  const LayerTensors& weights = tensors.layers[layer];
+  const int64_t D = config.model_dim;
+  float* bcx = Grow(wide, T * 3 * D);
+  RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx}));
+  conv_pieces.clear();
+  int row = 0;
+  for (const Chunk& chunk : chunks) {
+    float* columns = chunk.cache->conv.data() + kind_index[layer] * kConvColumns * D;
+    conv_pieces.push_back({row, static_cast<int>(chunk.tokens.size()), chunk.position, columns});
+    row += static_cast<int>(chunk.tokens.size());
+  }
+  RETURN_IF_ERROR(Do(ShortConv{T, config.model_dim, config.conv_taps, kConvColumns, bcx,
+                               small[layer].conv_kernel.data(), conv_pieces, Grow(mixed, T * D)}));
+  return Do(Linear{T, AsMatrix(weights.conv_out), mixed.data(), branch.data()});
+}
+
+absl::Status Forward::Impl::Attend(int layer) {
+  const LayerTensors& weights = tensors.layers[layer];
+  const int64_t q_dim = int64_t{config.heads} * config.head_dim, kv_dim = config.kv_dim();
+  float* q = Grow(wide, T * (q_dim + 2 * kv_dim));
+  float* k = q + T * q_dim;
+  float* v = k + T * kv_dim;
+  const Linear projections[] = {{T, AsMatrix(weights.q), normed.data(), q},
+                                {T, AsMatrix(weights.k), normed.data(), k},
+                                {T, AsMatrix(weights.v), normed.data(), v}};
+  for (const Linear& projection : projections) RETURN_IF_ERROR(Check(projection));
+  RunAll(projections, *pool);
+  const auto norm_rope = [&](int heads, const std::vector<float>& weight, float* x) {
+    return Do(HeadNormRope{T, heads, config.head_dim, weight.data(), config.norm_eps, cos.data(), sin.data(), x});
+  };
+  RETURN_IF_ERROR(norm_rope(config.heads, small[layer].q_norm, q));
+  RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
+  const KvArena arena{kv->keys(kind_index[layer], 0), kv->values(kind_index[layer], 0), 2 * kKvBlockTokens * kv_dim,
+                      kKvBlockTokens, config.kv_dim()};
+  RETURN_IF_ERROR(Do(KvStore{T, k, v, kv_rows.data(), arena}));
+  RETURN_IF_ERROR(Do(
+      Attention{T, config.heads, config.kv_heads, config.head_dim, q, kv_rows.data(), arena, Grow(mixed, T * q_dim)}));
+  return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data()});
+}
+
+absl::Status Forward::Impl::DenseFfn(int layer) {
+  if (T == 0) return absl::OkStatus();
+  const FfnTensors& ffn = tensors.layers[layer].dense;
+  const FfnGroup all{0, T, AsMatrix(ffn.gate), AsMatrix(ffn.up), AsMatrix(ffn.down)};
+  const GroupedFfn op{T, config.model_dim, config.dense_ffn_dim, {&all, 1}, normed.data(), branch.data()};
+  RETURN_IF_ERROR(Check(op));
+  braid::Run(op, dense_scratch, *pool);
+  return absl::OkStatus();
+}
+
+absl::Status Forward::Impl::Experts(int layer, ExpertRunner& runner) {
+  const int E = config.experts, K = config.experts_per_token;
+  float* logits = Grow(router_logits, int64_t{T} * E);
+  const std::vector<float>& bias = small[layer].expert_bias;
+  const bool biased = config.use_expert_bias && !bias.empty();
+  RETURN_IF_ERROR(Do(Linear{T, AsMatrix(tensors.layers[layer].router), normed.data(), logits}));
+  RETURN_IF_ERROR(
+      Do(ChooseExperts{T, E, K, logits, biased ? bias.data() : nullptr, config.normalize_topk, config.routed_scaling,
+                       Grow(experts, int64_t{T} * K), Grow(expert_weights, int64_t{T} * K)}));
+  return runner.Run(
+      {layer, T, config.model_dim, K, normed.data(), experts.data(), expert_weights.data(), branch.data()});
+}
+
+absl::Status Forward::Impl::Head(std::vector<float>* logits) {
+  const int L = static_cast<int>(wanted.size()), D = config.model_dim;
+  logits->resize(static_cast<size_t>(L) * config.vocab_size);
+  if (L == 0) return absl::OkStatus();
+  float* rows = Grow(selected, int64_t{L} * D);
+  const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(hidden.data())};
+  RETURN_IF_ERROR(Do(Gather{L, all, wanted.data(), rows}));
+  RETURN_IF_ERROR(Do(RmsNorm{L, D, rows, final_norm.data(), config.norm_eps, rows}));
+  return Do(Linear{L, AsMatrix(tensors.head), rows, logits->data()});
+}
+
+Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
+    : impl_(std::make_unique<Impl>(config, tensors, kv, pool)) {}
+Forward::~Forward() = default;
+
+absl::Status Forward::Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
+  impl_->LayOut(chunks);
+  RETURN_IF_ERROR(impl_->Embed());
+  for (int layer = 0; layer < impl_->config.layer_count(); ++layer) RETURN_IF_ERROR(impl_->Layer(layer, experts));
+  return impl_->Head(logits);
+}
+
+}  // namespace braid
