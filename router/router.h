@@ -13,8 +13,9 @@ class Channel;
 
 namespace braid {
 
-// A whole router: scheduler, membership and step driver behind gRPC (braid.v1.Router for gateways, braid.v1.WorkerControl
-// for workers), health and reflection. It reads no model file: what it must know comes with the workers' Hello.
+// A whole router: scheduler, membership and step driver behind gRPC (braid.v1.Router for gateways,
+// braid.v1.WorkerControl for workers), health and reflection. It reads no model file: what it must know comes with the
+// workers' Hello.
 struct RouterOptions {
   std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one; empty: in-process channels only
   int workers = 1;                     // an epoch starts when this many are attached

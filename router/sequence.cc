@@ -1,0 +1,74 @@
+#include "router/sequence.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace braid {
+
+Sequence::Sequence(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time arrived)
+    : id_(id),
+      arrived_(arrived),
+      sampling_(request.sampling()),
+      stop_tokens_(request.stop_tokens().begin(), request.stop_tokens().end()),
+      log_(request.prompt().begin(), request.prompt().end()),
+      prompt_tokens_(request.prompt_size()),
+      max_new_tokens_(request.max_new_tokens()),
+      top_logprobs_(request.top_logprobs()),
+      want_logprobs_(request.want_logprobs()),
+      // All of the prompt's came before the first token of the earlier call.
+      want_prompt_logprobs_(request.want_prompt_logprobs() && request.generated().empty()) {
+  log_.insert(log_.end(), request.generated().begin(), request.generated().end());
+  prefill_tokens_ = static_cast<int>(log_.size());
+}
+
+std::optional<v1::SequenceFinished::Reason> Sequence::Finished() const {
+  if (answer_tokens() == 0) return std::nullopt;
+  if (std::find(stop_tokens_.begin(), stop_tokens_.end(), log_.back()) != stop_tokens_.end()) {
+    return v1::SequenceFinished::REASON_STOP;
+  }
+  if (static_cast<uint32_t>(answer_tokens()) >= max_new_tokens_) return v1::SequenceFinished::REASON_LENGTH;
+  return std::nullopt;
+}
+
+void Sequence::Place(int rank, uint64_t kv_blocks) {
+  CHECK(!owner_);
+  owner_ = rank;
+  kv_blocks_ = kv_blocks;
+  prefill_tokens_ = static_cast<int>(log_.size());
+}
+
+void Sequence::Displace() {
+  owner_.reset();
+  kv_blocks_ = 0;
+  computed_ = 0;
+  started_ = false;
+  turn_tokens = 0;
+}
+
+v1::SequenceStart Sequence::Start() {
+  CHECK(owner_ && !started_);
+  started_ = true;
+  v1::SequenceStart start;
+  start.set_sequence(id_.value);
+  *start.mutable_sampling() = sampling_;
+  start.set_prompt_tokens(static_cast<uint32_t>(prompt_tokens_));
+  start.set_kv_blocks(static_cast<uint32_t>(kv_blocks_));
+  start.set_want_logprobs(want_logprobs_);
+  start.set_top_logprobs(top_logprobs_);
+  start.set_want_prompt_logprobs(scores_missing());
+  return start;
+}
+
+v1::SequenceChunk Sequence::Chunk(int rows) const {
+  CHECK(rows >= 1 && rows <= remaining());
+  v1::SequenceChunk chunk;
+  chunk.set_sequence(id_.value);
+  chunk.set_position(static_cast<uint32_t>(computed_));
+  auto first = log_.begin() + computed_;
+  chunk.mutable_tokens()->Add(first, first + rows);
+  chunk.set_sample(rows == remaining());
+  return chunk;
+}
+
+}  // namespace braid

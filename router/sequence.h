@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/ids.h"
+#include "braid/v1/router.pb.h"
+#include "braid/v1/worker.pb.h"
+
+namespace braid {
+
+// One stream of tokens being extended: its request, its token log and where it runs. The log is the truth; everything
+// on the workers can be rebuilt from it, and a replay gives the same tokens.
+//
+//     log:  p p p p p p g g g g          prompt, then committed answer
+//           |------->                    computed: positions that the owner holds state for
+//                    |---------->        remaining: still to be sent; a chunk that reaches the end samples the next
+class Sequence {
+ public:
+  // REQUIRES: the request has been checked. Tokens of an earlier call (`generated`) are part of the log from the start.
+  Sequence(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time arrived);
+
+  SequenceId id() const { return id_; }
+  absl::Time arrived() const { return arrived_; }
+  int prompt_tokens() const { return prompt_tokens_; }
+  const std::vector<TokenId>& log() const { return log_; }
+  int answer_tokens() const { return static_cast<int>(log_.size()) - prompt_tokens_; }
+  // Positions it may ever need.
+  uint64_t tokens_max() const { return static_cast<uint64_t>(prompt_tokens_) + max_new_tokens_; }
+
+  // Appends a committed token.
+  void Append(TokenId token) { log_.push_back(token); }
+  // Why no token follows, if so. A function of the log alone.
+  std::optional<v1::SequenceFinished::Reason> Finished() const;
+
+  int computed() const { return computed_; }
+  int remaining() const { return static_cast<int>(log_.size()) - computed_; }
+  // The only row left is a token the model has just chosen.
+  bool decoding() const { return computed_ >= prefill_tokens_; }
+  // A committed step has computed `rows` more positions.
+  void OnComputed(int rows) { computed_ += rows; }
+
+  std::optional<int> owner() const { return owner_; }  // rank
+  uint64_t kv_blocks() const { return kv_blocks_; }
+  bool started() const { return started_; }  // the owner has been told of it
+  void Place(int rank, uint64_t kv_blocks);
+  // The owner's state is gone: all of the log is to be computed again.
+  void Displace();
+  v1::SequenceStart Start();
+  // Positions [computed, computed + rows).
+  v1::SequenceChunk Chunk(int rows) const;
+
+  bool want_logprobs() const { return want_logprobs_; }
+  bool want_prompt_logprobs() const { return want_prompt_logprobs_; }
+  // The prompt index whose log probability is to be delivered next; prompt_tokens() when all are.
+  int scores_delivered() const { return scores_delivered_; }
+  void OnScoresDelivered(int end) { scores_delivered_ = end; }
+  bool scores_missing() const { return want_prompt_logprobs_ && scores_delivered_ < prompt_tokens_; }
+
+  // Notes of the scheduler and the core.
+  bool left_out = false;  // of the last step, for want of rows
+  int turn_tokens = 0;    // prefilled since its turn began
+  bool accepted = false;  // the gateway has been told
+  int failures = 0;       // epochs that were lost while a step with its rows was in flight
+
+ private:
+  SequenceId id_;
+  absl::Time arrived_;
+  v1::SamplingParams sampling_;
+  std::vector<TokenId> stop_tokens_;
+  std::vector<TokenId> log_;
+  int prompt_tokens_;
+  uint32_t max_new_tokens_;
+  uint32_t top_logprobs_;
+  bool want_logprobs_;
+  bool want_prompt_logprobs_;
+  int scores_delivered_ = 1;  // the first token of a prompt has no probability
+
+  int computed_ = 0;
+  int prefill_tokens_;  // length of the log when it was placed
+  std::optional<int> owner_;
+  uint64_t kv_blocks_ = 0;
+  bool started_ = false;
+};
+
+}  // namespace braid

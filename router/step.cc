@@ -1,0 +1,86 @@
+#include "router/step.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "router/validate.h"
+
+namespace braid {
+
+Step::Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time issued)
+    : number_(number), issued_(issued), ranks_(plans.size()) {
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    for (const v1::SequenceChunk& chunk : plans[rank].chunks()) {
+      ranks_[rank].chunks.push_back({.sequence = SequenceId(chunk.sequence()),
+                                     .position = static_cast<int>(chunk.position()),
+                                     .rows = chunk.tokens_size(),
+                                     .sample = chunk.sample()});
+    }
+  }
+}
+
+int Step::rows() const {
+  int rows = 0;
+  for (const Rank& rank : ranks_) {
+    for (const Chunk& chunk : rank.chunks) rows += chunk.rows;
+  }
+  return rows;
+}
+
+absl::Status Step::OnDone(int rank, v1::StepDone done, const v1::Hello& worker) {
+  Rank& answer = ranks_[static_cast<size_t>(rank)];
+  if (done.step() != number_) {
+    return InvalidArgument(absl::StrCat("step_done is for step ", done.step(), "; step ", number_, " is in flight"));
+  }
+  if (answer.done) return InvalidArgument(absl::StrCat("step_done for step ", number_, " came twice"));
+  RETURN_IF_ERROR(CheckSampled(answer, done, worker.vocab_size()));
+  RETURN_IF_ERROR(CheckScores(answer, done, worker.vocab_size()));
+  if (static_cast<uint32_t>(done.expert_rows_size()) > worker.expert_count()) {
+    return InvalidArgument(absl::StrCat("step_done.expert_rows has ", done.expert_rows_size(),
+                                        " entries; the model has ", worker.expert_count(), " experts"));
+  }
+  answer.done = std::move(done);
+  ++answers_;
+  return absl::OkStatus();
+}
+
+absl::Status Step::CheckSampled(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size) {
+  int next = 0;
+  for (const Chunk& chunk : rank.chunks) {
+    if (!chunk.sample) continue;
+    if (next == done.sampled_size() || done.sampled(next).sequence() != chunk.sequence.value) {
+      return InvalidArgument(absl::StrCat("step_done.sampled[", next, "] should be sequence ", chunk.sequence.value));
+    }
+    const v1::Sampled& sampled = done.sampled(next++);
+    if (sampled.error().empty()) {
+      RETURN_IF_ERROR(Annotate(CheckLogprob(sampled.token(), vocab_size), "step_done.sampled"));
+    }
+  }
+  if (next == done.sampled_size()) return absl::OkStatus();
+  return InvalidArgument(
+      absl::StrCat("step_done.sampled has ", done.sampled_size(), " entries; ", next, " were asked"));
+}
+
+absl::Status Step::CheckScores(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size) {
+  for (const v1::PromptScores& scores : done.prompt_scores()) {
+    auto chunk = std::find_if(rank.chunks.begin(), rank.chunks.end(),
+                              [&](const Chunk& c) { return c.sequence.value == scores.sequence(); });
+    if (chunk == rank.chunks.end()) {
+      return InvalidArgument(absl::StrCat("step_done.prompt_scores names sequence ", scores.sequence(),
+                                          ", which had no rows in the step"));
+    }
+    // The logits of the last row score the token behind it, in this step or in the next.
+    const uint64_t end = static_cast<uint64_t>(scores.position()) + static_cast<uint64_t>(scores.logprobs_size());
+    if (end > static_cast<uint64_t>(chunk->position + chunk->rows) + 1) {
+      return InvalidArgument("step_done.prompt_scores go beyond the rows of the step");
+    }
+    for (const v1::TokenLogprob& logprob : scores.logprobs()) {
+      RETURN_IF_ERROR(Annotate(CheckLogprob(logprob, vocab_size), "step_done.prompt_scores"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace braid

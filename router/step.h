@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/ids.h"
+#include "braid/v1/worker.pb.h"
+
+namespace braid {
+
+// One step in flight: what each rank was asked and which have answered. It is committed when all have, and only then
+// does anything of it count; if the epoch is lost before that, it never happened.
+class Step {
+ public:
+  struct Chunk {
+    SequenceId sequence;
+    int position = 0;
+    int rows = 0;
+    bool sample = false;
+  };
+
+  // `plans` by rank.
+  Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time issued);
+
+  uint64_t number() const { return number_; }
+  absl::Time issued() const { return issued_; }
+  int size() const { return static_cast<int>(ranks_.size()); }
+  int rows() const;
+  const std::vector<Chunk>& chunks(int rank) const { return ranks_[static_cast<size_t>(rank)].chunks; }
+
+  // kInvalidArgument, saying what is wrong, if `done` does not answer what the rank was asked: another step, answered
+  // before, results for sequences it was not asked about, tokens that do not exist, more experts than there are.
+  absl::Status OnDone(int rank, v1::StepDone done, const v1::Hello& worker);
+  bool answered(int rank) const { return ranks_[static_cast<size_t>(rank)].done.has_value(); }
+  bool complete() const { return answers_ == size(); }
+  // REQUIRES: answered(rank).
+  const v1::StepDone& done(int rank) const { return *ranks_[static_cast<size_t>(rank)].done; }
+
+ private:
+  struct Rank {
+    std::vector<Chunk> chunks;
+    std::optional<v1::StepDone> done;
+  };
+  static absl::Status CheckSampled(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
+  static absl::Status CheckScores(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
+
+  uint64_t number_;
+  absl::Time issued_;
+  std::vector<Rank> ranks_;
+  int answers_ = 0;
+};
+
+}  // namespace braid
