@@ -1,8 +1,8 @@
 #include "base/stop_signal.h"
 
-#include <csignal>
-
 #include <pthread.h>
+
+#include <csignal>
 
 namespace braid {
 namespace {
