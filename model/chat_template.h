@@ -1,12 +1,11 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
 #include "model/tokenizer.h"
@@ -21,7 +20,7 @@ struct ChatCall {
 struct ChatTurn {
   std::string role;  // system, user, assistant, tool
   std::string content;
-  std::optional<std::string> thinking;  // assistant only
+  std::optional<std::string> thinking;  // assistant only; kLfm2, whose models do not reason, has no place for it
   std::vector<ChatCall> tool_calls;     // assistant only
 };
 
@@ -34,14 +33,15 @@ struct ChatInput {
 };
 
 // The chat templates of the LFM2 family. Which one a model uses follows from its template's text; we do not run the
-// text itself. Immutable and thread-safe.
+// text itself. What is rendered is what the template renders, but for one thing: the two LFM2 templates leave out an
+// assistant's calls, which we show in the form these models write them. Immutable and thread-safe.
 class ChatTemplate {
  public:
   enum class Variant {
-    kLfm2,            // October 2025: tool list between special tokens, tool results wrapped
-    kLfm2Updated,     // dense LFM2.5, LFM2-24B: plain tool list; thinking kept in the last assistant turn only
-    kLfm25Release,    // LFM2.5-8B-A1B as released: prints the date
-    kLfm25,           // LFM2.5-8B-A1B now
+    kLfm2,          // October 2025: tool list between special tokens, tool results wrapped
+    kLfm2Updated,   // dense LFM2.5, LFM2-24B: plain tool list; thinking kept in the last assistant turn only
+    kLfm25Release,  // LFM2.5-8B-A1B as released: prints the date
+    kLfm25,         // LFM2.5-8B-A1B now
   };
 
   // kUnimplemented, with what was looked for, if the text is none of the family's templates.
