@@ -17,24 +17,26 @@ class ModelFile;
 
 // A whole expert worker: attaches to the router, runs its steps, exchanges hidden states with its peers.
 struct WorkerOptions {
-  std::string router = "127.0.0.1:7070";  // used if `channel` is null
-  std::shared_ptr<grpc::Channel> channel; // in-process
-  std::string name;                       // default host:pid
-  std::string exchange = "ucx";           // "inprocess": peers are threads of this process (braid serve, tests)
-  int threads = 0;                        // 0: one per core this process may use
-  uint64_t kv_bytes = 0;                  // 0: a quarter of free memory, at most what 64 full contexts need
-  int step_tokens_max = 1024;             // rows one step may have here
+  std::string router = "127.0.0.1:7070";   // used if `channel` is null
+  std::shared_ptr<grpc::Channel> channel;  // in-process
+  std::string name;                        // default host:pid
+  std::string exchange = "ucx";            // "inprocess": peers are threads of this process (braid serve, tests)
+  int threads = 0;                         // 0: one per core this process may use
+  uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
+  int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
   absl::Duration exchange_timeout = absl::Seconds(30);
   std::string ucx_transports = "tcp,posix,self";
-  bool expert_metrics = false;            // one series per expert, not only the imbalance
+  bool expert_metrics = false;  // one series per expert, not only the imbalance
 };
 
 class Worker {
  public:
   // Returns once the model is ready to run; attaching goes on in the background and is retried for ever.
-  // `model` and `metrics` must outlive the worker. kResourceExhausted with needed and available bytes if memory is short.
-  static absl::StatusOr<std::unique_ptr<Worker>> Start(const ModelFile* model, const WorkerOptions& options, Metrics* metrics);
+  // `model` and `metrics` must outlive the worker. kResourceExhausted with needed and available bytes if memory is
+  // short.
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(const ModelFile* model, const WorkerOptions& options,
+                                                       Metrics* metrics);
   virtual ~Worker() = default;
 
   // Empty string while in an epoch, else why not.

@@ -1,0 +1,205 @@
+#include "expert_worker/expert_parallel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+
+namespace braid {
+namespace {
+
+constexpr int kDispatchPhase = 0, kCombinePhase = 1;
+
+// Rows copied by one thread at a time; below it the copy is cheaper than waking a thread.
+constexpr int kCopyGrain = 32;
+
+// Makes room without ever shrinking: capacity settles at the largest step.
+void Reserve(std::vector<float>* buffer, size_t floats) {
+  if (buffer->size() < floats) buffer->resize(floats);
+}
+
+}  // namespace
+
+ExpertParallel::ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool, Exchange* exchange,
+                               int size, Options options)
+    : config_(config),
+      ffn_(ffn),
+      pool_(pool),
+      exchange_(exchange),
+      options_(std::move(options)),
+      expert_rows_(config->experts),
+      requests_(size),
+      asked_(size) {
+  CHECK(exchange || size == 1);
+  CHECK_EQ(static_cast<int>(options_.rank_of_expert.size()), config->experts);
+}
+
+absl::Status ExpertParallel::Run(const RoutedBatch& batch) {
+  CHECK_LE(batch.T, options_.step_tokens_max);
+  SortByRank(batch);
+  RETURN_IF_ERROR(Dispatch(batch));
+  GroupByExpert(batch.D);
+  Compute(batch.layer, batch.D);
+  RETURN_IF_ERROR(Return(batch.layer, batch.D));
+  CombineInRoutingOrder(batch, results_.data(), row_of_choice_.data(), pool_);
+  return absl::OkStatus();
+}
+
+void ExpertParallel::SortByRank(const RoutedBatch& batch) {
+  for (Request& request : requests_) {
+    request.tokens.clear();
+    request.pairs.clear();
+    request.choices.clear();
+  }
+  for (int t = 0; t < batch.T; ++t) {
+    for (int choice = t * batch.K; choice < (t + 1) * batch.K; ++choice) {
+      const int32_t expert = batch.experts[choice];
+      const int rank = options_.rank_of_expert[expert];
+      Request& request = requests_[rank];
+      if (rank != options_.rank && (request.tokens.empty() || request.tokens.back() != t)) request.tokens.push_back(t);
+      const int32_t row = rank == options_.rank ? t : static_cast<int32_t>(request.tokens.size()) - 1;
+      request.pairs.push_back({row, expert});
+      request.choices.push_back(choice);
+    }
+  }
+}
+
+absl::Status ExpertParallel::Dispatch(const RoutedBatch& batch) {
+  const int D = batch.D;
+  asked_[options_.rank] = {requests_[options_.rank].pairs, batch.T, batch.x};
+  if (size() == 1) return absl::OkStatus();
+  std::vector<size_t> bytes(size());
+  for (int rank = 0; rank < size(); ++rank) {
+    if (rank == options_.rank) continue;
+    const Request& request = requests_[rank];
+    const int rows = static_cast<int>(request.tokens.size());
+    const DispatchLayout layout = LayOutDispatch(batch.layer, rows, D, request.pairs, exchange_->Outgoing(rank));
+    bytes[rank] = layout.bytes;
+    for (int row = 0; row < rows; ++row) {
+      std::memcpy(layout.x + size_t(row) * D, batch.x + size_t(request.tokens[row]) * D, D * sizeof(float));
+    }
+  }
+  RETURN_IF_ERROR(AllToAll(batch.layer, kDispatchPhase, bytes));
+  const DispatchLimits limits = {.layer = batch.layer,
+                                 .D = D,
+                                 .rows_max = options_.step_tokens_max,
+                                 .pairs_per_row_max = config_->experts_per_token,
+                                 .rank = options_.rank,
+                                 .rank_of_expert = options_.rank_of_expert};
+  for (int rank = 0; rank < size(); ++rank) {
+    if (rank == options_.rank) continue;
+    absl::StatusOr<DispatchView> view = ParseDispatch(exchange_->Incoming(rank), limits);
+    if (!view.ok()) return Blame(rank, view.status());
+    asked_[rank] = *view;
+  }
+  return absl::OkStatus();
+}
+
+void ExpertParallel::GroupByExpert(int D) {
+  std::vector<int32_t> next(config_->experts);  // rows of each expert, then where its next row goes
+  size_t pairs = 0;
+  for (const DispatchView& view : asked_) {
+    for (const Pair& pair : view.pairs) ++next[pair.expert];
+    pairs += view.pairs.size();
+  }
+  experts_.clear();
+  offsets_.assign(1, 0);
+  for (int32_t expert = 0; expert < config_->experts; ++expert) {
+    const int32_t rows = next[expert];
+    expert_rows_[expert] += rows;
+    next[expert] = offsets_.back();
+    if (rows == 0) continue;
+    experts_.push_back(expert);
+    offsets_.push_back(offsets_.back() + rows);
+  }
+  slot_of_pair_.clear();
+  source_.resize(pairs);
+  for (const DispatchView& view : asked_) {
+    for (const Pair& pair : view.pairs) {
+      const int32_t slot = next[pair.expert]++;
+      slot_of_pair_.push_back(slot);
+      source_[slot] = view.x + size_t(pair.row) * D;
+    }
+  }
+}
+
+void ExpertParallel::Compute(int layer, int D) {
+  const int R = static_cast<int>(source_.size());
+  size_t remote = 0;
+  for (int rank = 0; rank < size(); ++rank) remote += rank == options_.rank ? 0 : requests_[rank].pairs.size();
+  Reserve(&grouped_, size_t(R) * D);
+  Reserve(&results_, (R + remote) * D);
+  if (R == 0) return;
+  pool_->ParallelFor(R, kCopyGrain, [&](int begin, int end) {
+    for (int slot = begin; slot < end; ++slot) {
+      std::memcpy(grouped_.data() + size_t(slot) * D, source_[slot], D * sizeof(float));
+    }
+  });
+  ffn_->Run({.layer = layer,
+             .R = R,
+             .D = D,
+             .experts = experts_,
+             .offsets = offsets_,
+             .x = grouped_.data(),
+             .y = results_.data()});
+}
+
+// Sends each rank what it asked for, and notes in which row of results_ each choice of this rank lies.
+absl::Status ExpertParallel::Return(int layer, int D) {
+  std::vector<size_t> bytes(size());
+  size_t choices = 0;
+  for (const Request& request : requests_) choices += request.choices.size();
+  row_of_choice_.resize(choices);
+  const int32_t* slot = slot_of_pair_.data();
+  for (int rank = 0; rank < size(); ++rank) {
+    const int pairs = static_cast<int>(asked_[rank].pairs.size());
+    if (rank == options_.rank) {
+      for (int i = 0; i < pairs; ++i) row_of_choice_[requests_[rank].choices[i]] = slot[i];
+    } else {
+      const DispatchLayout layout = LayOutCombine(layer, pairs, D, exchange_->Outgoing(rank));
+      bytes[rank] = layout.bytes;
+      for (int i = 0; i < pairs; ++i) {
+        std::memcpy(layout.x + size_t(i) * D, results_.data() + size_t(slot[i]) * D, D * sizeof(float));
+      }
+    }
+    slot += pairs;
+  }
+  if (size() == 1) return absl::OkStatus();
+  RETURN_IF_ERROR(AllToAll(layer, kCombinePhase, bytes));
+  size_t row = slot_of_pair_.size();
+  for (int rank = 0; rank < size(); ++rank) {
+    if (rank == options_.rank) continue;
+    const Request& request = requests_[rank];
+    const int pairs = static_cast<int>(request.pairs.size());
+    absl::StatusOr<const float*> rows = ParseCombine(exchange_->Incoming(rank), layer, pairs, D);
+    if (!rows.ok()) return Blame(rank, rows.status());
+    if (pairs > 0) std::memcpy(results_.data() + row * D, *rows, size_t(pairs) * D * sizeof(float));
+    for (const int32_t choice : request.choices) row_of_choice_[choice] = static_cast<int32_t>(row++);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertParallel::AllToAll(int layer, int phase, std::span<const size_t> bytes) {
+  const uint64_t sequence = step_ << 24 | static_cast<uint64_t>(layer) << 8 | static_cast<uint64_t>(phase);
+  return exchange_->AllToAll(sequence, bytes);
+}
+
+absl::Status ExpertParallel::Blame(int rank, const absl::Status& status) {
+  blamed_.push_back(rank);
+  return Annotate(status, fmt::format("rank {}", rank));
+}
+
+std::vector<int> ExpertParallel::suspects() const {
+  if (!blamed_.empty() || !exchange_) return blamed_;
+  return exchange_->suspects();
+}
+
+std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
+  return std::exchange(expert_rows_, std::vector<uint64_t>(config_->experts));
+}
+
+}  // namespace braid

@@ -1,0 +1,55 @@
+#include "expert_worker/plan_check.h"
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "base/status.h"
+
+namespace braid {
+namespace {
+
+absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& config, const Sequence& sequence) {
+  const int64_t end = int64_t{chunk.position()} + chunk.tokens_size();
+  const int64_t room = static_cast<int64_t>(sequence.cache.blocks.size()) * kKvBlockTokens;
+  if (chunk.tokens().empty()) return InvalidArgument("tokens is empty");
+  if (chunk.position() != static_cast<uint32_t>(sequence.length)) {
+    return InvalidArgument(fmt::format("position is {}, the sequence stands at {}", chunk.position(), sequence.length));
+  }
+  if (end > room) return InvalidArgument(fmt::format("ends at {}, {} positions are reserved", end, room));
+  if (end > config.context_tokens_max) {
+    return InvalidArgument(fmt::format("ends at {}, the context has {}", end, config.context_tokens_max));
+  }
+  if (chunk.sample() && end < sequence.start.prompt_tokens()) {
+    return InvalidArgument(fmt::format("samples at {}, inside the prompt of {}", end, sequence.start.prompt_tokens()));
+  }
+  for (const int32_t token : chunk.tokens()) {
+    if (token < 0 || token >= config.vocab_size) {
+      return InvalidArgument(fmt::format("token {} is not in [0, {})", token, config.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckChunks(const v1::StepPlan& plan, const ModelConfig& config, int step_tokens_max,
+                         SequenceTable& table) {
+  absl::flat_hash_set<uint64_t> seen;
+  int64_t rows = 0;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    const std::string context = fmt::format("chunk of sequence {}", chunk.sequence());
+    const Sequence* sequence = table.Find(SequenceId(chunk.sequence()));
+    if (!sequence) return InvalidArgument(context + ": the sequence is not here");
+    if (!seen.insert(chunk.sequence()).second) return InvalidArgument(context + ": a second one in this step");
+    RETURN_IF_ERROR(Annotate(CheckChunk(chunk, config, *sequence), context));
+    rows += chunk.tokens_size();
+  }
+  if (rows > step_tokens_max)
+    return InvalidArgument(fmt::format("{} rows, at most {} in a step", rows, step_tokens_max));
+  return absl::OkStatus();
+}
+
+}  // namespace braid

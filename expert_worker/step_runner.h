@@ -1,0 +1,68 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "braid/v1/worker.pb.h"
+#include "expert_worker/sequence_table.h"
+#include "kernels/thread_pool.h"
+#include "model/config.h"
+#include "model/experts.h"
+#include "model/forward.h"
+#include "model/kv_cache.h"
+
+namespace braid {
+
+// Carries out step plans on this worker's sequences. Knows no epoch, no clock and no network. Thread-compatible.
+class StepRunner {
+ public:
+  // Forward::Run, or a stand-in.
+  using ForwardFn = std::function<absl::Status(std::span<const Chunk>, ExpertRunner&, std::vector<float>* logits)>;
+
+  struct Options {
+    int step_tokens_max = 1024;
+    int sequences_max = 256;
+    std::vector<TokenId> masked;  // ids that are never sampled: vocabulary rows without a token
+  };
+
+  // All pointers must outlive *this.
+  StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options);
+
+  // Everything of the plan: releases, starts, then one forward pass over the chunks and what is sampled from it. Fills
+  // sampled and prompt_scores. On an error the step is void and so are the sequences: Clear() and begin a new epoch.
+  // kInvalidArgument or kResourceExhausted if the plan contradicts itself or our state, else what `experts` returned.
+  absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan, ExpertRunner& experts);
+
+  // Drops every sequence.
+  void Clear() { table_.Clear(); }
+
+  const SequenceTable& sequences() const { return table_; }
+
+ private:
+  struct Job;
+
+  std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
+  void AdvanceSequences(const v1::StepPlan& plan);
+  // What is to be done with the rows of logits; the jobs write into `done`.
+  std::vector<Job> MakeJobs(const v1::StepPlan& plan, v1::StepDone* done);
+  void AddPromptScores(const v1::SequenceChunk& chunk, Sequence& sequence, float* rows, std::vector<Job>* jobs,
+                       v1::StepDone* done);
+  void RunJobs(const std::vector<Job>& jobs);
+  absl::Status Sample(const Job& job) const;
+  absl::Status Score(const Job& job) const;
+  // Sets log probability and alternatives. `raw` is overwritten.
+  void WriteLogprob(std::span<float> raw, TokenId token, int top, v1::TokenLogprob* out) const;
+  void KeepForNextScore(const v1::StepPlan& plan);
+
+  const ModelConfig* config_;
+  ThreadPool* pool_;
+  const ForwardFn forward_;
+  const Options options_;
+  SequenceTable table_;
+  std::vector<float> logits_;  // (rows that asked for them, V)
+};
+
+}  // namespace braid
