@@ -63,6 +63,7 @@ class OutputParser {
   void Reason(std::string_view text);
   void Echo(std::string_view text);
   void Block(std::string_view text);
+  void OnBlockMarker(std::string_view token);
   void CloseBlock(bool complete, std::string_view end_marker);
   void Release();  // gives out what was held back, as what it then is
 
