@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <string_view>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -273,6 +273,12 @@ absl::StatusOr<bool> ReadAddBos(const json& tokenizer, const json& tokenizer_con
 }
 
 }  // namespace
+
+std::string_view HfRegex(PreTokenizer kind) {
+  for (const KnownRegex& known : kKnownRegexes)
+    if (known.kind == kind) return known.regex;
+  return "";
+}
 
 absl::StatusOr<TokenizerSpec> ReadHfTokenizer(const json& tokenizer, const json& tokenizer_config,
                                               const HfSpecialIds& ids, int vocab_size) {

@@ -15,4 +15,7 @@ namespace braid {
 absl::StatusOr<TokenizerSpec> ReadHfTokenizer(const nlohmann::json& tokenizer, const nlohmann::json& tokenizer_config,
                                               const HfSpecialIds& ids, int vocab_size);
 
+// The regex of a Split for this kind, in its best-known spelling.
+std::string_view HfRegex(TokenizerSpec::PreTokenizer kind);
+
 }  // namespace braid

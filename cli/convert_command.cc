@@ -1,0 +1,93 @@
+#include "cli/convert_command.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/status.h"
+#include "model/convert.h"
+#include "model/inspect.h"
+#include "model/model_file.h"
+
+namespace braid {
+namespace {
+
+struct Arguments {
+  std::string source, destination;
+  std::string type;    // empty: as it is
+  std::string format;  // empty: by the destination's name
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+};
+
+// A line on standard error that is drawn over; nothing if that is no terminal.
+class ProgressBar {
+ public:
+  void Show(uint64_t done, uint64_t total) {
+    const int percent =
+        total == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (!terminal_ || percent == shown_) return;
+    shown_ = percent;
+    const auto filled = static_cast<size_t>(percent * kWidth / 100);
+    std::cerr << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, ' ') << "] " << percent << "% of "
+              << HumanBytes(total) << std::flush;
+  }
+  ~ProgressBar() {
+    if (shown_ >= 0) std::cerr << "\n";
+  }
+
+ private:
+  static constexpr size_t kWidth = 40;
+  const bool terminal_ = isatty(STDERR_FILENO) == 1;
+  int shown_ = -1;
+};
+
+std::string UpperCase(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
+  return text;
+}
+
+absl::StatusOr<ConvertSummary> Convert(const Arguments& arguments) {
+  ConvertOptions options;
+  const bool gguf = arguments.format.empty() ? arguments.destination.ends_with(".gguf") : arguments.format == "gguf";
+  options.format = gguf ? ModelFormat::kGguf : ModelFormat::kHf;
+  if (!arguments.type.empty()) options.type = DTypeFromName(UpperCase(arguments.type));
+  options.threads = arguments.threads;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(arguments.source));
+  ProgressBar bar;
+  options.progress = [&bar](uint64_t done, uint64_t total) { bar.Show(done, total); };
+  return braid::Convert(*model, arguments.destination, options);
+}
+
+int Run(const Arguments& arguments) {
+  const absl::StatusOr<ConvertSummary> summary = Convert(arguments);
+  if (!summary.ok()) {
+    std::cerr << "braid convert: " << summary.status().message() << "\n";
+    return 1;
+  }
+  for (const std::string& note : summary->notes) std::cerr << "note: " << note << "\n";
+  std::cout << arguments.destination << ": " << HumanBytes(summary->weight_bytes) << " of weights\n";
+  return 0;
+}
+
+}  // namespace
+
+void AddConvertCommand(CLI::App& app, int* exit_code) {
+  CLI::App* command = app.add_subcommand("convert", "Write a model as GGUF or as a Hugging Face directory");
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("SRC", arguments->source, "A .gguf file or a Hugging Face directory")->required();
+  command->add_option("DST", arguments->destination, "The new file or directory; must not exist")->required();
+  command->add_option("--type", arguments->type, "What matrices become (default: what they are)")
+      ->check(CLI::IsMember({"q4_0", "q8_0", "f16", "bf16", "f32"}, CLI::ignore_case));
+  command->add_option("--format", arguments->format, "Default: gguf if DST ends in .gguf, else hf")
+      ->check(CLI::IsMember({"gguf", "hf"}));
+  command->add_option("--threads", arguments->threads, "Default: as many as there are cores")
+      ->check(CLI::Range(1, 1024));
+  command->callback([=] { *exit_code = Run(*arguments); });
+}
+
+}  // namespace braid
