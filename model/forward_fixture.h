@@ -1,0 +1,64 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/forward.h"
+
+// For tests: a model that runs sequences, cut into steps as one likes.
+
+namespace braid {
+
+class ForwardFixture {
+ public:
+  ForwardFixture(const ModelConfig* config, const ModelTensors* tensors, int threads = 1, int kv_blocks = 64)
+      : pool_(threads),
+        kv_(*config, kv_blocks),
+        experts_(config, tensors, &pool_),
+        forward_(config, tensors, &kv_, &pool_) {}
+
+  // A sequence with blocks for `tokens` positions. Blocks are handed out from the top, so that they never lie in order.
+  SequenceCache NewSequence(int tokens) {
+    SequenceCache cache = kv_.NewSequence();
+    while (static_cast<int>(cache.blocks.size()) * kKvBlockTokens < tokens) cache.blocks.push_back(NextBlock());
+    return cache;
+  }
+
+  std::vector<float> Step(std::span<const Chunk> chunks) {
+    std::vector<float> logits;
+    const absl::Status status = forward_.Run(chunks, experts_, &logits);
+    EXPECT_TRUE(status.ok()) << status;
+    return logits;
+  }
+
+  // Logits (n, V) of all positions of a new sequence, prefilled in pieces of at most `piece` tokens.
+  std::vector<float> Logits(std::span<const TokenId> tokens, int piece) {
+    SequenceCache cache = NewSequence(static_cast<int>(tokens.size()));
+    std::vector<float> all;
+    for (size_t at = 0; at < tokens.size(); at += piece) {
+      const auto part = tokens.subspan(at, std::min<size_t>(piece, tokens.size() - at));
+      const Chunk chunk{&cache, static_cast<int>(at), part, Chunk::Logits::kAll};
+      const std::vector<float> logits = Step({&chunk, 1});
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    return all;
+  }
+
+  Forward& forward() { return forward_; }
+  LocalExperts& experts() { return experts_; }
+
+ private:
+  int32_t NextBlock() { return next_block_ = (next_block_ + kv_.blocks() - 1) % kv_.blocks(); }
+
+  ThreadPool pool_;
+  KvPool kv_;
+  LocalExperts experts_;
+  Forward forward_;
+  int32_t next_block_ = 0;
+};
+
+}  // namespace braid

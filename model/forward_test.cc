@@ -1,0 +1,275 @@
+#include "model/forward.h"
+
+#include <cmath>
+#include <cstring>
+#include <deque>
+
+#include "kernels/random_weights.h"
+#include "model/forward_fixture.h"
+
+namespace braid {
+namespace {
+
+using Kind = ModelConfig::LayerKind;
+
+// A small model with random weights that live in memory.
+struct TinyModel {
+  explicit TinyModel(DType type, bool moe = true) {
+    const bool k_quant = Info(type).elements == 256;
+    config.architecture = moe ? "lfm2moe" : "lfm2";
+    config.model_dim = k_quant ? 256 : 64;
+    config.vocab_size = 50;
+    config.layers = {Kind::kConv, Kind::kAttention, Kind::kConv, Kind::kAttention, Kind::kConv};
+    config.heads = 4;
+    config.kv_heads = 2;
+    config.head_dim = config.model_dim / 4;
+    config.dense_ffn_dim = k_quant ? 256 : 96;
+    config.dense_layers = moe ? 1 : 5;
+    config.experts = moe ? 6 : 0;
+    config.experts_per_token = moe ? 3 : 0;
+    config.expert_ffn_dim = k_quant ? 256 : 32;
+    config.context_tokens_max = 512;
+    const int D = config.model_dim, q_dim = config.heads * config.head_dim;
+    tensors.embedding = tensors.head = Add(type, config.vocab_size, D);
+    tensors.final_norm = Ones(D);
+    for (int i = 0; i < config.layer_count(); ++i) {
+      LayerTensors& layer = tensors.layers.emplace_back();
+      layer.operator_norm = layer.ffn_norm = Ones(D);
+      if (config.layers[i] == Kind::kConv) {
+        layer.conv_in = Add(type, 3 * D, D);
+        layer.conv_kernel = Add(DType::kF32, D, 3);
+        layer.conv_out = Add(type, D, D);
+      } else {
+        layer.q = Add(type, q_dim, D);
+        layer.k = Add(type, config.kv_dim(), D);
+        layer.v = Add(type, config.kv_dim(), D);
+        layer.attn_out = Add(type, D, q_dim);
+        layer.q_norm = layer.k_norm = Ones(config.head_dim);
+      }
+      if (!config.is_moe_layer(i)) {
+        layer.dense = Ffn(type, config.dense_ffn_dim);
+      } else {
+        layer.router = Add(DType::kF32, config.experts, D);
+        layer.expert_bias = Add(DType::kF32, 1, config.experts);
+        for (int e = 0; e < config.experts; ++e) layer.experts.push_back(Ffn(type, config.expert_ffn_dim));
+      }
+    }
+  }
+
+  TensorView Add(DType type, int rows, int columns) {
+    const Matrix& m = matrices.emplace_back(random, type, rows, columns).matrix();
+    return {"", type, rows, columns, m.data};
+  }
+  TensorView Ones(int n) {
+    const std::vector<float>& values = ones.emplace_back(n, 1.0f);
+    return {"", DType::kF32, 1, n, reinterpret_cast<const std::byte*>(values.data())};
+  }
+  FfnTensors Ffn(DType type, int F) {
+    return {Add(type, F, config.model_dim), Add(type, F, config.model_dim), Add(type, config.model_dim, F)};
+  }
+  std::vector<TokenId> Tokens(int n, uint32_t seed) const {
+    RandomNumbers numbers(seed);
+    std::vector<TokenId> tokens(n);
+    for (TokenId& token : tokens) token = numbers.Below(config.vocab_size);
+    return tokens;
+  }
+
+  RandomNumbers random{15};
+  std::deque<RandomMatrix> matrices;
+  std::deque<std::vector<float>> ones;
+  ModelConfig config;
+  ModelTensors tensors;
+};
+
+class ForwardOfType : public testing::TestWithParam<DType> {};
+
+TEST_P(ForwardOfType, GivesTheSameBitsHoweverThePromptIsCutOnAnyThreads) {
+  const TinyModel model(GetParam());
+  const std::vector<TokenId> tokens = model.Tokens(70, 1);
+  ForwardFixture reference(&model.config, &model.tensors);
+  const std::vector<float> whole = reference.Logits(tokens, 70);
+  for (float value : whole) ASSERT_TRUE(std::isfinite(value));
+  for (int threads : {1, 3}) {
+    ForwardFixture fixture(&model.config, &model.tensors, threads);
+    for (int piece : {1, 3, 5, 31, 32, 33, 64}) {
+      ASSERT_EQ(fixture.Logits(tokens, piece), whole) << Name(GetParam()) << " by " << piece << " on " << threads;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllTypes, ForwardOfType, testing::ValuesIn(kAllDTypes),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST(Forward, GivesTheSameBitsAtEveryBoundary) {
+  const TinyModel model(DType::kF32);
+  const std::vector<TokenId> tokens = model.Tokens(40, 2);
+  ForwardFixture fixture(&model.config, &model.tensors, 2);
+  const std::vector<float> whole = fixture.Logits(tokens, 40);
+  const int V = model.config.vocab_size;
+  for (int cut = 1; cut < 40; ++cut) {
+    SequenceCache cache = fixture.NewSequence(40);
+    const std::span<const TokenId> all = tokens;
+    const Chunk first{&cache, 0, all.first(cut), Chunk::Logits::kNone};
+    const Chunk second{&cache, cut, all.subspan(cut), Chunk::Logits::kLast};
+    EXPECT_TRUE(fixture.Step({&first, 1}).empty());
+    const std::vector<float> last = fixture.Step({&second, 1});
+    ASSERT_EQ(last, std::vector<float>(whole.end() - V, whole.end())) << cut;
+  }
+}
+
+TEST(Forward, GivesASequenceTheSameBitsInAnyCompany) {
+  const TinyModel model(DType::kQ4_0);
+  const int V = model.config.vocab_size;
+  ForwardFixture alone(&model.config, &model.tensors);
+  std::vector<std::vector<TokenId>> prompts;
+  std::vector<std::vector<float>> want;
+  for (int i = 0; i < 5; ++i) {
+    prompts.push_back(model.Tokens(3 + 11 * i, 10 + i));
+    want.push_back(alone.Logits(prompts[i], 100));
+  }
+  // All five in one step, of different lengths but for their last token, which is decoded in a second step.
+  ForwardFixture fixture(&model.config, &model.tensors, 3);
+  std::deque<SequenceCache> caches;
+  std::vector<Chunk> prefill, decode;
+  for (const std::vector<TokenId>& prompt : prompts) {
+    const int n = static_cast<int>(prompt.size());
+    const std::span<const TokenId> tokens = prompt;
+    SequenceCache* cache = &caches.emplace_back(fixture.NewSequence(n));
+    prefill.push_back({cache, 0, tokens.first(n - 1), Chunk::Logits::kLast});
+    decode.push_back({cache, n - 1, tokens.last(1), Chunk::Logits::kLast});
+  }
+  const std::vector<float> first = fixture.Step(prefill), second = fixture.Step(decode);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const float* before_last = want[i].data() + want[i].size() - 2 * V;
+    EXPECT_EQ(std::memcmp(&first[i * V], before_last, V * sizeof(float)), 0) << i;
+    EXPECT_EQ(std::memcmp(&second[i * V], before_last + V, V * sizeof(float)), 0) << i;
+  }
+}
+
+TEST(Forward, GoesOnFromAnEarlierPositionAsIfNothingHadHappened) {
+  const TinyModel model(DType::kF32);
+  const int V = model.config.vocab_size, back = kConvColumns - (model.config.conv_taps - 1);
+  const std::vector<TokenId> tokens = model.Tokens(50, 3), wrong = model.Tokens(back, 4);
+  ForwardFixture fixture(&model.config, &model.tensors, 2);
+  const std::vector<float> whole = fixture.Logits(tokens, 50);
+  const std::span<const TokenId> all = tokens;
+  SequenceCache cache = fixture.NewSequence(50);
+  const Chunk prefix{&cache, 0, all.first(30), Chunk::Logits::kNone};
+  fixture.Step({&prefix, 1});
+  for (int i = 0; i < back; ++i) {  // steps in flight that are then discarded
+    const Chunk decode{&cache, 30 + i, std::span<const TokenId>(wrong).subspan(i, 1), Chunk::Logits::kNone};
+    fixture.Step({&decode, 1});
+  }
+  const Chunk rest{&cache, 30, all.subspan(30), Chunk::Logits::kAll};
+  EXPECT_EQ(fixture.Step({&rest, 1}), std::vector<float>(whole.begin() + 30 * V, whole.end()));
+}
+
+TEST(Forward, RunsDenseModels) {
+  const TinyModel model(DType::kBF16, /*moe=*/false);
+  const std::vector<TokenId> tokens = model.Tokens(40, 5);
+  ForwardFixture fixture(&model.config, &model.tensors, 2);
+  EXPECT_EQ(fixture.Logits(tokens, 40), fixture.Logits(tokens, 1));
+}
+
+// Counts the calls and records their shape.
+class RecordingExperts : public ExpertRunner {
+ public:
+  absl::Status Run(const RoutedBatch& batch) override {
+    layers.push_back(batch.layer);
+    rows += batch.T;
+    return fail_at == batch.layer ? absl::AbortedError("peer lost") : absl::OkStatus();
+  }
+  std::vector<int> layers;
+  int rows = 0;
+  int fail_at = -1;
+};
+
+TEST(Forward, RunsTheExpertsOfEveryLayerAlsoWithoutRows) {
+  const TinyModel model(DType::kF32);
+  ForwardFixture fixture(&model.config, &model.tensors);
+  RecordingExperts experts;
+  std::vector<float> logits(1);
+  EXPECT_TRUE(fixture.forward().Run({}, experts, &logits).ok());
+  EXPECT_EQ(experts.layers, (std::vector<int>{1, 2, 3, 4}));
+  EXPECT_EQ(experts.rows, 0);
+  EXPECT_TRUE(logits.empty());
+}
+
+TEST(Forward, PassesOnWhatTheExpertsReport) {
+  const TinyModel model(DType::kF32);
+  ForwardFixture fixture(&model.config, &model.tensors);
+  RecordingExperts experts;
+  experts.fail_at = 2;
+  std::vector<float> logits;
+  EXPECT_EQ(fixture.forward().Run({}, experts, &logits).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(experts.layers, (std::vector<int>{1, 2}));
+}
+
+TEST(Forward, RefusesTokensOutsideTheVocabulary) {
+  const TinyModel model(DType::kF32);
+  ForwardFixture fixture(&model.config, &model.tensors);
+  SequenceCache cache = fixture.NewSequence(1);
+  std::vector<float> logits;
+  for (const TokenId token : {-1, model.config.vocab_size}) {
+    const Chunk chunk{&cache, 0, {&token, 1}};
+    EXPECT_EQ(fixture.forward().Run({&chunk, 1}, fixture.experts(), &logits).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(LocalExperts, CountsTheRowsOfEachExpert) {
+  const TinyModel model(DType::kF32);
+  ForwardFixture fixture(&model.config, &model.tensors);
+  fixture.Logits(model.Tokens(10, 6), 10);
+  uint64_t sum = 0;
+  for (uint64_t rows : fixture.experts().TakeExpertRows()) sum += rows;
+  EXPECT_EQ(sum, 10u * 4 * 3);  // tokens, MoE layers, experts per token
+  for (uint64_t rows : fixture.experts().TakeExpertRows()) EXPECT_EQ(rows, 0u);
+}
+
+TEST(LocalExperts, GiveATokenTheSameBitsInBatchesOfAnySize) {
+  const TinyModel model(DType::kQ8_0);
+  const int T = 1100, D = model.config.model_dim, K = 3, E = model.config.experts;  // more than two passes
+  ThreadPool pool(2);
+  LocalExperts experts(&model.config, &model.tensors, &pool);
+  RandomNumbers random(16);
+  const std::vector<float> x = random.Floats(T * D), weights = random.Floats(T * K);
+  std::vector<int32_t> chosen;
+  for (int t = 0; t < T; ++t) {
+    const int first = random.Below(E);
+    for (int k = 0; k < K; ++k) chosen.push_back((first + 2 * k * k + k) % E);
+  }
+  std::vector<float> together(T * D), alone(D);
+  ASSERT_TRUE(experts.Run({2, T, D, K, x.data(), chosen.data(), weights.data(), together.data()}).ok());
+  for (int t = 0; t < T; t += 37) {
+    ASSERT_TRUE(experts.Run({2, 1, D, K, &x[t * D], &chosen[t * K], &weights[t * K], alone.data()}).ok());
+    ASSERT_EQ(std::memcmp(alone.data(), &together[t * D], D * sizeof(float)), 0) << t;
+  }
+}
+
+TEST(KvPool, KeepsBlocksAndLayersApart) {
+  const TinyModel model(DType::kF32);
+  KvPool kv(model.config, 3);
+  const int floats = kKvBlockTokens * model.config.kv_dim();
+  int value = 0;
+  for (int layer = 0; layer < 2; ++layer) {
+    for (int block = 0; block < 3; ++block) {
+      std::fill_n(kv.keys(layer, block), floats, static_cast<float>(++value));
+      std::fill_n(kv.values(layer, block), floats, static_cast<float>(++value));
+    }
+  }
+  value = 0;
+  for (int layer = 0; layer < 2; ++layer) {
+    for (int block = 0; block < 3; ++block) {
+      for (int end : {0, floats - 1}) {
+        EXPECT_EQ(kv.keys(layer, block)[end], static_cast<float>(value + 1));
+        EXPECT_EQ(kv.values(layer, block)[end], static_cast<float>(value + 2));
+      }
+      value += 2;
+    }
+  }
+  EXPECT_EQ(KvPool::BlockBytes(model.config), model.config.kv_bytes_per_token() * kKvBlockTokens);
+}
+
+}  // namespace
+}  // namespace braid
