@@ -56,7 +56,9 @@ void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& re
   if (!status.ok()) {
     probe_->refused.Add();
     actions_.push_back(EndSequence{id, std::move(status), kRetryWhenFull});
+    return;
   }
+  Admit(now);  // at once, so that only those without memory stand in the queue
 }
 
 void RouterCore::OnCancel(SequenceId id) {

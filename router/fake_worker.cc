@@ -1,0 +1,124 @@
+#include "router/fake_worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace braid {
+
+FakeWorker::FakeWorker(const std::string& name, uint64_t kv_blocks) {
+  hello_.set_name(name);
+  hello_.set_model_digest("fake");
+  hello_.set_kv_blocks(kv_blocks);
+  hello_.set_kv_block_tokens(16);
+  hello_.set_sequences_max(64);
+  hello_.set_step_tokens_max(128);
+  hello_.set_exchange("inprocess");
+  hello_.set_expert_count(4);
+  hello_.set_context_tokens_max(4096);
+  hello_.set_vocab_size(kVocab);
+}
+
+std::vector<TokenId> FakeWorker::Answer(const std::vector<TokenId>& prompt, uint64_t seed, int tokens) {
+  std::vector<TokenId> log = prompt;
+  for (int i = 0; i < tokens; ++i) log.push_back(Next(log, static_cast<int>(prompt.size()), seed));
+  return {log.begin() + static_cast<std::ptrdiff_t>(prompt.size()), log.end()};
+}
+
+v1::AttachRequest FakeWorker::SayHello() const {
+  v1::AttachRequest message;
+  *message.mutable_hello() = hello_;
+  return message;
+}
+
+std::optional<v1::AttachRequest> FakeWorker::On(const v1::AttachResponse& message) {
+  v1::AttachRequest answer;
+  switch (message.message_case()) {
+    case v1::AttachResponse::kPrepare:
+      if (message.prepare().epoch() <= epoch_) Complain("the epoch did not rise");
+      epoch_ = message.prepare().epoch();
+      step_ = 0;
+      sequences_.clear();
+      answer.mutable_prepared()->set_epoch(epoch_);
+      answer.mutable_prepared()->set_address(hello_.name());
+      return answer;
+    case v1::AttachResponse::kConfigure:
+      if (message.configure().epoch() != epoch_) return std::nullopt;
+      if (message.configure().expert_rank_size() != 4) Complain("the placement has another number of experts");
+      answer.mutable_configured()->set_epoch(epoch_);
+      return answer;
+    case v1::AttachResponse::kStepPlan:
+      if (message.step_plan().epoch() != epoch_) return std::nullopt;
+      return Run(message.step_plan());
+    case v1::AttachResponse::kHeartbeat:
+      answer.mutable_heartbeat()->set_epoch(epoch_);
+      return answer;
+    case v1::AttachResponse::kWelcome:
+    case v1::AttachResponse::MESSAGE_NOT_SET:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+TokenId FakeWorker::Next(std::span<const TokenId> tokens, int prompt_tokens, uint64_t seed) {
+  uint64_t hash = 14695981039346656037u ^ seed;
+  hash = (hash ^ static_cast<uint64_t>(prompt_tokens)) * 1099511628211u;
+  for (TokenId token : tokens) hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211u;
+  return static_cast<TokenId>((hash >> 20) % kVocab);
+}
+
+v1::AttachRequest FakeWorker::Run(const v1::StepPlan& plan) {
+  Apply(plan);
+  v1::AttachRequest answer;
+  v1::StepDone& done = *answer.mutable_step_done();
+  done.set_epoch(epoch_);
+  done.set_step(plan.step());
+  done.set_step_us(1000);
+  int rows = 0;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    rows += chunk.tokens_size();
+    Extend(chunk, done);
+  }
+  if (rows > static_cast<int>(hello_.step_tokens_max())) Complain("more rows than a step may have");
+  for (int e = 0; e < 4; ++e) done.add_expert_rows(static_cast<uint64_t>(rows * (e + 1)));
+  return answer;
+}
+
+void FakeWorker::Apply(const v1::StepPlan& plan) {
+  if (plan.step() != ++step_) Complain("steps do not follow each other");
+  for (uint64_t id : plan.release()) sequences_.erase(id);
+  for (const v1::SequenceStart& start : plan.start()) {
+    if (!sequences_.emplace(start.sequence(), Sequence{start, {}}).second) Complain("a sequence started twice");
+  }
+  uint64_t blocks = 0;
+  for (const auto& [id, sequence] : sequences_) blocks += sequence.start.kv_blocks();
+  if (blocks > hello_.kv_blocks()) Complain("more KV blocks than there are");
+  if (sequences_.size() > hello_.sequences_max()) Complain("more sequences than fit");
+}
+
+void FakeWorker::Extend(const v1::SequenceChunk& chunk, v1::StepDone& done) {
+  auto found = sequences_.find(chunk.sequence());
+  if (found == sequences_.end()) return Complain("a chunk for a sequence that never started");
+  auto& [start, tokens] = found->second;
+  if (chunk.position() != tokens.size()) Complain("a chunk that leaves a gap");
+  if (start.want_prompt_logprobs() && chunk.position() < start.prompt_tokens()) {
+    v1::PromptScores* scores = done.add_prompt_scores();
+    scores->set_sequence(chunk.sequence());
+    scores->set_position(std::max<uint32_t>(1, chunk.position()));
+    for (uint32_t i = scores->position(); i < chunk.position() + chunk.tokens_size() && i < start.prompt_tokens();
+         ++i) {
+      scores->add_logprobs()->set_token(chunk.tokens(static_cast<int>(i - chunk.position())));
+    }
+  }
+  tokens.insert(tokens.end(), chunk.tokens().begin(), chunk.tokens().end());
+  if (tokens.size() > uint64_t{start.kv_blocks()} * hello_.kv_block_tokens()) Complain("more tokens than reserved");
+  if (!chunk.sample()) return;
+  v1::Sampled* sampled = done.add_sampled();
+  sampled->set_sequence(chunk.sequence());
+  const TokenId next = Next(tokens, static_cast<int>(start.prompt_tokens()), start.sampling().seed());
+  sampled->mutable_token()->set_token(next);
+  if (start.want_logprobs()) sampled->mutable_token()->set_logprob(-0.5f);
+}
+
+}  // namespace braid

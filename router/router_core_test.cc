@@ -1,0 +1,598 @@
+#include "router/router_core.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "base/status.h"
+#include "monitoring/metrics.h"
+#include "router/fake_worker.h"
+
+namespace braid {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+// What a gateway has seen of one sequence.
+struct Seen {
+  int accepted = 0;
+  std::vector<TokenId> tokens;
+  std::vector<TokenId> scored;  // prompt tokens with a log probability
+  std::optional<v1::SequenceFinished::Reason> finished;
+  std::optional<absl::Status> end;
+  absl::Duration retry_after;
+};
+
+v1::GenerateSequenceRequest NewRequest(std::vector<TokenId> prompt, uint32_t max_new_tokens) {
+  v1::GenerateSequenceRequest request;
+  request.mutable_prompt()->Add(prompt.begin(), prompt.end());
+  request.set_max_new_tokens(max_new_tokens);
+  request.mutable_sampling()->set_top_p(1);
+  request.mutable_sampling()->set_repetition_penalty(1);
+  return request;
+}
+
+std::vector<TokenId> Prompt(int tokens, TokenId first = 1) {
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < tokens; ++i) prompt.push_back((first + 7 * i) % 1000);
+  return prompt;
+}
+
+// A core, its workers and its gateways in one thread, with time that passes when told.
+class Cluster {
+ public:
+  explicit Cluster(RouterOptions options) : core(options, Epoch(100), &probe) {}
+
+  uint32_t Attach(uint64_t kv_blocks = 1000, std::function<void(v1::Hello&)> change = {}) {
+    const uint32_t id = ++last_worker_;
+    workers[id] = std::make_unique<FakeWorker>(absl::StrCat("worker-", id), kv_blocks);
+    if (change) change(workers[id]->hello());
+    core.OnWorkerOpened(WorkerId(id), now);
+    to_router_.emplace_back(id, workers[id]->SayHello());
+    return id;
+  }
+  void Break(uint32_t id) {
+    CollectComplaints();
+    workers.erase(id);
+    core.OnWorkerLost(WorkerId(id));
+  }
+  void Say(uint32_t id, const v1::AttachRequest& message) { core.OnWorkerMessage(WorkerId(id), message, now); }
+  uint64_t Generate(const v1::GenerateSequenceRequest& request) {
+    core.OnGenerate(SequenceId(++last_sequence_), request, now);
+    return last_sequence_;
+  }
+  void Cancel(uint64_t id) {
+    core.OnCancel(SequenceId(id));
+    cancelled_.push_back(id);
+  }
+
+  // One exchange of messages: what the core decides reaches the others, and their answers the core.
+  bool Round() {
+    core.Advance(now);
+    for (Action& action : core.TakeActions()) {
+      std::visit([this](auto& what) { Do(what); }, action);
+    }
+    if (to_router_.empty()) return false;
+    for (auto& [id, message] : std::exchange(to_router_, {})) {
+      if (workers.contains(id)) core.OnWorkerMessage(WorkerId(id), message, now);
+    }
+    return true;
+  }
+  // A round whose messages one worker does not answer.
+  void RoundWithout(uint32_t id) {
+    hung.push_back(id);
+    Round();
+    hung.pop_back();
+  }
+  void RunUntilQuiet() {
+    for (int rounds = 0; Round(); ++rounds) ASSERT_LT(rounds, 10000);
+  }
+  void Pass(absl::Duration time) {
+    for (const absl::Time end = now + time; now < end; now += absl::Milliseconds(100)) RunUntilQuiet();
+  }
+  v1::GetStatusResponse Status() {
+    v1::GetStatusResponse status;
+    core.FillStatus(&status);
+    return status;
+  }
+  std::vector<std::string> Complaints() {
+    CollectComplaints();
+    return complaints_;
+  }
+
+  Metrics metrics;
+  RouterProbe probe{&metrics};
+  absl::Time now = absl::UnixEpoch();
+  RouterCore core;
+  std::map<uint32_t, std::unique_ptr<FakeWorker>> workers;
+  std::map<uint64_t, Seen> seen;
+  std::map<uint32_t, absl::Status> closed;
+  std::vector<uint32_t> hung;  // workers that say nothing but heartbeats
+
+ private:
+  void Do(SendToWorker& action) {
+    auto worker = workers.find(action.worker.value);
+    if (worker == workers.end()) return;
+    std::optional<v1::AttachRequest> answer = worker->second->On(action.message);
+    const bool is_hung = std::find(hung.begin(), hung.end(), action.worker.value) != hung.end();
+    if (answer && (!is_hung || answer->has_heartbeat())) to_router_.emplace_back(action.worker.value, *answer);
+  }
+  void Do(CloseWorker& action) {
+    closed[action.worker.value] = action.status;
+    CollectComplaints();
+    workers.erase(action.worker.value);
+  }
+  void Do(SendToSequence& action) {
+    Seen& s = seen[action.sequence.value];
+    const v1::GenerateSequenceResponse& event = action.event;
+    EXPECT_FALSE(s.end);
+    EXPECT_TRUE(event.has_accepted() || s.accepted == 1);
+    s.accepted += event.has_accepted();
+    if (event.has_tokens()) {
+      const uint32_t first = seen_before[action.sequence.value];
+      EXPECT_EQ(event.tokens().position(), first + s.tokens.size());
+      s.tokens.insert(s.tokens.end(), event.tokens().tokens().begin(), event.tokens().tokens().end());
+    }
+    if (event.has_prompt_logprobs()) {
+      EXPECT_EQ(event.prompt_logprobs().position(), s.scored.size() + 1);
+      for (const auto& logprob : event.prompt_logprobs().logprobs()) s.scored.push_back(logprob.token());
+    }
+    if (event.has_finished()) s.finished = event.finished().reason();
+  }
+  void Do(EndSequence& action) {
+    EXPECT_THAT(cancelled_, ::testing::Not(::testing::Contains(action.sequence.value)));
+    seen[action.sequence.value].end = action.status;
+    seen[action.sequence.value].retry_after = action.retry_after;
+  }
+  void CollectComplaints() {
+    for (auto& [id, worker] : workers) {
+      complaints_.insert(complaints_.end(), worker->complaints().begin(), worker->complaints().end());
+    }
+  }
+
+  uint32_t last_worker_ = 0;
+  uint64_t last_sequence_ = 0;
+  std::vector<uint64_t> cancelled_;
+  std::deque<std::pair<uint32_t, v1::AttachRequest>> to_router_;
+  std::vector<std::string> complaints_;
+
+ public:
+  std::map<uint64_t, uint32_t> seen_before;  // tokens of an earlier call, by sequence
+};
+
+constexpr RouterOptions TwoWorkers() {
+  return {.workers = 2, .step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 4};
+}
+
+class RouterCoreTest : public ::testing::Test {
+ protected:
+  void Start() {
+    cluster.Attach();
+    cluster.Attach();
+    cluster.RunUntilQuiet();
+    ASSERT_EQ(cluster.core.NotReady(), "");
+  }
+  void TearDown() override { EXPECT_THAT(cluster.Complaints(), IsEmpty()); }
+  void ExpectAnswer(uint64_t id, const std::vector<TokenId>& prompt, int tokens) {
+    EXPECT_EQ(cluster.seen[id].tokens, FakeWorker::Answer(prompt, 0, tokens));
+    EXPECT_EQ(cluster.seen[id].accepted, 1);
+    ASSERT_TRUE(cluster.seen[id].end);
+    EXPECT_TRUE(cluster.seen[id].end->ok()) << *cluster.seen[id].end;
+    EXPECT_EQ(cluster.seen[id].finished, v1::SequenceFinished::REASON_LENGTH);
+  }
+  absl::StatusCode EndOf(const v1::GenerateSequenceRequest& request) {
+    const uint64_t id = cluster.Generate(request);
+    cluster.RunUntilQuiet();
+    return cluster.seen[id].end.value_or(absl::OkStatus()).code();
+  }
+
+  Cluster cluster{TwoWorkers()};
+};
+
+TEST_F(RouterCoreTest, AnswersWithTheTokensOfTheModel) {
+  Start();
+  const uint64_t a = cluster.Generate(NewRequest(Prompt(100), 20));
+  const uint64_t b = cluster.Generate(NewRequest(Prompt(3, 5), 30));
+  cluster.RunUntilQuiet();
+  ExpectAnswer(a, Prompt(100), 20);
+  ExpectAnswer(b, Prompt(3, 5), 30);
+}
+
+TEST_F(RouterCoreTest, TheAnswerDoesNotDependOnWhoElseIsServed) {
+  Start();
+  std::map<uint64_t, std::vector<TokenId>> prompts;
+  for (int i = 0; i < 12; ++i) {
+    std::vector<TokenId> prompt = Prompt(1 + 17 * i, i);
+    prompts[cluster.Generate(NewRequest(prompt, 25))] = prompt;
+    cluster.Round();
+  }
+  cluster.RunUntilQuiet();
+  for (const auto& [id, prompt] : prompts) ExpectAnswer(id, prompt, 25);
+}
+
+TEST_F(RouterCoreTest, EndsBehindAStopTokenAndDeliversIt) {
+  Start();
+  const std::vector<TokenId> answer = FakeWorker::Answer(Prompt(5), 0, 10);
+  v1::GenerateSequenceRequest request = NewRequest(Prompt(5), 50);
+  request.add_stop_tokens(answer[4]);
+  const uint64_t id = cluster.Generate(request);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].tokens, std::vector<TokenId>(answer.begin(), answer.begin() + 5));
+  EXPECT_EQ(cluster.seen[id].finished, v1::SequenceFinished::REASON_STOP);
+}
+
+TEST_F(RouterCoreTest, AResubmittedSequenceGoesOnWithTheSameTokens) {
+  Start();
+  const std::vector<TokenId> answer = FakeWorker::Answer(Prompt(40), 0, 20);
+  v1::GenerateSequenceRequest request = NewRequest(Prompt(40), 20);
+  request.mutable_generated()->Add(answer.begin(), answer.begin() + 7);
+  cluster.seen_before[1] = 7;
+  const uint64_t id = cluster.Generate(request);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].tokens, std::vector<TokenId>(answer.begin() + 7, answer.end()));
+  EXPECT_EQ(cluster.seen[id].finished, v1::SequenceFinished::REASON_LENGTH);
+}
+
+TEST_F(RouterCoreTest, AResubmittedSequenceThatWasCompleteOnlyEnds) {
+  Start();
+  v1::GenerateSequenceRequest request = NewRequest(Prompt(40), 2);
+  request.add_generated(1);
+  request.add_generated(2);
+  const uint64_t id = cluster.Generate(request);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].accepted, 1);
+  EXPECT_THAT(cluster.seen[id].tokens, IsEmpty());
+  EXPECT_EQ(cluster.seen[id].finished, v1::SequenceFinished::REASON_LENGTH);
+  EXPECT_TRUE(cluster.seen[id].end->ok());
+}
+
+TEST_F(RouterCoreTest, NoTokenLeavesBeforeEveryWorkerHasReportedTheStep) {
+  Start();
+  cluster.hung = {2};
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 5));
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].accepted, 1);
+  EXPECT_THAT(cluster.seen[id].tokens, IsEmpty());
+}
+
+// Whatever the moment, the loss of a worker costs a pause and no token.
+TEST_F(RouterCoreTest, AWorkerLostAtAnyStepChangesNoToken) {
+  for (int moment = 0; moment < 80; ++moment) {
+    const int rounds = moment / 2;
+    Cluster c(TwoWorkers());
+    const uint32_t victim = c.Attach();
+    c.Attach();
+    c.RunUntilQuiet();
+    const uint64_t a = c.Generate(NewRequest(Prompt(100), 20));
+    const uint64_t b = c.Generate(NewRequest(Prompt(9, 5), 20));
+    for (int i = 0; i < rounds; ++i) c.Round();
+    if (moment % 2 == 1) c.RoundWithout(victim);  // it dies in a step that the other has completed
+    c.Break(victim);
+    c.RunUntilQuiet();
+    EXPECT_NE(c.core.NotReady(), "");
+    c.Attach();
+    c.RunUntilQuiet();
+    EXPECT_EQ(c.seen[a].tokens, FakeWorker::Answer(Prompt(100), 0, 20)) << "lost at moment " << moment;
+    EXPECT_EQ(c.seen[b].tokens, FakeWorker::Answer(Prompt(9, 5), 0, 20)) << "lost at moment " << moment;
+    EXPECT_TRUE(c.seen[a].end && c.seen[a].end->ok() && c.seen[b].end && c.seen[b].end->ok());
+    EXPECT_THAT(c.Complaints(), IsEmpty());
+  }
+}
+
+TEST_F(RouterCoreTest, AStepThatWasReportedByAWorkerBeforeItsEpochWasLostIsDiscarded) {
+  Start();
+  cluster.hung = {2};
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 5));
+  cluster.RunUntilQuiet();  // worker 1 has answered, worker 2 has not
+  cluster.hung = {};
+  cluster.Break(2);
+  cluster.Attach();
+  cluster.RunUntilQuiet();
+  ExpectAnswer(id, Prompt(3), 5);
+}
+
+TEST_F(RouterCoreTest, ALeavingWorkerGoesBetweenStepsAndNothingIsLost) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(50), 20));
+  for (int i = 0; i < 6; ++i) cluster.Round();
+  v1::AttachRequest leaving;
+  leaving.mutable_leaving();
+  cluster.Say(1, leaving);
+  cluster.RunUntilQuiet();
+  EXPECT_TRUE(cluster.closed.at(1).ok());
+  cluster.Attach();
+  cluster.RunUntilQuiet();
+  ExpectAnswer(id, Prompt(50), 20);
+}
+
+TEST_F(RouterCoreTest, ARequestPresentAtTwoFailuresEndsAndOthersGoOn) {
+  Start();
+  const uint64_t poison = cluster.Generate(NewRequest(Prompt(3), 50));
+  uint64_t other = 0;
+  for (uint32_t victim = 1; victim <= 2; ++victim) {
+    for (int i = 0; i < 4; ++i) cluster.Round();
+    if (victim == 2) other = cluster.Generate(NewRequest(Prompt(4), 5));
+    cluster.RoundWithout(victim);
+    cluster.Break(victim);
+    cluster.Attach();
+  }
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[poison].end->code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE(cluster.seen[poison].finished) << "never a clean end on a truncated answer";
+  ExpectAnswer(other, Prompt(4), 5);
+}
+
+TEST_F(RouterCoreTest, AFaultCostsAPauseOnly) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 20));
+  for (int i = 0; i < 4; ++i) cluster.Round();
+  v1::AttachRequest fault;
+  fault.mutable_fault()->set_epoch(cluster.Status().epoch());
+  fault.mutable_fault()->set_message("peer went away");
+  cluster.Say(1, fault);
+  cluster.RunUntilQuiet();
+  EXPECT_NE(cluster.core.NotReady(), "");
+  cluster.Pass(absl::Seconds(1));
+  ExpectAnswer(id, Prompt(3), 20);
+  EXPECT_THAT(cluster.workers, SizeIs(2));
+}
+
+TEST_F(RouterCoreTest, AWorkerThatHangsInAStepIsGivenUp) {
+  RouterOptions options = TwoWorkers();
+  options.step_timeout = absl::Seconds(5);
+  Cluster c(options);
+  c.Attach();
+  c.Attach();
+  c.RunUntilQuiet();
+  c.hung = {2};
+  const uint64_t id = c.Generate(NewRequest(Prompt(3), 5));
+  c.Pass(absl::Seconds(6));
+  EXPECT_EQ(c.closed.at(2).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(c.workers.contains(1));
+  c.Attach();
+  c.RunUntilQuiet();
+  EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer(Prompt(3), 0, 5));
+}
+
+TEST_F(RouterCoreTest, ACancelledSequenceGivesItsMemoryBackAndIsReleasedByItsOwner) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(30), 1000));
+  for (int i = 0; i < 6; ++i) cluster.Round();
+  EXPECT_GT(cluster.Status().kv_blocks_used(), 0u);
+  cluster.Cancel(id);
+  EXPECT_EQ(cluster.Status().kv_blocks_used(), 0u);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.workers[1]->sequences() + cluster.workers[2]->sequences(), 0);
+  EXPECT_FALSE(cluster.seen[id].finished);
+}
+
+TEST_F(RouterCoreTest, AFinishedSequenceLeavesNothingBehind) {
+  Start();
+  cluster.Generate(NewRequest(Prompt(30), 5));
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.Status().kv_blocks_used(), 0u);
+  EXPECT_EQ(cluster.workers[1]->sequences() + cluster.workers[2]->sequences(), 0);
+  EXPECT_TRUE(cluster.core.idle());
+}
+
+TEST_F(RouterCoreTest, RefusesBeyondTheQueueWithAHint) {
+  Start();
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 8 + 4 + 1; ++i) ids.push_back(cluster.Generate(NewRequest(Prompt(3), 5)));
+  cluster.Round();
+  EXPECT_EQ(cluster.seen[ids.back()].end->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(cluster.seen[ids.back()].retry_after, absl::ZeroDuration());
+  EXPECT_EQ(cluster.seen[ids.back()].accepted, 0);
+  cluster.RunUntilQuiet();
+  ids.pop_back();
+  for (uint64_t id : ids) ExpectAnswer(id, Prompt(3), 5);
+}
+
+TEST_F(RouterCoreTest, RefusesWhileNoGroupIsReady) {
+  cluster.Attach();
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(EndOf(NewRequest(Prompt(3), 5)), absl::StatusCode::kUnavailable);
+  EXPECT_GT(cluster.seen[1].retry_after, absl::ZeroDuration());
+  EXPECT_EQ(cluster.Status().state(), v1::GetStatusResponse::STATE_LOADING);
+  EXPECT_EQ(cluster.Status().detail(), "waiting for 1 of 2 workers");
+}
+
+TEST_F(RouterCoreTest, RefusesWhatCanNeverBeServedAndNamesTheField) {
+  Start();
+  auto expect_invalid = [this](const char* field, const std::function<void(v1::GenerateSequenceRequest&)>& spoil) {
+    v1::GenerateSequenceRequest request = NewRequest(Prompt(3), 5);
+    spoil(request);
+    const uint64_t id = cluster.Generate(request);
+    cluster.RunUntilQuiet();
+    EXPECT_EQ(cluster.seen[id].accepted, 0) << field;
+    ASSERT_TRUE(cluster.seen[id].end) << field;
+    EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(StdView(cluster.seen[id].end->message())), HasSubstr(field));
+  };
+  expect_invalid("prompt is empty", [](auto& r) { r.clear_prompt(); });
+  expect_invalid("prompt[1]", [](auto& r) { r.set_prompt(1, 1000); });
+  expect_invalid("prompt[1]", [](auto& r) { r.set_prompt(1, -1); });
+  expect_invalid("generated[0]", [](auto& r) { r.add_generated(1000); });
+  expect_invalid("max_new_tokens", [](auto& r) { r.set_max_new_tokens(0); });
+  expect_invalid("max_new_tokens", [](auto& r) { r.set_max_new_tokens(4094); });
+  expect_invalid("max_new_tokens", [](auto& r) { r.set_max_new_tokens(~0u); });
+  expect_invalid("generated has", [](auto& r) { r.mutable_generated()->Resize(6, 1); });
+  expect_invalid("stop token", [](auto& r) { r.mutable_generated()->Resize(3, 1), r.add_stop_tokens(1); });
+  expect_invalid("request_id", [](auto& r) { r.set_request_id(std::string(129, 'x')); });
+  expect_invalid("stop_tokens", [](auto& r) { r.add_stop_tokens(5000); });
+  expect_invalid("top_logprobs", [](auto& r) { r.set_top_logprobs(21), r.set_want_logprobs(true); });
+  expect_invalid("top_logprobs", [](auto& r) { r.set_top_logprobs(1); });
+  expect_invalid("temperature", [](auto& r) { r.mutable_sampling()->set_temperature(NAN); });
+  expect_invalid("top_p", [](auto& r) { r.mutable_sampling()->set_top_p(0); });
+  expect_invalid("min_p", [](auto& r) { r.mutable_sampling()->set_min_p(1.5f); });
+  expect_invalid("logit_bias", [](auto& r) { r.mutable_sampling()->add_logit_bias()->set_token(-5); });
+  EXPECT_EQ(EndOf(NewRequest(Prompt(3), 4093)), absl::StatusCode::kOk) << "exactly the context";
+}
+
+TEST_F(RouterCoreTest, RefusesWhatNoWorkerHasMemoryFor) {
+  cluster.Attach(10);
+  cluster.Attach(20);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.Status().context_tokens_max(), 320u);
+  EXPECT_EQ(EndOf(NewRequest(Prompt(300), 21)), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EndOf(NewRequest(Prompt(300), 20)), absl::StatusCode::kOk);
+}
+
+TEST_F(RouterCoreTest, DeliversPromptLogprobsOnceAndBeforeTheTokens) {
+  Start();
+  v1::GenerateSequenceRequest request = NewRequest(Prompt(50), 5);
+  request.set_want_prompt_logprobs(true);
+  const uint64_t id = cluster.Generate(request);
+  for (int i = 0; i < 3; ++i) cluster.Round();
+  cluster.Break(1);  // in the middle of the prompt: the second epoch scores it from its beginning
+  cluster.Attach();
+  cluster.RunUntilQuiet();
+  std::vector<TokenId> expected = Prompt(50);
+  expected.erase(expected.begin());
+  EXPECT_EQ(cluster.seen[id].scored, expected);
+  ExpectAnswer(id, Prompt(50), 5);
+}
+
+// One worker that breaks the protocol loses its stream, and nothing else happens but a pause.
+TEST_F(RouterCoreTest, HostileWorkersAreSentAway) {
+  const std::map<std::string, std::function<void(v1::StepDone&)>> spoils = {
+      {"another step", [](v1::StepDone& d) { d.set_step(99); }},
+      {"no result", [](v1::StepDone& d) { d.clear_sampled(); }},
+      {"a result too many", [](v1::StepDone& d) { *d.add_sampled() = d.sampled(0); }},
+      {"another sequence", [](v1::StepDone& d) { d.mutable_sampled(0)->set_sequence(77); }},
+      {"no such token", [](v1::StepDone& d) { d.mutable_sampled(0)->mutable_token()->set_token(1000); }},
+      {"negative token", [](v1::StepDone& d) { d.mutable_sampled(0)->mutable_token()->set_token(-1); }},
+      {"not a number", [](v1::StepDone& d) { d.mutable_sampled(0)->mutable_token()->set_logprob(NAN); }},
+      {"experts", [](v1::StepDone& d) { d.mutable_expert_rows()->Resize(5, 1); }},
+      {"scores", [](v1::StepDone& d) { d.add_prompt_scores()->set_sequence(1); }},
+      {"scores of nobody", [](v1::StepDone& d) { d.add_prompt_scores()->set_sequence(12345); }},
+      {"scores far away", [](v1::StepDone& d) { d.add_prompt_scores()->set_position(~0u); }},
+  };
+  for (const auto& [what, spoil] : spoils) {
+    Cluster c({.workers = 1, .step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 4});
+    c.Attach();
+    c.RunUntilQuiet();
+    c.hung = {1};
+    const uint64_t id = c.Generate(NewRequest(Prompt(3), 4));
+    c.RunUntilQuiet();
+    v1::AttachRequest message;
+    v1::StepDone* done = message.mutable_step_done();
+    done->set_epoch(c.Status().epoch());
+    done->set_step(1);
+    done->add_sampled()->set_sequence(id);
+    spoil(*done);
+    c.Say(1, message);
+    c.RunUntilQuiet();
+    ASSERT_TRUE(c.closed.contains(1)) << what;
+    EXPECT_EQ(c.closed.at(1).code(), absl::StatusCode::kInvalidArgument) << what;
+    c.Attach();
+    c.RunUntilQuiet();
+    EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer(Prompt(3), 0, 4)) << what;
+  }
+}
+
+TEST_F(RouterCoreTest, TheFirstMessageMustBeHello) {
+  cluster.core.OnWorkerOpened(WorkerId(50), cluster.now);
+  for (int kind = 0; kind < 2; ++kind) {
+    v1::AttachRequest message;
+    if (kind == 1) message.mutable_prepared();
+    cluster.Say(50, message);
+  }
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.closed.at(50).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RouterCoreTest, ReportsOfAnOlderEpochAreIgnored) {
+  Start();
+  v1::AttachRequest message;
+  message.mutable_step_done()->set_epoch(cluster.Status().epoch() - 1);
+  cluster.Say(1, message);
+  cluster.RunUntilQuiet();
+  EXPECT_THAT(cluster.closed, IsEmpty());
+}
+
+TEST_F(RouterCoreTest, ASequenceThatTheModelCannotGoOnWithFailsAlone) {
+  Cluster c({.workers = 1, .step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 4});
+  c.Attach();
+  c.RunUntilQuiet();
+  c.hung = {1};
+  const uint64_t bad = c.Generate(NewRequest(Prompt(3), 4));
+  const uint64_t good = c.Generate(NewRequest(Prompt(4), 4));
+  c.RunUntilQuiet();
+  v1::AttachRequest message;
+  v1::StepDone* done = message.mutable_step_done();
+  done->set_epoch(c.Status().epoch());
+  done->set_step(1);
+  v1::Sampled* failed = done->add_sampled();
+  failed->set_sequence(bad);
+  failed->set_error("logits are not finite");
+  failed->mutable_token()->set_token(-1);
+  v1::Sampled* sound = done->add_sampled();
+  sound->set_sequence(good);
+  sound->mutable_token()->set_token(FakeWorker::Answer(Prompt(4), 0, 1)[0]);
+  c.hung = {};
+  c.Say(1, message);
+  c.RunUntilQuiet();
+  EXPECT_EQ(c.seen[bad].end->code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(c.seen[bad].tokens, IsEmpty());
+  EXPECT_EQ(c.seen[good].tokens, FakeWorker::Answer(Prompt(4), 0, 4));
+}
+
+TEST_F(RouterCoreTest, WorkersWithAnotherModelEndWhatTheOldOnesBegan) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 50));
+  for (int i = 0; i < 4; ++i) cluster.Round();
+  cluster.Break(1);
+  cluster.Break(2);
+  for (int i = 0; i < 2; ++i) cluster.Attach(1000, [](v1::Hello& hello) { hello.set_model_digest("new"); });
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(cluster.Status().model_digest(), "new");
+}
+
+TEST_F(RouterCoreTest, DrainingFinishesWhatWasAcceptedAndRefusesTheRest) {
+  Start();
+  std::vector<uint64_t> running, waiting;
+  for (int i = 0; i < 8; ++i) running.push_back(cluster.Generate(NewRequest(Prompt(3), 20)));
+  cluster.Round();
+  for (int i = 0; i < 2; ++i) waiting.push_back(cluster.Generate(NewRequest(Prompt(3), 20)));
+  cluster.core.Drain();
+  EXPECT_EQ(cluster.core.NotReady(), "draining");
+  EXPECT_EQ(EndOf(NewRequest(Prompt(3), 5)), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(cluster.core.idle());
+  for (uint64_t id : running) ExpectAnswer(id, Prompt(3), 20);
+  for (uint64_t id : waiting) EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(RouterCoreTest, StoppingEndsEverythingWithItsReason) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 20));
+  cluster.Round();
+  cluster.core.Stop(absl::UnavailableError("bye"));
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(cluster.closed.at(1).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(cluster.closed.at(2).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(RouterCoreTest, CountsWhatItDoes) {
+  Start();
+  cluster.Generate(NewRequest(Prompt(20), 100));
+  cluster.RunUntilQuiet();
+  const std::string text = cluster.metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("braid_router_sequences_finished_total{reason=\"length\"} 1"));
+  EXPECT_THAT(text, HasSubstr("braid_router_step_rows_total{kind=\"prefill\"} 20"));
+  EXPECT_THAT(text, HasSubstr("braid_router_step_rows_total{kind=\"decode\"} 99"));
+  EXPECT_THAT(text, HasSubstr("braid_expert_imbalance_ratio 1.6"));  // rows 1:2:3:4
+  EXPECT_THAT(text, HasSubstr("braid_kv_blocks_total 2000"));
+}
+
+}  // namespace
+}  // namespace braid

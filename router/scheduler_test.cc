@@ -1,0 +1,276 @@
+#include "router/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+namespace braid {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr Scheduler::Limits kLimits{.step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 10};
+constexpr uint32_t kBlockTokens = 16;
+
+std::unique_ptr<Sequence> NewSequence(uint64_t id, int prompt, uint32_t max_new_tokens, int generated = 0) {
+  v1::GenerateSequenceRequest request;
+  for (int i = 0; i < prompt; ++i) request.add_prompt(i % 100);
+  for (int i = 0; i < generated; ++i) request.add_generated(100 + i);
+  request.set_max_new_tokens(max_new_tokens);
+  return std::make_unique<Sequence>(SequenceId(id), request, absl::UnixEpoch());
+}
+
+Group NewGroup(int workers, uint64_t kv_blocks = 1000, int sequences_max = 100, int step_tokens_max = 1000) {
+  std::vector<Group::Worker> members;
+  for (int i = 0; i < workers; ++i) {
+    members.push_back({.id = WorkerId(static_cast<uint32_t>(i + 1)),
+                       .kv_blocks_total = kv_blocks,
+                       .sequences_max = sequences_max,
+                       .step_tokens_max = step_tokens_max});
+  }
+  return Group(Epoch(1), kBlockTokens, std::move(members));
+}
+
+// A scheduler with workers that answer every step with the same token.
+struct Bench {
+  explicit Bench(Scheduler::Limits limits = kLimits, Group group = NewGroup(1)) : scheduler(limits) {
+    scheduler.StartEpoch(std::move(group));
+  }
+
+  void Add(uint64_t id, int prompt, uint32_t max_new_tokens = 50, int generated = 0) {
+    ASSERT_TRUE(scheduler.Enqueue(NewSequence(id, prompt, max_new_tokens, generated)).ok());
+    scheduler.Admit();
+  }
+
+  // Plans a step and commits it at once; returns the rows by sequence.
+  std::map<uint64_t, int> Run() {
+    std::map<uint64_t, int> rows;
+    plans = scheduler.PlanStep().value_or(std::vector<v1::StepPlan>(1));
+    for (const v1::StepPlan& plan : plans) {
+      for (const v1::SequenceChunk& chunk : plan.chunks()) {
+        rows[chunk.sequence()] = chunk.tokens_size();
+        Sequence* sequence = scheduler.Find(SequenceId(chunk.sequence()));
+        sequence->OnComputed(chunk.tokens_size());
+        if (chunk.sample()) sequence->Append(7);
+      }
+    }
+    return rows;
+  }
+
+  Scheduler scheduler;
+  std::vector<v1::StepPlan> plans;  // of the last Run
+};
+
+int Total(const std::map<uint64_t, int>& rows) {
+  int total = 0;
+  for (const auto& [id, count] : rows) total += count;
+  return total;
+}
+
+TEST(Scheduler, SplitsAPromptIntoChunksAndSamplesAfterTheLast) {
+  Bench bench;
+  bench.Add(1, 20);
+  bench.Run();
+  ASSERT_THAT(bench.plans, SizeIs(1));
+  ASSERT_THAT(bench.plans[0].start(), SizeIs(1));
+  EXPECT_EQ(bench.plans[0].start(0).prompt_tokens(), 20u);
+  EXPECT_EQ(bench.plans[0].start(0).kv_blocks(), 5u);  // 20 + 50 tokens in blocks of 16
+  EXPECT_EQ(bench.plans[0].chunks(0).position(), 0u);
+  EXPECT_EQ(bench.plans[0].chunks(0).tokens_size(), 16);
+  EXPECT_FALSE(bench.plans[0].chunks(0).sample());
+
+  bench.Run();
+  EXPECT_THAT(bench.plans[0].start(), IsEmpty());
+  EXPECT_EQ(bench.plans[0].chunks(0).position(), 16u);
+  EXPECT_THAT(bench.plans[0].chunks(0).tokens(), ElementsAre(16, 17, 18, 19));
+  EXPECT_TRUE(bench.plans[0].chunks(0).sample());
+
+  bench.Run();
+  EXPECT_EQ(bench.plans[0].chunks(0).position(), 20u);
+  EXPECT_THAT(bench.plans[0].chunks(0).tokens(), ElementsAre(7));
+  EXPECT_TRUE(bench.plans[0].chunks(0).sample());
+}
+
+TEST(Scheduler, PrefillsResubmittedTokensBehindThePrompt) {
+  Bench bench;
+  bench.Add(1, 3, 50, 2);
+  bench.Run();
+  EXPECT_EQ(bench.plans[0].start(0).prompt_tokens(), 3u) << "penalties and positions depend on it";
+  EXPECT_THAT(bench.plans[0].chunks(0).tokens(), ElementsAre(0, 1, 2, 100, 101));
+  EXPECT_TRUE(bench.plans[0].chunks(0).sample());
+}
+
+TEST(Scheduler, NeverExceedsTheTokenBudget) {
+  Bench bench(kLimits, NewGroup(2, 1000, 100, 24));
+  for (uint64_t id = 1; id <= 8; ++id) bench.Add(id, 100);
+  for (int step = 0; step < 100; ++step) {
+    ASSERT_LE(Total(bench.Run()), kLimits.step_tokens);
+    for (const v1::StepPlan& plan : bench.plans) {
+      int rows = 0;
+      for (const v1::SequenceChunk& chunk : plan.chunks()) {
+        rows += chunk.tokens_size();
+        ASSERT_LE(chunk.tokens_size(), kLimits.chunk_tokens);
+      }
+      ASSERT_LE(rows, 24);
+    }
+  }
+}
+
+TEST(Scheduler, ServesDecodesBeforePrefill) {
+  Bench bench;
+  bench.Add(1, 1);
+  bench.Run();
+  for (uint64_t id = 2; id <= 6; ++id) bench.Add(id, 1000);
+  std::map<uint64_t, int> rows = bench.Run();
+  EXPECT_EQ(rows[1], 1);
+  EXPECT_EQ(Total(rows), kLimits.step_tokens) << "prefill takes what decodes leave";
+}
+
+TEST(Scheduler, DecodesLeaveRoomForPrefill) {
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100, .queue_max = 100});
+  for (uint64_t id = 1; id <= 16; ++id) bench.Add(id, 1, 200);
+  bench.Run();
+  bench.Add(17, 20);
+  int steps = 0;
+  while (bench.scheduler.Find(SequenceId(17))->answer_tokens() == 0) {
+    bench.Run();
+    ASSERT_LT(++steps, 20);
+  }
+}
+
+TEST(Scheduler, DecodesThatWereLeftOutComeFirstNextTime) {
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100, .queue_max = 100});
+  for (uint64_t id = 1; id <= 24; ++id) bench.Add(id, 1, 200);
+  for (int step = 0; step < 60; ++step) bench.Run();
+  int least = 1000, most = 0;
+  for (uint64_t id = 1; id <= 24; ++id) {
+    const int answer = bench.scheduler.Find(SequenceId(id))->answer_tokens();
+    least = std::min(least, answer);
+    most = std::max(most, answer);
+  }
+  EXPECT_GE(least, 35);  // 60 steps of 16 rows for 24 sequences: 40 each
+  EXPECT_LE(most - least, 3);
+}
+
+TEST(Scheduler, ALongPromptNeitherStarvesOthersNorIsStarved) {
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 10});
+  bench.Add(1, 5000);
+  bench.Run();
+  uint64_t next = 2;
+  bench.Add(next, 40);
+  int last_progress = 0, steps = 0;
+  while (bench.scheduler.Find(SequenceId(1))->answer_tokens() == 0) {
+    const int before = bench.scheduler.Find(SequenceId(1))->computed();
+    bench.Run();
+    ++steps;
+    if (bench.scheduler.Find(SequenceId(1))->computed() > before) last_progress = steps;
+    ASSERT_LT(steps - last_progress, 20) << "the long prompt is starved";
+    if (bench.scheduler.Find(SequenceId(next))->answer_tokens() > 0) {  // a new short prompt takes its place
+      bench.scheduler.Remove(SequenceId(next));
+      bench.Add(++next, 40);
+    }
+  }
+  EXPECT_GT(next, 20u) << "short prompts waited for the long one";
+}
+
+TEST(Scheduler, ReservesAllMemoryAtAdmission) {
+  Bench bench(kLimits, NewGroup(1, 10));
+  bench.Add(1, 16, 96);  // 7 of 10 blocks
+  bench.Add(2, 16, 96);
+  EXPECT_EQ(bench.scheduler.running(), 1);
+  EXPECT_EQ(bench.scheduler.waiting(), 1);
+  EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 7u);
+}
+
+TEST(Scheduler, TheHeadOfTheQueueIsNeverOvertaken) {
+  Bench bench(kLimits, NewGroup(1, 10));
+  bench.Add(1, 16, 96);
+  bench.Add(2, 16, 96);
+  bench.Add(3, 1, 1);  // would fit
+  EXPECT_EQ(bench.scheduler.running(), 1);
+  bench.scheduler.Remove(SequenceId(1));
+  bench.scheduler.Admit();
+  EXPECT_EQ(bench.scheduler.running(), 2);
+}
+
+TEST(Scheduler, PlacesOnTheWorkerWithTheLeastPromised) {
+  Bench bench(kLimits, NewGroup(2));
+  bench.Add(1, 100);
+  bench.Add(2, 10);
+  bench.Add(3, 10);
+  EXPECT_EQ(*bench.scheduler.Find(SequenceId(1))->owner(), 0);
+  EXPECT_EQ(*bench.scheduler.Find(SequenceId(2))->owner(), 1);
+  EXPECT_EQ(*bench.scheduler.Find(SequenceId(3))->owner(), 1);
+}
+
+TEST(Scheduler, HoldsNoMoreSequencesThanWorkersAndRouterAllow) {
+  Bench per_worker(kLimits, NewGroup(2, 1000, 3));
+  for (uint64_t id = 1; id <= 8; ++id) per_worker.Add(id, 1);
+  EXPECT_EQ(per_worker.scheduler.running(), 6);
+  Bench overall;
+  for (uint64_t id = 1; id <= 12; ++id) overall.Add(id, 1);
+  EXPECT_EQ(overall.scheduler.running(), kLimits.sequences_max);
+}
+
+TEST(Scheduler, RefusesBeyondTheQueue) {
+  Scheduler scheduler(kLimits);
+  for (uint64_t id = 1; id <= 10; ++id) EXPECT_TRUE(scheduler.Enqueue(NewSequence(id, 1, 1)).ok());
+  EXPECT_EQ(scheduler.Enqueue(NewSequence(11, 1, 1)).code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(Scheduler, TellsTheOwnerWhatToForgetBeforeItsMemoryIsUsedAgain) {
+  Bench bench(kLimits, NewGroup(1, 7));
+  bench.Add(1, 16, 96);
+  bench.Run();
+  bench.Add(2, 16, 96);
+  bench.scheduler.Remove(SequenceId(1));
+  bench.scheduler.Admit();
+  bench.Run();
+  EXPECT_THAT(bench.plans[0].release(), ElementsAre(1));
+  ASSERT_THAT(bench.plans[0].start(), SizeIs(1));
+  EXPECT_EQ(bench.plans[0].start(0).sequence(), 2u);
+}
+
+TEST(Scheduler, PlansAStepForReleasesAloneAndNoneForNothing) {
+  Bench bench(kLimits, NewGroup(2));
+  EXPECT_EQ(bench.scheduler.PlanStep(), std::nullopt);
+  bench.Add(1, 10);
+  bench.Run();
+  bench.scheduler.Remove(SequenceId(1));
+  ASSERT_NE(bench.scheduler.PlanStep(), std::nullopt);
+  EXPECT_EQ(bench.scheduler.PlanStep(), std::nullopt);
+}
+
+TEST(Scheduler, SaysNothingOfASequenceTheOwnerNeverHeardOf) {
+  Bench bench;
+  bench.Add(1, 10);
+  bench.scheduler.Remove(SequenceId(1));
+  EXPECT_EQ(bench.scheduler.PlanStep(), std::nullopt);
+  EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
+}
+
+TEST(Scheduler, AfterTheLossOfAnEpochRunningSequencesComeFirstInOrderWithTheirLogs) {
+  Bench bench({.step_tokens = 64, .chunk_tokens = 16, .sequences_max = 2, .queue_max = 10});
+  for (uint64_t id = 1; id <= 3; ++id) bench.Add(id, 2);
+  for (int step = 0; step < 3; ++step) bench.Run();
+  EXPECT_EQ(bench.scheduler.EndEpoch(), 2);
+  EXPECT_EQ(bench.scheduler.waiting(), 3);
+  bench.scheduler.StartEpoch(NewGroup(2));
+  bench.scheduler.Admit();
+  bench.plans = *bench.scheduler.PlanStep();
+  ASSERT_THAT(bench.plans, SizeIs(2));
+  for (int rank = 0; rank < 2; ++rank) {
+    ASSERT_THAT(bench.plans[rank].start(), SizeIs(1));
+    EXPECT_EQ(bench.plans[rank].start(0).sequence(), static_cast<uint64_t>(rank + 1));
+    EXPECT_EQ(bench.plans[rank].start(0).prompt_tokens(), 2u);
+    EXPECT_THAT(bench.plans[rank].chunks(0).tokens(), ElementsAre(0, 1, 7, 7, 7));
+    EXPECT_TRUE(bench.plans[rank].chunks(0).sample());
+  }
+}
+
+}  // namespace
+}  // namespace braid
