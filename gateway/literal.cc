@@ -110,14 +110,14 @@ std::string JsonMembers::ToJson() const {
   std::string json = "{";
   for (const auto& [name, value] : members_) {
     if (json.size() > 1) json += ", ";
-    json += JsonString(name);
+    json += ToJsonString(name);
     json += ": ";
     json += value;
   }
   return json + "}";
 }
 
-std::string JsonString(std::string_view text) {
+std::string ToJsonString(std::string_view text) {
   return nlohmann::json(std::string(text)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -185,7 +185,7 @@ bool LiteralReader::Word(Place place, std::string* json) {
     if (word == "u" || word == "U") return String(place, json);
     std::string value;
     if ((word != "r" && word != "R") || !RawString(place, &value)) return false;
-    *json += JsonString(value);
+    *json += ToJsonString(value);
     return true;
   }
   const std::string_view constant = ContinuesWord(Peek()) ? "" : Constant(word);
@@ -238,7 +238,7 @@ bool LiteralReader::Number(std::string* json) {
   }
   if (ContinuesWord(Peek())) return false;
   const bool infinite = is_float && std::isinf(std::strtod(number.c_str(), nullptr));
-  *json += infinite ? JsonString(text_.substr(begin, at_ - begin)) : number;
+  *json += infinite ? ToJsonString(text_.substr(begin, at_ - begin)) : number;
   return true;
 }
 
@@ -335,7 +335,7 @@ bool LiteralReader::String(Place place, std::string* json) {
     value.clear();
     if (!RawString(place, &value)) return false;
   }
-  *json += JsonString(value);
+  *json += ToJsonString(value);
   return true;
 }
 

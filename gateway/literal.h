@@ -26,7 +26,7 @@ class JsonMembers {
 };
 
 // Text as a JSON string, with its quotes; invalid UTF-8 becomes U+FFFD.
-std::string JsonString(std::string_view text);
+std::string ToJsonString(std::string_view text);
 
 // Reads the literals a model writes: Python's and JSON's mixed. Each Read* begins at at(), leaves at() behind what it
 // read, and turns values into JSON text; false means that no such thing stands there, and at() is then anywhere.
