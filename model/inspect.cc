@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "model/chat_template.h"
+#include "model/kv_cache.h"
 #include "model/visit_tensors.h"
 
 namespace braid {
@@ -85,8 +86,7 @@ void DescribeWeights(const ModelFile& model, std::ostream& out) {
 
 void DescribeMemory(const ModelFile& model, std::ostream& out) {
   const ModelConfig& config = model.config();
-  const uint64_t conv_bytes = sizeof(float) * static_cast<uint64_t>(config.conv_taps - 1) *
-                              static_cast<uint64_t>(config.model_dim) *
+  const uint64_t conv_bytes = sizeof(float) * uint64_t{kConvColumns} * static_cast<uint64_t>(config.model_dim) *
                               static_cast<uint64_t>(config.conv_layer_count());
   out << "memory            " << HumanBytes(model.weight_bytes()) << " of weights, mapped\n";
   out << "                  " << HumanBytes(1000 * config.kv_bytes_per_token())
