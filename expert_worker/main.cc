@@ -1,0 +1,118 @@
+// braid-expert-worker: holds sequences and experts, runs the steps that the router plans.
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "base/logging.h"
+#include "base/status.h"
+#include "base/stop_signal.h"
+#include "expert_worker/worker.h"
+#include "model/model_file.h"
+#include "monitoring/http_endpoint.h"
+#include "monitoring/metrics.h"
+
+namespace braid {
+namespace {
+
+struct Flags {
+  std::string model;
+  WorkerOptions worker;
+  int exchange_timeout_ms = 30000;
+  std::string metrics_host = "127.0.0.1";
+  int metrics_port = 0;
+  int drain_s = 30;
+  bool exit_with_parent = false;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  WorkerOptions& worker = flags.worker;
+  auto add = [&app](const char* name, auto& value, const char* help, const char* variable) {
+    return app.add_option(name, value, help)->capture_default_str()->envname(variable);
+  };
+  add("--model", flags.model, "a .gguf file or a Hugging Face directory", "BRAID_MODEL")->required();
+  add("--router", worker.router, "host:port of the router", "BRAID_WORKER_ROUTER");
+  add("--name", worker.name, "what people call this worker; default host:pid", "BRAID_WORKER_NAME");
+  add("--threads", worker.threads, "threads that compute; 0: one per core of this process", "BRAID_WORKER_THREADS");
+  add("--kv-bytes", worker.kv_bytes, "memory for the KV cache, e.g. 2G; 0: a quarter of what is free",
+      "BRAID_WORKER_KV_BYTES")
+      ->transform(CLI::AsSizeValue(false));
+  add("--step-tokens-max", worker.step_tokens_max, "rows one step may have here; equal on all workers",
+      "BRAID_WORKER_STEP_TOKENS_MAX");
+  add("--sequences-max", worker.sequences_max, "sequences held at once", "BRAID_WORKER_SEQUENCES_MAX");
+  add("--exchange", worker.exchange, "how workers exchange hidden states", "BRAID_WORKER_EXCHANGE")
+      ->check(CLI::IsMember({"ucx", "inprocess"}));
+  add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
+      "BRAID_WORKER_EXCHANGE_TIMEOUT_MS")
+      ->check(CLI::PositiveNumber);
+  add("--ucx-transports", worker.ucx_transports, "what UCX may use: tcp, posix, self, rc, ...",
+      "BRAID_WORKER_UCX_TRANSPORTS");
+  app.add_flag("--expert-metrics", worker.expert_metrics, "one series per expert")
+      ->envname("BRAID_WORKER_EXPERT_METRICS");
+  add("--metrics-host", flags.metrics_host, "address for /metrics, /livez and /readyz", "BRAID_WORKER_METRICS_HOST");
+  add("--metrics-port", flags.metrics_port, "port for them; 0 picks one, -1: none", "BRAID_WORKER_METRICS_PORT");
+  app.add_flag("--exit-with-parent", flags.exit_with_parent, "leave when the process that started this one ends");
+  add("--drain-s", flags.drain_s, "seconds that the router gets to let go after SIGTERM", "BRAID_WORKER_DRAIN_S");
+}
+
+// Waits for SIGTERM or SIGINT, or for the parent's death if that is to end this process, too. Asked for once in a while
+// instead of PR_SET_PDEATHSIG, which fires when the *thread* that started this process ends.
+void WaitForTheEnd(bool exit_with_parent, pid_t parent, StopSignal& stop) {
+  const absl::Duration tick = exit_with_parent ? absl::Milliseconds(500) : absl::Hours(1);
+  while (!stop.Wait(tick)) {
+    if (exit_with_parent && getppid() != parent) return;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ModelFile>> OpenModel(const std::string& path) {
+  const absl::Time start = absl::Now();
+  spdlog::info("loading {}", path);
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelFile> model, ModelFile::Open(path));
+  spdlog::info("{}: {} MiB of weights, {} layers, {} experts, mapped in {} ms", model->config().name,
+               model->weight_bytes() >> 20, model->config().layer_count(), model->config().experts,
+               absl::ToInt64Milliseconds(absl::Now() - start));
+  return model;
+}
+
+absl::Status Run(Flags flags, StopSignal& stop) {
+  const pid_t parent = getppid();
+  flags.worker.exchange_timeout = absl::Milliseconds(flags.exchange_timeout_ms);
+  Metrics metrics;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, OpenModel(flags.model));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(model.get(), flags.worker, &metrics));
+  std::unique_ptr<MetricsEndpoint> endpoint;
+  if (flags.metrics_port >= 0) {
+    ASSIGN_OR_RETURN(endpoint, MetricsEndpoint::Start(&metrics, {.host = flags.metrics_host,
+                                                                 .port = flags.metrics_port,
+                                                                 .not_ready = [&] { return worker->NotReady(); }}));
+    spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
+  }
+  WaitForTheEnd(flags.exit_with_parent, parent, stop);
+  spdlog::info("leaving, at most {} s", flags.drain_s);
+  worker->Shutdown(absl::Seconds(flags.drain_s));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace braid
+
+int main(int argc, char** argv) {
+  braid::StopSignal stop;
+  // UCX warns about every UCX_* variable that the chosen transports do not read. Only the environment can say so.
+  setenv("UCX_WARN_UNUSED_ENV_VARS", "n", /*overwrite=*/0);
+  braid::InitLogging("worker");
+  CLI::App app{"Braid expert worker: runs the steps that the router plans, exchanges hidden states with its peers."};
+  braid::Flags flags;
+  braid::AddFlags(app, flags);
+  CLI11_PARSE(app, argc, argv);
+  if (const absl::Status status = braid::Run(flags, stop); !status.ok()) {
+    spdlog::error("{}", status.ToString());
+    return EXIT_FAILURE;
+  }
+  return EXIT_SUCCESS;
+}

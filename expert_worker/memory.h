@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "model/config.h"
+
+namespace braid {
+
+// Bytes that this process could still take: what the machine has available, or less in a container with a limit.
+uint64_t AvailableMemoryBytes();
+
+// How many KV blocks to own. `kv_bytes` 0: a quarter of `available_bytes`, at most what 64 full contexts need. The rest
+// stays for weights that are not mapped in yet, scratch and the other processes. kResourceExhausted with needed and
+// available bytes if `kv_bytes` is more than is available or not even a short sequence fits.
+absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, uint64_t kv_bytes, uint64_t available_bytes);
+
+}  // namespace braid

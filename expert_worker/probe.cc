@@ -1,0 +1,59 @@
+#include "expert_worker/probe.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+namespace braid {
+
+WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
+    : faults(metrics->AddCounter("braid_worker_faults_total", "Steps and epochs this worker could not complete.")),
+      attaches(metrics->AddCounter("braid_worker_attaches_total", "Streams to the router that were opened.")),
+      epoch(metrics->AddGauge("braid_worker_epoch", "The epoch this worker runs steps in; 0: none.")),
+      sequences(metrics->AddGauge("braid_worker_sequences", "Sequences whose cache this worker holds.")),
+      kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks reserved for sequences.")),
+      kv_blocks_total(metrics->AddGauge("braid_worker_kv_blocks_total", "KV blocks of this worker.")),
+      model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
+      step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",
+                                          TokenLatencyBuckets())),
+      steps_(metrics->AddCounter("braid_worker_steps_total", "Steps completed.")),
+      exchange_seconds_(metrics->AddCounter("braid_worker_exchange_seconds_total",
+                                            "Time in steps spent waiting for peers and moving bytes.")),
+      prefill_rows_(
+          metrics->AddCounter("braid_worker_rows_total", "Rows run through the model.", {{"kind", "prefill"}})),
+      decode_rows_(metrics->AddCounter("braid_worker_rows_total", "Rows run through the model.", {{"kind", "decode"}})),
+      expert_imbalance_(metrics->AddGauge("braid_worker_expert_imbalance",
+                                          "Rows of the busiest expert over the mean of all, in the last step.")) {
+  const std::string name = "braid_worker_expert_rows_total";
+  const std::string help = "Rows computed by experts here, summed over layers.";
+  if (!expert_metrics) expert_rows_.push_back(metrics->AddCounter(name, help));
+  for (int expert = 0; expert_metrics && expert < experts; ++expert) {
+    expert_rows_.push_back(metrics->AddCounter(name, help, {{"expert", std::to_string(expert)}}));
+  }
+}
+
+void WorkerProbe::StepRan(const v1::StepPlan& plan, const v1::StepDone& done) {
+  int prefill = 0, decode = 0;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    // What a decode looks like. The one-token tail of a prefill is counted with them, which harms nobody.
+    const bool is_decode = chunk.tokens_size() == 1 && chunk.sample() && chunk.position() > 0;
+    (is_decode ? decode : prefill) += chunk.tokens_size();
+  }
+  prefill_rows_.Add(prefill);
+  decode_rows_.Add(decode);
+  steps_.Add();
+  step_seconds_.Observe(static_cast<double>(done.step_us()) * 1e-6);
+  exchange_seconds_.Add(static_cast<double>(done.exchange_us()) * 1e-6);
+  CountExpertRows(done.expert_rows());
+}
+
+void WorkerProbe::CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows) {
+  const auto total = static_cast<double>(std::accumulate(rows.begin(), rows.end(), uint64_t{0}));
+  if (total == 0) return;
+  const auto busiest = static_cast<double>(*std::max_element(rows.begin(), rows.end()));
+  expert_imbalance_.Set(busiest * rows.size() / total);
+  if (expert_rows_.size() == 1) return expert_rows_[0].Add(total);
+  for (int expert = 0; expert < rows.size(); ++expert) expert_rows_[expert].Add(static_cast<double>(rows[expert]));
+}
+
+}  // namespace braid

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "braid/v1/worker.pb.h"
+#include "monitoring/metrics.h"
+
+namespace braid {
+
+// Everything a worker counts. Used by the step thread, except the handles themselves, which are thread-safe.
+class WorkerProbe {
+ public:
+  // `experts` > 0 with `expert_metrics` gives one series per expert. `metrics` must outlive *this.
+  WorkerProbe(Metrics* metrics, int experts, bool expert_metrics);
+
+  void StepRan(const v1::StepPlan& plan, const v1::StepDone& done);
+
+  Counter faults, attaches;
+  Gauge epoch, sequences, kv_blocks_used, kv_blocks_total, model_bytes;
+
+ private:
+  void CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows);
+
+  Histogram step_seconds_;
+  Counter steps_, exchange_seconds_, prefill_rows_, decode_rows_;
+  Gauge expert_imbalance_;
+  std::vector<Counter> expert_rows_;  // one per expert if asked for, else one in all
+};
+
+}  // namespace braid

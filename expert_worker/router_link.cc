@@ -1,0 +1,176 @@
+#include "expert_worker/router_link.h"
+
+#include <fmt/format.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "proto/status.h"
+
+namespace braid {
+namespace {
+
+constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = absl::Seconds(2);
+// Until Welcome says better.
+constexpr absl::Duration kHeartbeat = absl::Milliseconds(500), kHeartbeatTimeout = absl::Seconds(5);
+// Answers that wait for the stream: one per plan and a few more. Full means that the router does not read.
+constexpr size_t kOutboxMax = 2 * StepThread::kWaitingMax;
+
+}  // namespace
+
+struct RouterLink::Session {
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::AttachRequest, v1::AttachResponse>> stream;
+  BoundedQueue<v1::AttachRequest> outbox{kOutboxMax};
+  absl::Notification over;
+  std::atomic<int64_t> heartbeat_ms{absl::ToInt64Milliseconds(kHeartbeat)};
+  std::atomic<int64_t> timeout_ms{absl::ToInt64Milliseconds(kHeartbeatTimeout)};
+  std::atomic<int64_t> heard_ms{absl::ToUnixMillis(absl::Now())};  // when the router last said something
+  std::atomic<bool> silent{false};
+  bool welcomed = false;  // of the reading thread
+
+  void Send(v1::AttachRequest message) {
+    if (!outbox.TryPush(std::move(message))) context.TryCancel();
+  }
+};
+
+RouterLink::RouterLink(std::shared_ptr<grpc::Channel> channel, v1::Hello hello, StepThread* steps, WorkerProbe* probe)
+    : stub_(v1::WorkerControl::NewStub(channel)),
+      hello_(std::move(hello)),
+      steps_(steps),
+      probe_(probe),
+      thread_([this] { Loop(); }) {}
+
+RouterLink::~RouterLink() {
+  Leave(absl::ZeroDuration());
+  thread_.join();
+}
+
+void RouterLink::Leave(absl::Duration grace) {
+  absl::MutexLock lock(&mutex_);
+  if (!stop_.HasBeenNotified()) stop_.Notify();
+  if (session_ && state_.empty()) {
+    v1::AttachRequest leaving;
+    leaving.mutable_leaving();
+    session_->Send(std::move(leaving));
+    mutex_.AwaitWithTimeout(absl::Condition(this, &RouterLink::Over), grace);
+  }
+  if (session_) session_->context.TryCancel();
+}
+
+std::string RouterLink::NotAttached() const {
+  absl::MutexLock lock(&mutex_);
+  return state_;
+}
+
+void RouterLink::SetState(const std::string& state) {
+  absl::MutexLock lock(&mutex_);
+  if (state != state_ && !state.empty()) spdlog::info("{}", state);
+  state_ = state;
+}
+
+void RouterLink::Loop() {
+  absl::Duration pause = kBackoffMin;
+  for (;;) {
+    Session session;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stop_.HasBeenNotified()) break;
+      session_ = &session;
+    }
+    const absl::Status status = RunSession(&session);
+    {
+      absl::MutexLock lock(&mutex_);
+      session_ = nullptr;
+    }
+    SetState(fmt::format("no stream to the router: {}", status.ok() ? "it ended" : status.ToString()));
+    pause = session.welcomed ? kBackoffMin : std::min(pause * 2, kBackoffMax);
+    stop_.WaitForNotificationWithTimeout(pause);
+  }
+  absl::MutexLock lock(&mutex_);
+  over_ = true;
+}
+
+absl::Status RouterLink::RunSession(Session* session) {
+  session->stream = stub_->Attach(&session->context);
+  v1::AttachRequest hello;
+  *hello.mutable_hello() = hello_;
+  session->Send(std::move(hello));
+  steps_->Attach([session](v1::AttachRequest answer) { session->Send(std::move(answer)); });
+  std::thread writer([&] { Write(session); });
+  std::thread watcher([&] { Watch(session); });
+  Read(session);
+  steps_->Detach();  // from here on nobody else uses the session's outbox but Leave, under the lock
+  session->over.Notify();
+  session->outbox.Close();
+  writer.join();
+  watcher.join();
+  const grpc::Status status = session->stream->Finish();
+  if (session->silent) return absl::DeadlineExceededError("it was silent for too long");
+  return FromGrpc(status);
+}
+
+void RouterLink::Read(Session* session) {
+  v1::AttachResponse message;
+  while (session->stream->Read(&message)) {
+    session->heard_ms = absl::ToUnixMillis(absl::Now());
+    switch (message.message_case()) {
+      case v1::AttachResponse::kWelcome:
+        OnWelcome(message.welcome(), session);
+        break;
+      case v1::AttachResponse::kPrepare:
+      case v1::AttachResponse::kConfigure:
+      case v1::AttachResponse::kStepPlan:
+        if (!steps_->Post(std::move(message))) {
+          spdlog::error("the router sends plans faster than they are run");
+          session->context.TryCancel();
+        }
+        break;
+      default:
+        break;  // a heartbeat, or something newer than we are
+    }
+    message.Clear();
+  }
+}
+
+void RouterLink::OnWelcome(const v1::Welcome& welcome, Session* session) {
+  // A router that asks for nonsense gets what is sane.
+  session->heartbeat_ms = std::clamp<int64_t>(welcome.heartbeat_ms(), 10, 60000);
+  session->timeout_ms = std::clamp<int64_t>(welcome.heartbeat_timeout_ms(), 100, 600000);
+  session->welcomed = true;
+  probe_->attaches.Add();
+  spdlog::info("attached to the router as worker {}", welcome.worker_id());
+  SetState("");
+}
+
+// Answers as they come, and a heartbeat whenever one is due.
+void RouterLink::Write(Session* session) {
+  absl::Time next_beat = absl::Now() + absl::Milliseconds(session->heartbeat_ms.load());
+  while (!session->over.HasBeenNotified()) {
+    std::optional<v1::AttachRequest> message =
+        session->outbox.Pop(std::max(next_beat - absl::Now(), absl::ZeroDuration()));
+    if (!message) {
+      message.emplace().mutable_heartbeat()->set_epoch(steps_->configured_epoch());
+      next_beat = absl::Now() + absl::Milliseconds(session->heartbeat_ms.load());
+    }
+    if (!session->stream->Write(*message)) break;  // the reader sees the end, too
+  }
+}
+
+// Not the writer's job: a router that stops reading can block a write.
+void RouterLink::Watch(Session* session) {
+  while (!session->over.WaitForNotificationWithTimeout(absl::Milliseconds(session->timeout_ms.load() / 4))) {
+    const int64_t silence_ms = absl::ToUnixMillis(absl::Now()) - session->heard_ms;
+    if (silence_ms < session->timeout_ms) continue;
+    session->silent = true;
+    session->context.TryCancel();
+    return;
+  }
+}
+
+}  // namespace braid

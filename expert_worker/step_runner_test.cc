@@ -1,0 +1,265 @@
+#include "expert_worker/step_runner.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "expert_worker/logprobs.h"
+#include "expert_worker/tiny_model.h"
+
+namespace braid {
+namespace {
+
+constexpr int kBlocks = 20;
+
+v1::SequenceStart Start(uint64_t id, uint32_t prompt_tokens, uint32_t kv_blocks = 4) {
+  v1::SequenceStart start;
+  start.set_sequence(id);
+  start.set_prompt_tokens(prompt_tokens);
+  start.set_kv_blocks(kv_blocks);
+  v1::SamplingParams* sampling = start.mutable_sampling();
+  sampling->set_temperature(0.8f);
+  sampling->set_top_p(1);
+  sampling->set_repetition_penalty(1.1f);
+  sampling->set_frequency_penalty(0.2f);
+  sampling->set_seed(id);
+  return start;
+}
+
+void AddChunk(v1::StepPlan* plan, uint64_t id, uint32_t position, const std::vector<TokenId>& tokens, bool sample) {
+  v1::SequenceChunk* chunk = plan->add_chunks();
+  chunk->set_sequence(id);
+  chunk->set_position(position);
+  for (TokenId token : tokens) chunk->add_tokens(token);
+  chunk->set_sample(sample);
+}
+
+std::vector<TokenId> Prompt(int n, int seed) {
+  std::vector<TokenId> tokens(n);
+  for (int i = 0; i < n; ++i) tokens[i] = (i * 17 + seed * 29 + i * i) % TinyModel::kNoToken;
+  return tokens;
+}
+
+class StepRunnerTest : public testing::Test {
+ protected:
+  StepRunner::ForwardFn RealForward() {
+    return [this](auto chunks, ExpertRunner& experts, auto* logits) { return forward_.Run(chunks, experts, logits); };
+  }
+  StepRunner MakeRunner(StepRunner::ForwardFn forward) {
+    return StepRunner(&model_.config(), &kv_, &pool_, std::move(forward),
+                      {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyModel::kNoToken}});
+  }
+  absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan) { return runner_.Run(plan, experts_); }
+  absl::Status Refusal(const v1::StepPlan& plan) {
+    const absl::Status status = Run(plan).status();
+    runner_.Clear();
+    EXPECT_EQ(runner_.sequences().blocks().used(), 0);
+    return status;
+  }
+
+  // Prefills `prompt` in chunks of `chunk_tokens` and decodes `count` tokens. Keeps the StepDones.
+  std::vector<TokenId> Generate(const v1::SequenceStart& start, const std::vector<TokenId>& prompt, int chunk_tokens,
+                                int count, std::vector<v1::StepDone>* dones = nullptr) {
+    std::vector<TokenId> answer;
+    v1::StepPlan plan;
+    *plan.add_start() = start;
+    size_t position = 0;
+    while (static_cast<int>(answer.size()) < count) {
+      std::vector<TokenId> tokens;
+      if (position < prompt.size()) {
+        const size_t end = std::min(prompt.size(), position + chunk_tokens);
+        tokens.assign(prompt.begin() + position, prompt.begin() + end);
+      } else {
+        tokens = {answer.back()};
+      }
+      const bool sample = position + tokens.size() >= prompt.size();
+      AddChunk(&plan, start.sequence(), position, tokens, sample);
+      auto done = Run(plan);
+      EXPECT_TRUE(done.ok()) << done.status();
+      if (!done.ok()) return answer;
+      EXPECT_EQ(done->sampled_size(), sample);
+      if (sample) answer.push_back(done->sampled(0).token().token());
+      if (dones) dones->push_back(*done);
+      position += tokens.size();
+      plan.Clear();
+    }
+    plan.add_release(start.sequence());
+    EXPECT_TRUE(Run(plan).ok());
+    return answer;
+  }
+
+  const TinyModel model_;
+  ThreadPool pool_{2};
+  KvPool kv_{model_.config(), kBlocks};
+  Forward forward_{&model_.config(), &model_.tensors(), &kv_, &pool_};
+  LocalExperts experts_{&model_.config(), &model_.tensors(), &pool_};
+  StepRunner runner_ = MakeRunner(RealForward());
+};
+
+TEST_F(StepRunnerTest, TheAnswerDoesNotDependOnChunking) {
+  const std::vector<TokenId> prompt = Prompt(70, 1);
+  const std::vector<TokenId> expected = Generate(Start(1, 70), prompt, 70, 20);
+  for (int chunk : {1, 7, 32, 69}) EXPECT_EQ(Generate(Start(1, 70), prompt, chunk, 20), expected) << chunk;
+  EXPECT_EQ(runner_.sequences().blocks().used(), 0);
+}
+
+TEST_F(StepRunnerTest, AResubmittedSequenceGoesOnWithTheSameTokens) {
+  const std::vector<TokenId> prompt = Prompt(20, 2);
+  const std::vector<TokenId> expected = Generate(Start(1, 20), prompt, 20, 30);
+  std::vector<TokenId> replay = prompt;
+  replay.insert(replay.end(), expected.begin(), expected.begin() + 11);
+  const std::vector<TokenId> rest = Generate(Start(1, 20), replay, 9, 19);
+  EXPECT_EQ(rest, std::vector<TokenId>(expected.begin() + 11, expected.end()));
+}
+
+TEST_F(StepRunnerTest, TheAnswerDoesNotDependOnTheBatch) {
+  const std::vector<TokenId> alone = Generate(Start(1, 33), Prompt(33, 3), 33, 5);
+  v1::StepPlan plan;
+  *plan.add_start() = Start(7, 5);
+  *plan.add_start() = Start(1, 33);
+  AddChunk(&plan, 7, 0, Prompt(5, 9), true);
+  AddChunk(&plan, 1, 0, Prompt(33, 3), true);
+  for (int i = 0; i < 5; ++i) {
+    auto done = Run(plan);
+    ASSERT_TRUE(done.ok()) << done.status();
+    ASSERT_EQ(done->sampled_size(), 2);
+    EXPECT_EQ(done->sampled(0).sequence(), 7u);
+    EXPECT_EQ(done->sampled(1).token().token(), alone[i]);
+    plan.Clear();
+    AddChunk(&plan, 7, 5 + i, {done->sampled(0).token().token()}, true);
+    AddChunk(&plan, 1, 33 + i, {done->sampled(1).token().token()}, true);
+  }
+}
+
+TEST_F(StepRunnerTest, PromptScoresDoNotDependOnChunking) {
+  v1::SequenceStart start = Start(1, 40);
+  start.set_want_prompt_logprobs(true);
+  start.set_want_logprobs(true);
+  start.set_top_logprobs(3);
+  const std::vector<TokenId> prompt = Prompt(40, 4);
+  std::string expected;
+  for (int chunk : {40, 1, 13, 39}) {
+    std::vector<v1::StepDone> dones;
+    Generate(start, prompt, chunk, 2, &dones);
+    std::string all;
+    uint32_t position = 1;
+    for (const v1::StepDone& done : dones) {
+      for (const v1::PromptScores& scores : done.prompt_scores()) {
+        EXPECT_EQ(scores.position(), position);
+        for (const v1::TokenLogprob& score : scores.logprobs()) {
+          EXPECT_EQ(score.token(), prompt[position++]);
+          EXPECT_EQ(score.top_size(), 3);
+          EXPECT_GE(score.top(0).logprob(), score.logprob());
+          for (const auto& top : score.top()) EXPECT_NE(top.token(), TinyModel::kNoToken);
+          all += score.SerializeAsString();
+        }
+      }
+      for (const v1::Sampled& sampled : done.sampled()) {
+        EXPECT_EQ(sampled.token().top_size(), 3);
+        EXPECT_LT(sampled.token().logprob(), 0);
+        all += sampled.SerializeAsString();
+      }
+    }
+    EXPECT_EQ(position, 40u);
+    if (expected.empty()) expected = all;
+    EXPECT_EQ(all, expected) << chunk;
+  }
+}
+
+TEST_F(StepRunnerTest, AnEmptyPlanStillRunsTheExperts) {
+  int calls = 0;
+  StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
+    ++calls;
+    EXPECT_TRUE(chunks.empty());
+    logits->clear();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(runner.Run({}, experts_).ok());
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_F(StepRunnerTest, LogitsThatAreNotFiniteFailTheirSequenceAlone) {
+  const int V = TinyModel::kVocab;
+  StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
+    logits->assign(chunks.size() * V, 0.5f);
+    (*logits)[3] = std::numeric_limits<float>::quiet_NaN();
+    return absl::OkStatus();
+  });
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 2);
+  *plan.add_start() = Start(2, 2);
+  AddChunk(&plan, 1, 0, {1, 2}, true);
+  AddChunk(&plan, 2, 0, {1, 2}, true);
+  auto done = runner.Run(plan, experts_);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->sampled(0).token().token(), -1);
+  EXPECT_NE(done->sampled(0).error(), "");
+  EXPECT_GE(done->sampled(1).token().token(), 0);
+  EXPECT_EQ(done->sampled(1).error(), "");
+}
+
+TEST_F(StepRunnerTest, PassesOnWhatStoppedTheForwardPass) {
+  StepRunner runner = MakeRunner([](auto, ExpertRunner&, auto*) { return absl::UnavailableError("rank 1 is gone"); });
+  EXPECT_EQ(runner.Run({}, experts_).status(), absl::UnavailableError("rank 1 is gone"));
+}
+
+TEST_F(StepRunnerTest, RefusesPlansThatContradictThemselvesOrItsState) {
+  const std::vector<TokenId> two = {1, 2};
+  const auto refused = [&](const std::function<void(v1::StepPlan*)>& fill) {
+    return Refusal([&] {
+      v1::StepPlan plan;
+      *plan.add_start() = Start(1, 2, 1);
+      fill(&plan);
+      return plan;
+    }());
+  };
+  EXPECT_EQ(refused([](auto* plan) { *plan->add_start() = Start(1, 2, 1); }).code(), absl::StatusCode::kInvalidArgument)
+      << "a sequence that is here already";
+  EXPECT_EQ(refused([](auto* plan) { *plan->add_start() = Start(2, 2, kBlocks); }).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(refused([](auto* plan) { *plan->add_start() = Start(2, 2, 0); }).ok());
+  EXPECT_FALSE(refused([](auto* plan) { *plan->add_start() = Start(2, 2, 4000000000u); }).ok());
+  EXPECT_FALSE(refused([](auto* plan) { *plan->add_start() = Start(2, 0); }).ok());
+  EXPECT_FALSE(refused([](auto* plan) { *plan->add_start() = Start(2, 4000000000u); }).ok());
+  EXPECT_FALSE(refused([](auto* plan) {
+                 for (int id = 2; id < 5; ++id) *plan->add_start() = Start(id, 2, 1);
+               }).ok())
+      << "more sequences than there is room for";
+  EXPECT_FALSE(refused([](auto* plan) { plan->mutable_start(0)->mutable_sampling()->set_top_p(7); }).ok());
+  EXPECT_FALSE(refused([](auto* plan) { plan->mutable_start(0)->set_top_logprobs(21); }).ok());
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 9, 0, two, true); }).ok()) << "unknown sequence";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 1, two, true); }).ok()) << "a gap";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 4294967295u, two, true); }).ok()) << "overflow";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {}, true); }).ok()) << "no tokens";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1, TinyModel::kVocab}, true); }).ok()) << "vocabulary";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1, -1}, true); }).ok()) << "negative token";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1}, true); }).ok()) << "samples inside the prompt";
+  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, Prompt(33, 1), true); }).ok()) << "beyond its blocks";
+  EXPECT_FALSE(refused([&](auto* plan) {
+                 AddChunk(plan, 1, 0, two, true);
+                 AddChunk(plan, 1, 2, two, true);
+               }).ok())
+      << "two chunks of one sequence";
+  EXPECT_FALSE(refused([&](auto* plan) {
+                 *plan->add_start() = Start(2, 2, 8);
+                 AddChunk(plan, 2, 0, Prompt(101, 1), true);
+               }).ok())
+      << "too many rows";
+}
+
+TEST_F(StepRunnerTest, ReleasesBeforeItStartsAndIgnoresUnknownReleases) {
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 2, kBlocks);
+  ASSERT_TRUE(Run(plan).ok());
+  v1::StepPlan next;
+  next.add_release(1);
+  next.add_release(12345);
+  *next.add_start() = Start(2, 2, kBlocks);
+  EXPECT_TRUE(Run(next).ok());
+  EXPECT_EQ(runner_.sequences().size(), 1);
+}
+
+}  // namespace
+}  // namespace braid

@@ -1,0 +1,173 @@
+#include "expert_worker/worker.h"
+
+#include <fmt/format.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+#include <sched.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "expert_worker/epoch_member.h"
+#include "expert_worker/exchange/in_process.h"
+#include "expert_worker/exchange/ucx.h"
+#include "expert_worker/memory.h"
+#include "expert_worker/probe.h"
+#include "expert_worker/router_link.h"
+#include "expert_worker/step_runner.h"
+#include "expert_worker/step_thread.h"
+#include "kernels/thread_pool.h"
+#include "model/experts.h"
+#include "model/forward.h"
+#include "model/kv_cache.h"
+#include "model/model_file.h"
+
+namespace braid {
+namespace {
+
+int CoresOfThisProcess() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
+  return std::max(1, CPU_COUNT(&cores));
+}
+
+std::string HostAndPid() {
+  char host[256] = "worker";
+  gethostname(host, sizeof(host) - 1);
+  return fmt::format("{}:{}", host, getpid());
+}
+
+absl::Status CheckOptions(const WorkerOptions& options) {
+  if (options.threads < 0 || options.threads > 1024) return InvalidArgument("threads must be in [0, 1024]");
+  if (options.step_tokens_max < 1 || options.step_tokens_max > Forward::kRowsMax) {
+    return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", Forward::kRowsMax));
+  }
+  if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
+  if (options.exchange != "ucx" && options.exchange != "inprocess") {
+    return InvalidArgument("exchange must be ucx or inprocess, not " + options.exchange);
+  }
+  if (options.exchange_timeout <= absl::ZeroDuration()) return InvalidArgument("exchange_timeout must be positive");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ExchangeFactory>> MakeExchangeFactory(const WorkerOptions& options) {
+  if (options.exchange == "inprocess") return MakeInProcessExchangeFactory();
+  // Spinning for peers pays only where each has a core of its own, and who shares this machine is not known here.
+  return MakeUcxExchangeFactory({.transports = options.ucx_transports});
+}
+
+// Rows of the vocabulary that stand for no token.
+std::vector<TokenId> TokensToMask(const ModelFile& model) {
+  std::vector<TokenId> masked;
+  if (!model.tokenizer().ok()) return masked;
+  const TokenizerSpec& spec = *model.tokenizer();
+  std::vector<bool> known(model.config().vocab_size);
+  const auto mark = [&](size_t id, const std::string& text) {
+    if (id < known.size() && !text.empty()) known[id] = true;
+  };
+  for (size_t id = 0; id < spec.tokens.size(); ++id) mark(id, spec.tokens[id]);
+  for (const TokenizerSpec::AddedToken& added : spec.added) mark(static_cast<size_t>(added.id), added.text);
+  for (size_t id = 0; id < known.size(); ++id) {
+    if (!known[id]) masked.push_back(static_cast<TokenId>(id));
+  }
+  return masked;
+}
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& router) {
+  grpc::ChannelArguments arguments;
+  // gRPC's own pauses grow to two minutes; a router that comes back is to be found at once.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  return grpc::CreateCustomChannel(router, grpc::InsecureChannelCredentials(), arguments);
+}
+
+v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv_blocks) {
+  const ModelConfig& config = model.config();
+  v1::Hello hello;
+  hello.set_name(options.name.empty() ? HostAndPid() : options.name);
+  hello.set_model_digest(model.digest());
+  hello.set_kv_blocks(static_cast<uint64_t>(kv_blocks));
+  hello.set_kv_block_tokens(kKvBlockTokens);
+  hello.set_sequences_max(static_cast<uint32_t>(options.sequences_max));
+  hello.set_step_tokens_max(static_cast<uint32_t>(options.step_tokens_max));
+  hello.set_exchange(options.exchange);
+  hello.set_expert_count(static_cast<uint32_t>(config.experts));
+  hello.set_context_tokens_max(
+      static_cast<uint32_t>(std::min<int64_t>(config.context_tokens_max, int64_t{kv_blocks} * kKvBlockTokens)));
+  hello.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
+  return hello;
+}
+
+// Members in the order in which they use each other; destruction runs the other way: the link lets go of the router,
+// the step thread stops, then what it used goes.
+class WorkerImpl : public Worker {
+ public:
+  WorkerImpl(const ModelFile* model, const WorkerOptions& options, Metrics* metrics, int kv_blocks,
+             std::unique_ptr<ExchangeFactory> exchanges)
+      : config_(model->config()),
+        probe_(metrics, config_.experts, options.expert_metrics),
+        pool_(options.threads > 0 ? options.threads : CoresOfThisProcess()),
+        kv_(config_, kv_blocks),
+        forward_(&config_, &model->tensors(), &kv_, &pool_),
+        ffn_(&config_, &model->tensors(), &pool_),
+        exchanges_(std::move(exchanges)),
+        runner_(&config_, &kv_, &pool_,
+                [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
+                  return forward_.Run(chunks, experts, logits);
+                },
+                {.step_tokens_max = options.step_tokens_max,
+                 .sequences_max = options.sequences_max,
+                 .masked = TokensToMask(*model)}),
+        member_(&config_, &runner_, &ffn_, &pool_, exchanges_.get(), &probe_,
+                {.step_tokens_max = options.step_tokens_max, .exchange_timeout = options.exchange_timeout}),
+        steps_(&member_),
+        link_(options.channel ? options.channel : Dial(options.router), MakeHello(*model, options, kv_blocks), &steps_,
+              &probe_) {
+    probe_.model_bytes.Set(static_cast<double>(model->weight_bytes()));
+  }
+
+  std::string NotReady() const override {
+    std::string reason = link_.NotAttached();
+    if (reason.empty() && steps_.configured_epoch() == 0) reason = "waiting for the router to begin an epoch";
+    return reason;
+  }
+
+  void Shutdown(absl::Duration grace) override { link_.Leave(grace); }
+
+ private:
+  const ModelConfig& config_;
+  WorkerProbe probe_;
+  ThreadPool pool_;
+  KvPool kv_;
+  Forward forward_;
+  ExpertFfn ffn_;
+  const std::unique_ptr<ExchangeFactory> exchanges_;
+  StepRunner runner_;
+  EpochMember member_;
+  StepThread steps_;
+  RouterLink link_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, const WorkerOptions& options,
+                                                      Metrics* metrics) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(const int kv_blocks, ChooseKvBlocks(model->config(), options.kv_bytes, AvailableMemoryBytes()));
+  ASSIGN_OR_RETURN(std::unique_ptr<ExchangeFactory> exchanges, MakeExchangeFactory(options));
+  spdlog::info("KV cache: {} blocks of {} tokens, {} MiB when full", kv_blocks, kKvBlockTokens,
+               (KvPool::BlockBytes(model->config()) * static_cast<uint64_t>(kv_blocks)) >> 20);
+  return std::make_unique<WorkerImpl>(model, options, metrics, kv_blocks, std::move(exchanges));
+}
+
+}  // namespace braid
