@@ -1,6 +1,6 @@
 // chat_tool TEMPLATE TOKENIZER_JSON   answers each line of stdin, a JSON object with messages, tools,
 // add_generation_prompt, preserve_thinking and date, with {"text": ..., "ids": [...]}. TEMPLATE is a file with a chat
-// template. For tests/chat_template_test.py.
+// template. For tests/chat_template_oracle_test.py.
 
 #include <iostream>
 #include <nlohmann/json.hpp>

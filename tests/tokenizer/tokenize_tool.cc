@@ -4,7 +4,7 @@
 //   parse   ids; special tokens are recognised
 //   split   where the pre-tokens end, in bytes
 //
-// For tests/tokenizer_test.py.
+// For tests/tokenizer_oracle_test.py.
 
 #include <iostream>
 #include <nlohmann/json.hpp>
