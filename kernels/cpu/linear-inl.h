@@ -7,12 +7,6 @@
 
 #include "kernels/cpu/weights-inl.h"
 
-#if defined(__clang__)
-#define BRAID_UNROLL _Pragma("unroll")
-#else
-#define BRAID_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 namespace braid::BRAID_LEVEL {
 
 // The tile: 12 outputs x 512 columns are 24 KB, and with four rows of x it fits 32 KB.
@@ -30,22 +24,25 @@ void DotsInRegisters(const LinearTask& task, int row, int output) {
   const float* x = task.x + int64_t{row} * task.ldx;
   V8 acc[kR][kO];
   BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] = Zero();
-  for (int k = 0; k + W::kGroup <= K; k += W::kGroup) {
-    BRAID_UNROLL for (int o = 0; o < kO; ++o) {
-      V8 v[W::kGroup / 8];
-      W::Load(w + o * row_bytes, k, v);
-      BRAID_UNROLL for (int j = 0; j < W::kGroup / 8; ++j) {
-        BRAID_UNROLL for (int r = 0; r < kR; ++r) {
-          acc[r][o] = Fma(v[j], LoadF32(x + int64_t{r} * task.ldx + k + 8 * j), acc[r][o]);
+  int k = 0;
+  for (const std::byte* block = w; k + W::kBlock <= K; block += RowBytes(kType, W::kBlock)) {
+    BRAID_UNROLL for (int part = 0; part < W::kBlock / W::kPart; ++part, k += W::kPart) {
+      BRAID_UNROLL for (int o = 0; o < kO; ++o) {
+        V8 v[W::kPart / 8];
+        W::Load(block + o * row_bytes, part, v);
+        BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) {
+          BRAID_UNROLL for (int r = 0; r < kR; ++r) {
+            acc[r][o] = Fma(v[j], LoadF32(x + int64_t{r} * task.ldx + k + 8 * j), acc[r][o]);
+          }
         }
       }
     }
   }
-  if constexpr (W::kGroup == 8) {
-    if (K % 8 != 0) {
+  if constexpr (W::kBlock == 8) {
+    if (k < K) {
       for (int o = 0; o < kO; ++o) {
         const V8 v = LoadTail<kType>(w + o * row_bytes, K);
-        for (int r = 0; r < kR; ++r) acc[r][o] = Fma(v, LoadF32(x + int64_t{r} * task.ldx + K / 8 * 8), acc[r][o]);
+        for (int r = 0; r < kR; ++r) acc[r][o] = Fma(v, LoadF32(x + int64_t{r} * task.ldx + k), acc[r][o]);
       }
     }
   }
@@ -91,17 +88,19 @@ void RowsOnTile(const float* x, int ldx, const float* tile, int outputs, int col
 template <DType kType>
 void WidenTile(const Matrix& w, int output, int outputs, int k, int columns, float* tile) {
   using W = Stored<kType>;
-  const int whole = columns / W::kGroup * W::kGroup;
   for (int o = 0; o < outputs; ++o) {
-    const std::byte* row = w.row(output + o);
+    const std::byte* block = w.row(output + o) + RowBytes(kType, k);
     float* to = tile + o * kTileColumns;
-    for (int c = 0; c < whole; c += W::kGroup) {
-      V8 v[W::kGroup / 8];
-      W::Load(row, k + c, v);
-      BRAID_UNROLL for (int j = 0; j < W::kGroup / 8; ++j) Store(to + c + 8 * j, v[j]);
+    int c = 0;
+    for (; c + W::kBlock <= columns; block += RowBytes(kType, W::kBlock)) {
+      BRAID_UNROLL for (int part = 0; part < W::kBlock / W::kPart; ++part, c += W::kPart) {
+        V8 v[W::kPart / 8];
+        W::Load(block, part, v);
+        BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) Store(to + c + 8 * j, v[j]);
+      }
     }
-    if constexpr (W::kGroup == 8)
-      if (whole < columns) Store(to + whole, LoadTail<kType>(row, w.columns));
+    if constexpr (W::kBlock == 8)
+      if (c < columns) Store(to + c, LoadTail<kType>(w.row(output + o), w.columns));
   }
 }
 

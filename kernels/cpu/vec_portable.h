@@ -6,15 +6,15 @@
 
 #include "kernels/half.h"
 
-// Eight floats and thirty-two bytes in plain C++, with the operations of vec_avx2.h and the same bits.
+// Eight floats and eight integers in plain C++, with the operations of vec_avx2.h and the same bits.
 
 namespace braid::portable {
 
 struct V8 {
   float lane[8];
 };
-struct B32 {
-  uint8_t byte[32];
+struct I8 {
+  int32_t lane[8];
 };
 
 template <typename F>
@@ -53,40 +53,32 @@ inline float Sum(const V8& v) {
   const float* l = v.lane;
   return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
 }
-inline float HalfToFloat(const void* p) { return FloatFromHalf(LoadU16(p)); }
-inline void Prefetch(const void*) {}
+inline V8 BroadcastF16(const void* p) { return Broadcast(FloatFromHalf(LoadU16(p))); }
 
 template <typename F>
-inline B32 MapBytes(F f) {
-  B32 b;
-  for (int i = 0; i < 32; ++i) b.byte[i] = static_cast<uint8_t>(f(i));
-  return b;
+inline I8 MapInts(F f) {
+  I8 v;
+  for (int i = 0; i < 8; ++i) v.lane[i] = f(i);
+  return v;
 }
-inline B32 LoadBytes(const void* p) {
-  B32 b;
-  std::memcpy(b.byte, p, sizeof b.byte);
-  return b;
+inline I8 WidenU8(const void* p) {
+  return MapInts([&](int i) { return static_cast<const uint8_t*>(p)[i]; });
 }
-// 16 bytes to 32: the low nibbles, then the high ones.
-inline B32 LoadNibbles(const void* p) {
-  const uint8_t* q = static_cast<const uint8_t*>(p);
-  return MapBytes([&](int i) { return i < 16 ? q[i] & 15 : q[i - 16] >> 4; });
+inline I8 WidenS8(const void* p) {
+  return MapInts([&](int i) { return static_cast<const int8_t*>(p)[i]; });
 }
-// (byte >> shift) & mask. REQUIRES: mask < 256 >> shift.
-inline B32 Bits(const B32& b, int shift, int mask) {
-  return MapBytes([&](int i) { return b.byte[i] >> shift & mask; });
+inline I8 And(const I8& v, int mask) {
+  return MapInts([&](int i) { return v.lane[i] & mask; });
 }
-// a | b << shift. REQUIRES: no bit of b leaves its byte.
-inline B32 OrShifted(const B32& a, const B32& b, int shift) {
-  return MapBytes([&](int i) { return a.byte[i] | b.byte[i] << shift; });
+inline I8 Or(const I8& a, const I8& b) {
+  return MapInts([&](int i) { return a.lane[i] | b.lane[i]; });
 }
-inline B32 Minus(const B32& b, int bias) {
-  return MapBytes([&](int i) { return b.byte[i] - bias; });
+// Left by `left` bits, or right if it is negative. REQUIRES: no lane is negative or overflows.
+inline I8 Shift(const I8& v, int left) {
+  return MapInts([&](int i) { return left >= 0 ? v.lane[i] << left : v.lane[i] >> -left; });
 }
-// Bytes [8 * kPart, 8 * kPart + 8), taken as signed.
-template <int kPart>
-inline V8 ToFloat(const B32& b) {
-  return Map([&](int i) { return static_cast<float>(static_cast<int8_t>(b.byte[8 * kPart + i])); });
+inline V8 ToFloat(const I8& v) {
+  return Map([&](int i) { return static_cast<float>(v.lane[i]); });
 }
 
 }  // namespace braid::portable
