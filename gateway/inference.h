@@ -47,7 +47,8 @@ struct Done {  // the last event of a good call
 // caller must be told.
 using CallEvent = std::variant<Accepted, EchoedPrompt, Delta, Finished, Done, ApiError>;
 
-// A running call. Destroying it cancels what is left and returns at once; no event is delivered after that.
+// A running call. Destroying it cancels what is left; no event is delivered after that. It never waits for the network,
+// but for a sink that is running on another thread: destroy it without holding a lock that the sink takes.
 class Call {
  public:
   virtual ~Call() = default;
