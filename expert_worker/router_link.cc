@@ -88,6 +88,10 @@ void RouterLink::Loop() {
       absl::MutexLock lock(&mutex_);
       session_ = nullptr;
     }
+    if (stop_.HasBeenNotified()) {
+      SetState("left the router");
+      continue;
+    }
     SetState(fmt::format("no stream to the router: {}", status.ok() ? "it ended" : status.ToString()));
     pause = session.welcomed ? kBackoffMin : std::min(pause * 2, kBackoffMax);
     stop_.WaitForNotificationWithTimeout(pause);
@@ -164,7 +168,7 @@ void RouterLink::Write(Session* session) {
 
 // Not the writer's job: a router that stops reading can block a write.
 void RouterLink::Watch(Session* session) {
-  while (!session->over.WaitForNotificationWithTimeout(absl::Milliseconds(session->timeout_ms.load() / 4))) {
+  while (!session->over.WaitForNotificationWithTimeout(absl::Milliseconds(session->timeout_ms.load() / 8))) {
     const int64_t silence_ms = absl::ToUnixMillis(absl::Now()) - session->heard_ms;
     if (silence_ms < session->timeout_ms) continue;
     session->silent = true;
