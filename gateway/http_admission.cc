@@ -52,7 +52,7 @@ HttpReply UnsupportedMedia(std::string message) {
 
 std::optional<HttpReply> RefuseBody(const HttpHeader& header, const HttpGuard& guard) {
   if (header.content_length > guard.body_bytes_max)
-    return ErrorReply({.code = "payload_too_large",
+    return ErrorReply({.code = "body_too_large",
                        .message = "The body may have up to " + std::to_string(guard.body_bytes_max) + " bytes."});
   if (!header.content_encoding.empty() && !EqualsIgnoringCase(header.content_encoding, "identity"))
     return UnsupportedMedia("Compressed bodies are not accepted; send plain JSON without Content-Encoding.");

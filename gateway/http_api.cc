@@ -1,5 +1,9 @@
 #include "gateway/http_api.h"
 
+#include <spdlog/spdlog.h>
+
+#include <exception>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -113,6 +117,18 @@ HttpReply HttpApi::Get(const RouteMatch& match) {
 
 HttpOutcome HttpApi::Post(RouteId route, const std::string& body, const std::string& request_id, Inference::Sink sink) {
   if (draining_) return ErrorReply(DrainingError());
+  try {
+    return Dispatch(route, body, request_id, std::move(sink));
+  } catch (const std::exception& e) {  // out of memory, or a library that throws where it should not
+    spdlog::error("request {} failed with {}", request_id, typeid(e).name());
+    return ErrorReply({.status = absl::StatusCode::kInternal,
+                       .code = "internal_error",
+                       .message = "The server could not handle this request."});
+  }
+}
+
+HttpOutcome HttpApi::Dispatch(RouteId route, const std::string& body, const std::string& request_id,
+                              Inference::Sink sink) {
   switch (route) {
     case RouteId::kChat:
       return Chat(body, request_id, std::move(sink));

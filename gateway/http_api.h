@@ -29,8 +29,8 @@ class HttpApi {
 
   // Cheap enough for the thread that serves the sockets. REQUIRES: a GET route.
   HttpReply Get(const RouteMatch& match);
-  // Parses, and may render and tokenize: as slow as the body is long. `sink` is used if a call was started.
-  // REQUIRES: a POST route.
+  // Parses, and may render and tokenize: as slow as the body is long. `sink` is used if a call was started. Never
+  // throws: what goes wrong with one request stays in it. REQUIRES: a POST route.
   HttpOutcome Post(RouteId route, const std::string& body, const std::string& request_id, Inference::Sink sink);
 
   // From now on: health says draining, calls are refused.
@@ -39,6 +39,7 @@ class HttpApi {
   std::string model_digest() const { return inference_.model().digest; }
 
  private:
+  HttpOutcome Dispatch(RouteId route, const std::string& body, const std::string& request_id, Inference::Sink sink);
   HttpReply Health();
   HttpReply Models(const std::string& only_id);
   HttpOutcome Chat(const std::string& body, const std::string& request_id, Inference::Sink sink);

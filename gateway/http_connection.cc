@@ -32,7 +32,7 @@ class BodyLease {
   size_t bytes_;
 };
 
-std::string Value(const http::request<http::string_body>& request, http::field field) {
+std::string Value(const http::request<GrowingBody>& request, http::field field) {
   const auto value = request[field];
   return std::string(value.data(), value.size());
 }
@@ -137,7 +137,7 @@ void HttpConnection::OnParserError(const error_code& error) {
   if (!exchange_) OpenExchange(HeaderOfRequest());
   if (error == http::error::body_limit)
     return Refuse(ErrorReply(
-        {.code = "payload_too_large",
+        {.code = "body_too_large",
          .message = "The body may have up to " + std::to_string(context_.options.body_bytes_max) + " bytes."}));
   if (error == http::error::header_limit)
     return Refuse(ErrorReply(431, {.code = "header_too_large", .message = "The request's header is too large."}));
@@ -185,7 +185,7 @@ void HttpConnection::OnHeader() {
     return Answer(*refusal);
   }
   if (!header.has_body) return OnRequest();
-  if (!header.expect.empty() && inbox_.empty()) outbox_ += "HTTP/1.1 100 Continue\r\n\r\n";
+  if (!header.expect.empty() && header.http_minor == 1 && inbox_.empty()) outbox_ += "HTTP/1.1 100 Continue\r\n\r\n";
   parser_->body_limit(context_.options.body_bytes_max);  // for chunked bodies; a length is checked already
   parser_->eager(true);
   Enter(State::kBody, context_.options.body_timeout);

@@ -5,8 +5,9 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <boost/optional.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -21,6 +22,30 @@
 #include "gateway/http_server.h"
 
 namespace braid {
+
+// Beast's string_body reserves what a client announces; this one grows with what has come.
+struct GrowingBody {
+  using value_type = std::string;
+  struct reader {
+    template <bool kIsRequest, typename Fields>
+    reader(boost::beast::http::header<kIsRequest, Fields>&, value_type& body) : body_(body) {}
+    void init(const boost::optional<uint64_t>&, boost::system::error_code& error) { error = {}; }
+    template <typename Buffers>
+    size_t put(const Buffers& buffers, boost::system::error_code& error) {
+      error = {};
+      size_t bytes = 0;
+      for (const boost::asio::const_buffer buffer : boost::beast::buffers_range_ref(buffers)) {
+        body_.append(static_cast<const char*>(buffer.data()), buffer.size());
+        bytes += buffer.size();
+      }
+      return bytes;
+    }
+    void finish(boost::system::error_code& error) { error = {}; }
+
+   private:
+    value_type& body_;
+  };
+};
 
 class HttpConnection;
 using SteadyTime = std::chrono::steady_clock::time_point;
@@ -85,7 +110,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     kLinger,  // the answer is out and said "close"; waiting for the client to do so
     kClosed
   };
-  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  using Parser = boost::beast::http::request_parser<GrowingBody>;
 
   void Enter(State state, absl::Duration timeout);
   void Read();

@@ -460,7 +460,7 @@ TEST_F(HttpServerTest, RefusesBodiesOverTheLimitHoweverTheyCome) {
   for (int i = 0; i < 1001; ++i) chunks += "1\r\nx\r\n";
   const TestResponse response = Ask(chunks);
   EXPECT_EQ(response.status, 413);
-  EXPECT_EQ(ErrorCode(response), "payload_too_large");
+  EXPECT_EQ(ErrorCode(response), "body_too_large");
 }
 
 TEST_F(HttpServerTest, ReadsChunkedBodies) {
