@@ -37,7 +37,7 @@ bool IsMarker(const std::string& piece) { return piece.size() > 2 && piece.front
 // Feeds text and control tokens; a piece in angle brackets is a control token, "~" in front of it makes it text.
 // `width` cuts text into pieces of so many bytes (the texts of these tests are ASCII).
 std::string Fold(const std::vector<std::string>& pieces, bool complete = true, size_t width = 1000,
-                bool parse_calls = true) {
+                 bool parse_calls = true) {
   OutputParser parser(parse_calls);
   std::vector<OutputEvent> events;
   const auto add = [&](std::vector<OutputEvent> more) { events.insert(events.end(), more.begin(), more.end()); };
@@ -78,9 +78,9 @@ TEST(OutputParser, ASpelledTagCountsOnlyAtTheStart) {
 }
 
 TEST(OutputParser, ReportsReasoningContentAndCallsInOrder) {
-  EXPECT_EQ(
-      Fold({"<think>", "Need tool.", "</think>", "One moment.", kStart, "[f(a=1), g.h()]", kEnd, "Done.", "<|im_end|>"}),
-      "R(Need tool.)C(One moment.)T0(f {\"a\": 1})T1(g.h {})C(Done.)");
+  EXPECT_EQ(Fold({"<think>", "Need tool.", "</think>", "One moment.", kStart, "[f(a=1), g.h()]", kEnd, "Done.",
+                  "<|im_end|>"}),
+            "R(Need tool.)C(One moment.)T0(f {\"a\": 1})T1(g.h {})C(Done.)");
 }
 
 TEST(OutputParser, NumbersCallsOverSeveralBlocks) {
