@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -74,6 +75,21 @@ class GrpcDoorTest : public testing::Test {
     v1::ChatResponse response;
     while (reader->Read(&response)) responses->push_back(response);
     return reader->Finish();
+  }
+
+  // The bytes of a HealthCheckResponse: "\x08\x01" is SERVING, "\x08\x02" NOT_SERVING.
+  std::string Health() {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    const grpc::ByteBuffer request;
+    grpc::ByteBuffer response;
+    absl::Notification done;
+    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request, &response,
+                   [&done](const grpc::Status&) { done.Notify(); });
+    done.WaitForNotification();
+    grpc::Slice bytes;
+    if (!response.DumpToSingleSlice(&bytes).ok()) return "";
+    return std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
   }
 
   Metrics metrics_;
@@ -272,6 +288,13 @@ TEST_F(GrpcDoorTest, ListsTheModelAndTurnsTextIntoTokensAndBack) {
   grpc::ClientContext detokenize;
   ASSERT_TRUE(stub_->Detokenize(&detokenize, back, &text).ok());
   EXPECT_EQ(text.text(), "h");
+}
+
+TEST_F(GrpcDoorTest, IsHealthyUntilItDrains) {
+  Start();
+  EXPECT_EQ(Health(), "\x08\x01");
+  service_->Drain();
+  EXPECT_TRUE(Eventually([&] { return Health() == "\x08\x02"; }));
 }
 
 TEST_F(GrpcDoorTest, SaysThatAPortIsTaken) {

@@ -34,8 +34,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->required();
   add("--router", gateway.router, "host:port of the router", "BRAID_ROUTER");
   add("--host", gateway.host, "address to listen on", "BRAID_GATEWAY_HOST");
-  add("--port", gateway.http_port, "HTTP port; 0 picks one", "BRAID_GATEWAY_PORT");
-  add("--grpc-port", gateway.grpc_port, "gRPC port; 0 picks one, -1: none", "BRAID_GATEWAY_GRPC_PORT");
+  // Not BRAID_GATEWAY_PORT: Kubernetes sets that one, to an address, where a Service is called braid-gateway.
+  add("--port", gateway.http_port, "HTTP port; 0 picks one", "BRAID_HTTP_PORT");
+  add("--grpc-port", gateway.grpc_port, "gRPC port; 0 picks one, -1: none", "BRAID_GRPC_PORT");
   add("--api-key-file", flags.api_key_file, "file whose first line callers must send as Bearer token; empty: none",
       "BRAID_API_KEY_FILE");
   add("--model-name", gateway.model_name, "name that callers use; empty: the file's", "BRAID_MODEL_NAME");

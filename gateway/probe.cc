@@ -5,10 +5,14 @@
 namespace braid {
 namespace {
 
+// The statuses with which a request can end; any other would be our mistake and counts as internal.
+constexpr absl::StatusCode kOutcomes[] = {
+    absl::StatusCode::kOk,       absl::StatusCode::kCancelled,         absl::StatusCode::kInvalidArgument,
+    absl::StatusCode::kNotFound, absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable,
+    absl::StatusCode::kInternal, absl::StatusCode::kDeadlineExceeded};
+
 // The values of the label `outcome`: "ok", "cancelled", "resource_exhausted"...
-std::string OutcomeName(size_t code) {
-  return absl::AsciiStrToLower(absl::StatusCodeToString(static_cast<absl::StatusCode>(code)));
-}
+std::string OutcomeName(absl::StatusCode code) { return absl::AsciiStrToLower(absl::StatusCodeToString(code)); }
 
 }  // namespace
 
@@ -36,14 +40,16 @@ GatewayProbe::GatewayProbe(Metrics* metrics, absl::Time now) : window_(now) {
 
 GatewayProbe::Outcomes GatewayProbe::OutcomeCounters(Metrics* metrics, const std::string& door) {
   Outcomes counters;
-  for (size_t code = 0; code < counters.size(); ++code)
+  for (absl::StatusCode code : kOutcomes)
     counters[code] = metrics->AddCounter("braid_requests_total", "Requests by door and outcome.",
                                          {{"door", door}, {"outcome", OutcomeName(code)}});
   return counters;
 }
 
 void GatewayProbe::RequestEnded(const std::string& door, absl::StatusCode outcome) {
-  requests_.at(door).at(static_cast<size_t>(outcome)).Add();
+  Outcomes& outcomes = requests_.at(door);
+  const auto found = outcomes.find(outcome);
+  (found == outcomes.end() ? outcomes.at(absl::StatusCode::kInternal) : found->second).Add();
 }
 
 void GatewayProbe::CallAccepted(int64_t prompt_tokens) {

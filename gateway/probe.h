@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <map>
 #include <string>
 
@@ -39,7 +38,7 @@ class GatewayProbe {
   void Tick(absl::Time now);
 
  private:
-  using Outcomes = std::array<Counter, 17>;  // by absl::StatusCode
+  using Outcomes = std::map<absl::StatusCode, Counter>;
   static Outcomes OutcomeCounters(Metrics* metrics, const std::string& door);
 
   std::map<std::string, Outcomes> requests_;  // by door
