@@ -24,12 +24,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-std::unique_ptr<ModelFile> MustOpen(const std::string& path) {
-  auto model = ModelFile::Open(path);
-  CHECK(model.ok()) << model.status();
-  return *std::move(model);
-}
-
 std::vector<std::vector<float>> Values(const ModelFile& model) {
   std::vector<std::vector<float>> values;
   VisitTensors(model.tensors(), [&](const TensorView& tensor) {

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <utility>
 
 #include "base/checked.h"
 #include "base/status.h"
+#include "model/gguf_cursor.h"
 
 // Layout: magic, version, tensor count, key count; keys with their values; tensor infos (name, dimensions with the
 // contiguous one first, type, offset); padding; the data section that the offsets count from. A string is a 64-bit
@@ -23,41 +23,6 @@ constexpr uint32_t kDimensionsMax = 4;
 // The least a key and a tensor info take: counts above remaining bytes / this are lies, found before any allocation.
 constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;
 constexpr uint64_t kTensorBytesMin = 8 + 1 + 4 + 8 + 4 + 8;
-
-// Reads forward through bytes that may end anywhere.
-class Cursor {
- public:
-  explicit Cursor(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  uint64_t position() const { return position_; }
-  uint64_t remaining() const { return bytes_.size() - position_; }
-
-  absl::StatusOr<std::span<const std::byte>> Take(uint64_t count) {
-    if (count > remaining())
-      return InvalidArgument("truncated: " + std::to_string(count) + " bytes wanted at byte " +
-                             std::to_string(position_) + ", the file has " + std::to_string(remaining()) + " left");
-    const std::span<const std::byte> taken = bytes_.subspan(position_, count);
-    position_ += count;
-    return taken;
-  }
-
-  template <typename T>
-  absl::StatusOr<T> Read() {
-    ASSIGN_OR_RETURN(const std::span<const std::byte> raw, Take(sizeof(T)));
-    T value;
-    std::memcpy(&value, raw.data(), sizeof(T));
-    return value;
-  }
-
-  absl::StatusOr<std::string_view> ReadString() {
-    ASSIGN_OR_RETURN(const uint64_t length, Read<uint64_t>());
-    ASSIGN_OR_RETURN(const std::span<const std::byte> raw, Take(length));
-    return std::string_view(reinterpret_cast<const char*>(raw.data()), raw.size());
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-  uint64_t position_ = 0;
-};
 
 std::string Quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
 
@@ -86,26 +51,26 @@ constexpr uint64_t ScalarBytes(GgufType type) {
   return 0;
 }
 
-absl::StatusOr<GgufType> ReadType(Cursor& cursor) {
+absl::StatusOr<GgufType> ReadType(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>());
   if (type >= kGgufTypes) return InvalidArgument("unknown value type " + std::to_string(type));
   return static_cast<GgufType>(type);
 }
 
 template <typename T>
-absl::StatusOr<GgufValue> ReadInteger(Cursor& cursor) {
+absl::StatusOr<GgufValue> ReadInteger(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const T value, cursor.Read<T>());
   if (std::in_range<int64_t>(value)) return GgufValue(static_cast<int64_t>(value));
   return GgufValue(static_cast<uint64_t>(value));
 }
 
-absl::StatusOr<GgufValue> ReadBool(Cursor& cursor) {
+absl::StatusOr<GgufValue> ReadBool(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const uint8_t value, cursor.Read<uint8_t>());
   if (value > 1) return InvalidArgument("a bool of value " + std::to_string(value));
   return GgufValue(value == 1);
 }
 
-absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
+absl::StatusOr<GgufValue> ReadArray(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const GgufType type, ReadType(cursor));
   if (type == GgufType::kArray) return InvalidArgument("arrays of arrays are not supported");
   ASSIGN_OR_RETURN(const uint64_t count, cursor.Read<uint64_t>());
@@ -118,13 +83,13 @@ absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
     ASSIGN_OR_RETURN(array.bytes, cursor.Take(*bytes.value()));
     return GgufValue(array);
   }
-  Cursor strings = cursor;  // walks ahead to find the end; a wrong count runs into the end of the file
+  GgufCursor strings = cursor;  // walks ahead to find the end; a wrong count runs into the end of the file
   for (uint64_t i = 0; i < count; ++i) RETURN_IF_ERROR(strings.ReadString().status());
   ASSIGN_OR_RETURN(array.bytes, cursor.Take(strings.position() - cursor.position()));
   return GgufValue(array);
 }
 
-absl::StatusOr<GgufValue> ReadValue(Cursor& cursor, GgufType type) {
+absl::StatusOr<GgufValue> ReadValue(GgufCursor& cursor, GgufType type) {
   switch (type) {
     case GgufType::kUint8:
       return ReadInteger<uint8_t>(cursor);
@@ -162,14 +127,14 @@ absl::StatusOr<GgufValue> ReadValue(Cursor& cursor, GgufType type) {
   return InvalidArgument("unknown value type");
 }
 
-absl::StatusOr<std::string> ReadName(Cursor& cursor) {
+absl::StatusOr<std::string> ReadName(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const std::string_view name, cursor.ReadString());
   if (name.empty()) return InvalidArgument("an empty name at byte " + std::to_string(cursor.position()));
   if (name.size() > kNameBytesMax) return InvalidArgument("a name of " + std::to_string(name.size()) + " bytes");
   return std::string(name);
 }
 
-absl::StatusOr<std::map<std::string, GgufValue, std::less<>>> ReadMetadata(Cursor& cursor, uint64_t count) {
+absl::StatusOr<std::map<std::string, GgufValue, std::less<>>> ReadMetadata(GgufCursor& cursor, uint64_t count) {
   std::map<std::string, GgufValue, std::less<>> metadata;
   for (uint64_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(std::string key, ReadName(cursor));
@@ -188,7 +153,7 @@ struct Extent {
   uint64_t bytes = 0;
 };
 
-absl::StatusOr<std::vector<int64_t>> ReadShape(Cursor& cursor) {
+absl::StatusOr<std::vector<int64_t>> ReadShape(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const uint32_t dimensions, cursor.Read<uint32_t>());
   if (dimensions < 1 || dimensions > kDimensionsMax)
     return InvalidArgument("has " + std::to_string(dimensions) + " dimensions, must have 1 to " +
@@ -215,7 +180,7 @@ absl::StatusOr<uint64_t> TensorBytes(const std::vector<int64_t>& shape, DType ty
   return *bytes.value();
 }
 
-absl::Status ReadTensorInfo(Cursor& cursor, uint64_t alignment, StoredTensor* tensor, Extent* extent) {
+absl::Status ReadTensorInfo(GgufCursor& cursor, uint64_t alignment, StoredTensor* tensor, Extent* extent) {
   ASSIGN_OR_RETURN(tensor->shape, ReadShape(cursor));
   ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>());
   ASSIGN_OR_RETURN(extent->offset, cursor.Read<uint64_t>());
@@ -253,8 +218,8 @@ absl::Status CheckNamesDistinct(const std::vector<StoredTensor>& tensors) {
   return InvalidArgument("tensor " + Quoted(*twice) + " appears twice");
 }
 
-absl::StatusOr<std::vector<StoredTensor>> ReadTensors(std::span<const std::byte> file, Cursor cursor, uint64_t count,
-                                                      uint64_t alignment) {
+absl::StatusOr<std::vector<StoredTensor>> ReadTensors(std::span<const std::byte> file, GgufCursor cursor,
+                                                      uint64_t count, uint64_t alignment) {
   std::vector<StoredTensor> tensors(count);
   std::vector<Extent> extents(count);
   for (uint64_t i = 0; i < count; ++i) {
@@ -276,7 +241,7 @@ absl::StatusOr<std::vector<StoredTensor>> ReadTensors(std::span<const std::byte>
   return tensors;
 }
 
-absl::Status ReadMagic(Cursor& cursor) {
+absl::Status ReadMagic(GgufCursor& cursor) {
   ASSIGN_OR_RETURN(const uint32_t magic, cursor.Read<uint32_t>());
   if (magic != kGgufMagic) return InvalidArgument("not a GGUF file: it does not begin with 'GGUF'");
   ASSIGN_OR_RETURN(const uint32_t version, cursor.Read<uint32_t>());
@@ -286,55 +251,17 @@ absl::Status ReadMagic(Cursor& cursor) {
   return InvalidArgument("GGUF version " + std::to_string(version) + " is not supported (2 and 3 are)");
 }
 
-absl::StatusOr<uint64_t> ReadCount(Cursor& cursor, const char* what, uint64_t max, uint64_t bytes_min) {
+absl::StatusOr<uint64_t> ReadCount(GgufCursor& cursor, const char* what, uint64_t max, uint64_t bytes_min) {
   ASSIGN_OR_RETURN(const uint64_t count, cursor.Read<uint64_t>());
   if (count > max || count > cursor.remaining() / bytes_min)
     return InvalidArgument("claims " + std::to_string(count) + " " + what + ", more than the file can hold");
   return count;
 }
 
-// The element at `index` of an array of integers of type T.
-template <typename T>
-bool DecodeInteger(const GgufArray& array, uint64_t index, int64_t* out) {
-  T value;
-  std::memcpy(&value, array.bytes.data() + index * sizeof(T), sizeof(T));
-  *out = static_cast<int64_t>(value);
-  return std::in_range<int64_t>(value);
-}
-
-bool DecodeInteger(const GgufArray& array, uint64_t index, int64_t* out) {
-  switch (array.type) {
-    case GgufType::kUint8:
-      return DecodeInteger<uint8_t>(array, index, out);
-    case GgufType::kInt8:
-      return DecodeInteger<int8_t>(array, index, out);
-    case GgufType::kUint16:
-      return DecodeInteger<uint16_t>(array, index, out);
-    case GgufType::kInt16:
-      return DecodeInteger<int16_t>(array, index, out);
-    case GgufType::kUint32:
-      return DecodeInteger<uint32_t>(array, index, out);
-    case GgufType::kInt32:
-      return DecodeInteger<int32_t>(array, index, out);
-    case GgufType::kUint64:
-      return DecodeInteger<uint64_t>(array, index, out);
-    case GgufType::kInt64:
-      return DecodeInteger<int64_t>(array, index, out);
-    default:
-      return false;
-  }
-}
-
-absl::Status WrongKind(std::string_view key, const char* wanted) {
-  return InvalidArgument("key " + Quoted(key) + " is not " + wanted);
-}
-
 }  // namespace
 
-static_assert(std::endian::native == std::endian::little, "GGUF is read by memcpy");
-
 absl::StatusOr<GgufFile> GgufFile::Parse(std::span<const std::byte> bytes) {
-  Cursor cursor(bytes);
+  GgufCursor cursor(bytes);
   RETURN_IF_ERROR(ReadMagic(cursor));
   ASSIGN_OR_RETURN(const uint64_t tensors, ReadCount(cursor, "tensors", kTensorsMax, kTensorBytesMin));
   ASSIGN_OR_RETURN(const uint64_t keys, ReadCount(cursor, "keys", kKeysMax, kKeyBytesMin));
@@ -346,77 +273,6 @@ absl::StatusOr<GgufFile> GgufFile::Parse(std::span<const std::byte> bytes) {
     return InvalidArgument("key 'general.alignment' is " + std::to_string(align) + ", not a power of two");
   ASSIGN_OR_RETURN(file.tensors_, ReadTensors(bytes, cursor, tensors, align));
   return file;
-}
-
-const GgufValue* GgufFile::Find(std::string_view key) const {
-  const auto found = metadata_.find(key);
-  return found == metadata_.end() ? nullptr : &found->second;
-}
-
-absl::StatusOr<std::optional<int64_t>> GgufFile::Integer(std::string_view key, int64_t min, int64_t max) const {
-  const GgufValue* value = Find(key);
-  if (value == nullptr) return std::nullopt;
-  const int64_t* integer = std::get_if<int64_t>(value);
-  if (integer == nullptr && !std::holds_alternative<uint64_t>(*value)) return WrongKind(key, "an integer");
-  if (integer == nullptr || *integer < min || *integer > max)
-    return InvalidArgument("key " + Quoted(key) + " is " + (integer ? std::to_string(*integer) : "above 2^63") +
-                           ", must be in [" + std::to_string(min) + ", " + std::to_string(max) + "]");
-  return *integer;
-}
-
-absl::StatusOr<std::optional<double>> GgufFile::Number(std::string_view key) const {
-  const GgufValue* value = Find(key);
-  if (value == nullptr) return std::nullopt;
-  if (const double* number = std::get_if<double>(value)) return *number;
-  if (const int64_t* integer = std::get_if<int64_t>(value)) return static_cast<double>(*integer);
-  return WrongKind(key, "a number");
-}
-
-absl::StatusOr<std::optional<bool>> GgufFile::Bool(std::string_view key) const {
-  const GgufValue* value = Find(key);
-  if (value == nullptr) return std::nullopt;
-  if (const bool* flag = std::get_if<bool>(value)) return *flag;
-  return WrongKind(key, "a bool");
-}
-
-absl::StatusOr<std::optional<std::string_view>> GgufFile::String(std::string_view key) const {
-  const GgufValue* value = Find(key);
-  if (value == nullptr) return std::nullopt;
-  if (const std::string_view* text = std::get_if<std::string_view>(value)) return *text;
-  return WrongKind(key, "a string");
-}
-
-absl::StatusOr<const GgufArray*> GgufFile::FindArray(std::string_view key, uint64_t count_max) const {
-  const GgufValue* value = Find(key);
-  if (value == nullptr) return nullptr;
-  const GgufArray* array = std::get_if<GgufArray>(value);
-  if (array == nullptr) return WrongKind(key, "an array");
-  if (array->count > count_max)
-    return InvalidArgument("key " + Quoted(key) + " has " + std::to_string(array->count) + " elements, at most " +
-                           std::to_string(count_max) + " make sense");
-  return array;
-}
-
-absl::StatusOr<std::optional<std::vector<int64_t>>> GgufFile::Integers(std::string_view key, uint64_t count_max) const {
-  ASSIGN_OR_RETURN(const GgufArray* array, FindArray(key, count_max));
-  if (array == nullptr) return std::nullopt;
-  std::vector<int64_t> integers(array->count);
-  for (uint64_t i = 0; i < array->count; ++i)
-    if (!DecodeInteger(*array, i, &integers[i])) return WrongKind(key, "an array of integers");
-  return integers;
-}
-
-absl::StatusOr<std::optional<std::vector<std::string_view>>> GgufFile::Strings(std::string_view key,
-                                                                               uint64_t count_max) const {
-  ASSIGN_OR_RETURN(const GgufArray* array, FindArray(key, count_max));
-  if (array == nullptr) return std::nullopt;
-  if (array->type != GgufType::kString) return WrongKind(key, "an array of strings");
-  std::vector<std::string_view> strings(array->count);
-  Cursor cursor(array->bytes);
-  for (std::string_view& string : strings) {
-    ASSIGN_OR_RETURN(string, cursor.ReadString());
-  }
-  return strings;
 }
 
 }  // namespace braid

@@ -35,6 +35,12 @@ void WriteFile(const std::string& path, std::string_view bytes) {
   CHECK(out.good()) << path;
 }
 
+std::unique_ptr<ModelFile> MustOpen(const std::string& path) {
+  auto model = ModelFile::Open(path);
+  CHECK(model.ok()) << model.status();
+  return *std::move(model);
+}
+
 ModelConfig TinyConfig() {
   using Kind = ModelConfig::LayerKind;
   ModelConfig config;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,6 +26,8 @@ class TempDir {
 
 std::string ReadFile(const std::string& path);
 void WriteFile(const std::string& path, std::string_view bytes);
+// The model at `path`, which must be good.
+std::unique_ptr<ModelFile> MustOpen(const std::string& path);
 
 // Shapes small enough for thousands of copies, with every kind of layer: conv and dense, attention and MoE, conv and
 // MoE.
