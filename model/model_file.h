@@ -29,8 +29,8 @@ class ModelFile {
   const absl::StatusOr<TokenizerSpec>& tokenizer() const { return tokenizer_; }
   // The chat template's text, if the file has one.
   const std::optional<std::string>& chat_template() const { return chat_template_; }
-  // 64 hex digits that tell two models apart: SHA-256 over configuration, tokenizer and every tensor's name, type,
-  // shape, size and a sample of its bytes (a whole 5 GB file would take seconds).
+  // 64 hex digits that tell two models apart: SHA-256 over configuration, tokenizer, chat template and every tensor's
+  // name, type, shape, size and a sample of its bytes (a whole 5 GB file would take seconds).
   const std::string& digest() const { return digest_; }
   uint64_t weight_bytes() const { return weight_bytes_; }
 
