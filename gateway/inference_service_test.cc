@@ -26,8 +26,8 @@ class Events {
       EXPECT_EQ(in_sink_++, 0) << "events come one at a time";
       absl::MutexLock lock(&mutex_);
       EXPECT_FALSE(ended_) << "nothing follows the last event";
-      if (events_.empty())
-        EXPECT_TRUE(std::holds_alternative<Accepted>(event) || std::holds_alternative<ApiError>(event));
+      const bool opens = std::holds_alternative<Accepted>(event) || std::holds_alternative<ApiError>(event);
+      EXPECT_TRUE(opens || !events_.empty());
       ended_ = std::holds_alternative<Done>(event) || std::holds_alternative<ApiError>(event);
       events_.push_back(std::move(event));
       --in_sink_;
@@ -123,6 +123,7 @@ TEST_F(InferenceServiceTest, CountsExactlyTheTokensDelivered) {
   Start();
   RunChat();
   EXPECT_EQ(Metric("braid_generated_tokens_total"), 4);
+  EXPECT_EQ(Metric("braid_prompt_tokens_total"), router_.requests()[0].prompt_size());
   EXPECT_EQ(Metric(R"(braid_requests_total{door="http",outcome="ok"})"), 1);
   EXPECT_EQ(Metric("braid_requests_in_progress"), 0);
   EXPECT_EQ(Metric("braid_time_to_first_token_seconds_count"), 1);
