@@ -76,7 +76,7 @@ done
 
 echo "Gateway, router and $workers workers are up. Asking: $prompt"
 echo
-"$bin/braid" chat --server "127.0.0.1:$grpc" --once "$prompt"
+"$bin/braid" chat --server "127.0.0.1:$grpc" --max-tokens 300 --once "$prompt"
 [ -z "$once" ] || exit 0
 
 cat <<TEXT

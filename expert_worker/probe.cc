@@ -12,7 +12,7 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
       epoch(metrics->AddGauge("braid_worker_epoch", "The epoch this worker runs steps in; 0: none.")),
       sequences(metrics->AddGauge("braid_worker_sequences", "Sequences whose cache this worker holds.")),
       kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks reserved for sequences.")),
-      kv_blocks_total(metrics->AddGauge("braid_worker_kv_blocks_total", "KV blocks of this worker.")),
+      kv_blocks_total(metrics->AddGauge("braid_worker_kv_blocks", "KV blocks of this worker.")),
       model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
       step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",
                                           TokenLatencyBuckets())),

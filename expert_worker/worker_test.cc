@@ -252,7 +252,7 @@ TEST(Worker, SaysWhatItCanDo) {
   EXPECT_NE(worker->NotReady(), "");
   cluster.BeginEpoch(1, 1);
   EXPECT_EQ(worker->NotReady(), "");
-  EXPECT_NE(cluster.metrics()->Serialize().find("braid_worker_kv_blocks_total 256"), std::string::npos);
+  EXPECT_NE(cluster.metrics()->Serialize().find("braid_worker_kv_blocks 256"), std::string::npos);
 }
 
 TEST(Worker, TwoGiveTheTokensOfOneOverEveryTransport) {

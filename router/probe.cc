@@ -26,7 +26,9 @@ RouterProbe::RouterProbe(Metrics* metrics)
       expert_imbalance(metrics->AddGauge("braid_expert_imbalance_ratio",
                                          "Rows of the busiest expert over the mean, over the last window of steps.")),
       kv_blocks_used(metrics->AddGauge("braid_kv_blocks_used", "KV blocks reserved for sequences, over all workers.")),
-      kv_blocks_total(metrics->AddGauge("braid_kv_blocks_total", "KV blocks of all workers of the epoch.")),
+      kv_blocks_total(metrics->AddGauge("braid_kv_blocks", "KV blocks of all workers of the epoch.")),
+      ready(metrics->AddGauge("braid_router_ready", "1 while an epoch serves and nothing drains, else 0.")),
+      workers_wanted(metrics->AddGauge("braid_router_workers_wanted", "Workers that make the group complete.")),
       workers_attached(metrics->AddGauge("braid_router_workers_attached", "Workers attached, standby ones included.")),
       epoch(metrics->AddGauge("braid_router_epoch", "The epoch that serves; 0 if none does.")),
       epochs_lost(

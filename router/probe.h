@@ -23,7 +23,7 @@ struct RouterProbe {
   Gauge expert_imbalance;
 
   Gauge kv_blocks_used, kv_blocks_total;
-  Gauge workers_attached, epoch;
+  Gauge ready, workers_wanted, workers_attached, epoch;
   Counter epochs_lost;
 };
 

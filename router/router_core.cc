@@ -383,6 +383,8 @@ void RouterCore::UpdateGauges() {
   probe_->sequences_waiting.Set(scheduler_.waiting());
   probe_->kv_blocks_used.Set(group == nullptr ? 0 : static_cast<double>(group->kv_blocks_used()));
   probe_->kv_blocks_total.Set(group == nullptr ? 0 : static_cast<double>(group->kv_blocks_total()));
+  probe_->ready.Set(NotReady().empty() ? 1 : 0);
+  probe_->workers_wanted.Set(options_.workers);
   probe_->workers_attached.Set(membership_.attached_count());
   probe_->epoch.Set(group == nullptr ? 0 : static_cast<double>(group->epoch().value));
 }

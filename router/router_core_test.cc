@@ -591,7 +591,7 @@ TEST_F(RouterCoreTest, CountsWhatItDoes) {
   EXPECT_THAT(text, HasSubstr("braid_router_step_rows_total{kind=\"prefill\"} 20"));
   EXPECT_THAT(text, HasSubstr("braid_router_step_rows_total{kind=\"decode\"} 99"));
   EXPECT_THAT(text, HasSubstr("braid_expert_imbalance_ratio 1.6"));  // rows 1:2:3:4
-  EXPECT_THAT(text, HasSubstr("braid_kv_blocks_total 2000"));
+  EXPECT_THAT(text, HasSubstr("braid_kv_blocks 2000"));
 }
 
 }  // namespace
