@@ -25,7 +25,8 @@ class BodyLease {
  public:
   BodyLease(std::atomic<size_t>* budget, size_t bytes) : budget_(budget), bytes_(bytes) {}
   BodyLease(BodyLease&& other) noexcept : budget_(other.budget_), bytes_(std::exchange(other.bytes_, 0)) {}
-  ~BodyLease() { *budget_ -= bytes_; }
+  ~BodyLease() { Release(); }
+  void Release() { *budget_ -= std::exchange(bytes_, 0); }
 
  private:
   std::atomic<size_t>* budget_;
@@ -226,6 +227,8 @@ void HttpConnection::StartCall(std::string body) {
                id = exchange_->delivery().request_id, body = std::move(body), sink = std::move(sink),
                lease = BodyLease(&context_.bodies_bytes, std::exchange(body_bytes_, 0))]() mutable {
     HttpOutcome outcome = self->context_.api.Post(route, body, id, std::move(sink));
+    body = {};
+    lease.Release();  // before the answer goes out, so that its reader finds the room free
     asio::post(executor, [self = std::move(self), request, outcome = std::move(outcome)]() mutable {
       self->OnOutcome(request, std::move(outcome));
     });

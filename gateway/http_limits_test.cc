@@ -48,6 +48,8 @@ TEST_F(HttpLimits, ServesBeside500IdleConnections) {
   for (int i = 0; i < 500; ++i) idle.push_back(std::make_unique<TestClient>(server_->port()));
   for (int i = 0; i < 500; i += 50) idle[i]->Send(Get("/livez"));
   for (int i = 0; i < 500; i += 50) EXPECT_EQ(idle[i]->ReadResponse().status, 200);
+  idle.back()->Send(Get("/livez"));  // accepted last
+  EXPECT_EQ(idle.back()->ReadResponse().status, 200);
   EXPECT_THAT(metrics_.Serialize(), HasSubstr("braid_http_connections 500"));
 }
 
