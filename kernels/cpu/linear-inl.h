@@ -30,6 +30,7 @@ void DotsInRegisters(const LinearTask& task, int row, int output) {
       BRAID_UNROLL for (int o = 0; o < kO; ++o) {
         V8 v[W::kPart / 8];
         W::Load(block + o * row_bytes, part, v);
+        __builtin_prefetch(block + (kO + o) * row_bytes + part * RowBytes(kType, W::kBlock) / (W::kBlock / W::kPart));
         BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) {
           BRAID_UNROLL for (int r = 0; r < kR; ++r) {
             acc[r][o] = Fma(v[j], LoadF32(x + int64_t{r} * task.ldx + k + 8 * j), acc[r][o]);
