@@ -24,6 +24,7 @@ struct Flags {
   std::string model;
   WorkerOptions worker;
   int exchange_timeout_ms = 30000;
+  int exchange_spin_us = 0;
   std::string metrics_host = "127.0.0.1";
   int metrics_port = 0;
   int drain_s = 30;
@@ -50,6 +51,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
       "BRAID_WORKER_EXCHANGE_TIMEOUT_MS")
       ->check(CLI::PositiveNumber);
+  add("--exchange-spin-us", flags.exchange_spin_us,
+      "polling for peers before sleeping; good only if every worker of this machine has its own cores",
+      "BRAID_WORKER_EXCHANGE_SPIN_US")
+      ->check(CLI::Range(0, 10000));
   add("--ucx-transports", worker.ucx_transports, "what UCX may use: tcp, posix, self, rc, ...",
       "BRAID_WORKER_UCX_TRANSPORTS");
   app.add_flag("--expert-metrics", worker.expert_metrics, "one series per expert")
@@ -82,6 +87,7 @@ absl::StatusOr<std::unique_ptr<ModelFile>> OpenModel(const std::string& path) {
 absl::Status Run(Flags flags, StopSignal& stop) {
   const pid_t parent = getppid();
   flags.worker.exchange_timeout = absl::Milliseconds(flags.exchange_timeout_ms);
+  flags.worker.exchange_spin = absl::Microseconds(flags.exchange_spin_us);
   Metrics metrics;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, OpenModel(flags.model));
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(model.get(), flags.worker, &metrics));
@@ -103,8 +109,6 @@ absl::Status Run(Flags flags, StopSignal& stop) {
 
 int main(int argc, char** argv) {
   braid::StopSignal stop;
-  // UCX warns about every UCX_* variable that the chosen transports do not read. Only the environment can say so.
-  setenv("UCX_WARN_UNUSED_ENV_VARS", "n", /*overwrite=*/0);
   braid::InitLogging("worker");
   CLI::App app{"Braid expert worker: runs the steps that the router plans, exchanges hidden states with its peers."};
   braid::Flags flags;

@@ -40,27 +40,37 @@ void ApplyBiasAndPenalties(std::span<float> logits, const v1::SamplingParams& pa
   }
 }
 
-// e^((logit - max) / temperature). The division is in double, so that a tiny temperature gives 0 and not NaN; the
+// e^((logit - max) / temperature). Dividing gives 0 or -infinity for the tiniest temperature, never NaN. The
 // exponential is the kernels', whose bits do not depend on the machine's C library.
-float Weight(float logit, double max, double temperature) {
-  return Exp(static_cast<float>((logit - max) / temperature));
-}
+float Weight(float logit, float max, float temperature) { return Exp((logit - max) / temperature); }
 
-// Every token that min_p leaves, in id order: without top_k and top_p no order by probability is needed.
-std::vector<Candidate> AllCandidates(std::span<const float> logits, double max, const v1::SamplingParams& params) {
-  std::vector<Candidate> candidates;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const float weight = Weight(logits[i], max, params.temperature());
-    if (weight > 0 && weight >= params.min_p()) candidates.push_back({static_cast<TokenId>(i), weight});
+// The weight of every token by id, 0 if it is below `weight_min`.
+std::vector<float> WeighAll(std::span<const float> logits, float max, float temperature, float weight_min) {
+  constexpr size_t kLanes = 32;  // a fixed inner loop is what the compiler vectorises
+  std::vector<float> weights(logits.size());
+  const auto weigh = [&](size_t i) {
+    const float weight = Weight(logits[i], max, temperature);
+    weights[i] = weight >= weight_min ? weight : 0.0f;
+  };
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) weigh(i + lane);
   }
-  return candidates;
+  for (; i < logits.size(); ++i) weigh(i);
+  return weights;
 }
 
-std::vector<Candidate> Weigh(const std::vector<ScoredToken>& tokens, double max, double temperature) {
+std::vector<Candidate> Weigh(const std::vector<ScoredToken>& tokens, float max, float temperature) {
   std::vector<Candidate> candidates;
   candidates.reserve(tokens.size());
   for (const ScoredToken& token : tokens) candidates.push_back({token.token, Weight(token.logit, max, temperature)});
   return candidates;
+}
+
+double Sum(std::span<const float> weights) {
+  double sum = 0;
+  for (const float weight : weights) sum += weight;
+  return sum;
 }
 
 double Sum(std::span<const Candidate> candidates) {
@@ -82,30 +92,30 @@ bool KeepMass(std::vector<Candidate>* candidates, double mass) {
 }
 
 // The best tokens that top_k and then top_p leave, best first.
-std::vector<Candidate> TopKTopP(std::span<const float> logits, double max, const v1::SamplingParams& params) {
-  const double temperature = params.temperature();
+std::vector<Candidate> TopKTopP(std::span<const float> logits, float max, const v1::SamplingParams& params) {
+  const float temperature = params.temperature();
   const double top_p = params.top_p();
   if (params.top_k() > 0) {
     std::vector<Candidate> candidates = Weigh(TopTokens(logits, params.top_k()), max, temperature);
     if (top_p < 1) KeepMass(&candidates, top_p * Sum(candidates));
     return candidates;
   }
-  double total = 0;
-  for (float logit : logits) total += Weight(logit, max, temperature);
+  const double total = Sum(WeighAll(logits, max, temperature, 0));
   for (size_t look = kTopPFirstLook;; look *= 8) {
     std::vector<Candidate> candidates = Weigh(TopTokens(logits, look), max, temperature);
     if (KeepMass(&candidates, top_p * total) || look >= logits.size()) return candidates;
   }
 }
 
-std::vector<Candidate> BestCandidates(std::span<const float> logits, double max, const v1::SamplingParams& params) {
+std::vector<Candidate> BestCandidates(std::span<const float> logits, float max, const v1::SamplingParams& params) {
   std::vector<Candidate> candidates = TopKTopP(logits, max, params);
   // Best first, so min_p cuts off a tail; the best token itself has weight 1 and always stays.
   while (candidates.back().weight < params.min_p()) candidates.pop_back();
   return candidates;
 }
 
-TokenId Draw(std::span<const Candidate> candidates, double uniform) {
+// The first token at which the running sum of weights passes the drawn share of the whole. Best first.
+TokenId DrawBest(std::span<const Candidate> candidates, double uniform) {
   const double target = uniform * Sum(candidates);
   double sum = 0;
   for (const Candidate& candidate : candidates) {
@@ -113,6 +123,17 @@ TokenId Draw(std::span<const Candidate> candidates, double uniform) {
     if (sum > target) return candidate.token;
   }
   return candidates.back().token;  // uniform < 1, so only rounding leads here
+}
+
+// The same in id order, over the whole vocabulary. `best`: any token with a weight.
+TokenId DrawAny(std::span<const float> weights, TokenId best, double uniform) {
+  const double target = uniform * Sum(weights);
+  double sum = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    sum += weights[i];
+    if (sum > target) return static_cast<TokenId>(i);
+  }
+  return best;
 }
 
 }  // namespace
@@ -150,14 +171,14 @@ absl::StatusOr<TokenId> SampleToken(std::span<float> logits, const v1::SamplingP
   ApplyBiasAndPenalties(logits, params, counts);
   for (TokenId token : masked) logits[token] = -std::numeric_limits<float>::infinity();
   const TokenId best = ArgMax(logits);
-  const double max = logits[best];
+  const float max = logits[best];
   if (std::isinf(max)) return absl::InternalError("every token of the vocabulary is masked");
   if (params.temperature() == 0) return best;
 
-  const bool filtered = params.top_k() > 0 || params.top_p() < 1;
-  const std::vector<Candidate> candidates =
-      filtered ? BestCandidates(logits, max, params) : AllCandidates(logits, max, params);
-  return Draw(candidates, UniformAt(params.seed(), params.choice(), position));
+  const double uniform = UniformAt(params.seed(), params.choice(), position);
+  if (params.top_k() > 0 || params.top_p() < 1) return DrawBest(BestCandidates(logits, max, params), uniform);
+  // Without top_k and top_p no order by probability is needed.
+  return DrawAny(WeighAll(logits, max, params.temperature(), params.min_p()), best, uniform);
 }
 
 }  // namespace braid

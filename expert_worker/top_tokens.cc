@@ -43,8 +43,9 @@ std::vector<ScoredToken> TopTokens(std::span<const float> logits, size_t count) 
     bar = best.back().logit;
   }
   const size_t kept = std::min(count, best.size());
-  std::partial_sort(best.begin(), best.begin() + kept, best.end(), Before);
+  if (kept < best.size()) std::nth_element(best.begin(), best.begin() + kept, best.end(), Before);
   best.resize(kept);
+  std::sort(best.begin(), best.end(), Before);
   return best;
 }
 

@@ -59,8 +59,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 
 absl::StatusOr<std::unique_ptr<ExchangeFactory>> MakeExchangeFactory(const WorkerOptions& options) {
   if (options.exchange == "inprocess") return MakeInProcessExchangeFactory();
-  // Spinning for peers pays only where each has a core of its own, and who shares this machine is not known here.
-  return MakeUcxExchangeFactory({.transports = options.ucx_transports});
+  return MakeUcxExchangeFactory({.transports = options.ucx_transports, .spin = options.exchange_spin});
 }
 
 // Rows of the vocabulary that stand for no token.

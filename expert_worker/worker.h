@@ -26,6 +26,7 @@ struct WorkerOptions {
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
   absl::Duration exchange_timeout = absl::Seconds(30);
+  absl::Duration exchange_spin = absl::ZeroDuration();  // ucx polls this long before it sleeps
   std::string ucx_transports = "tcp,posix,self";
   bool expert_metrics = false;  // one series per expert, not only the imbalance
 };
