@@ -81,7 +81,8 @@ class GrpcDoorTest : public testing::Test {
   std::string Health() {
     grpc::GenericStub stub(channel_);
     grpc::ClientContext context;
-    const grpc::ByteBuffer request;
+    const grpc::Slice nothing;
+    const grpc::ByteBuffer request(&nothing, 1);  // of the whole server
     grpc::ByteBuffer response;
     absl::Notification done;
     stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request, &response,
