@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -54,9 +55,42 @@ def test_dashboard_is_well_formed():
         assert panel["targets"] and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
 
 
+def wait_until(true, seconds=20):
+    """Waits for true() to be true; what it raises while a server starts counts as false."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if true():
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+class Traffic:
+    """A request now and then until stopped, so that every rate has something to see."""
+
+    def __init__(self, cluster):
+        self.cluster, self.done = cluster, threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        seed = 0
+        while not self.done.wait(0.2):
+            seed += 1
+            self.cluster.post("/v1/completions", {"prompt": "The river", "max_tokens": 20, "ignore_eos": True,
+                                                  "seed": seed})
+
+    def stop(self):
+        self.done.set()
+        self.thread.join()
+
+
 @pytest.fixture(scope="module")
 def scraped():
-    """A cluster under a little load, scraped by a real Prometheus; yields a query function."""
+    """A cluster under a little load, scraped by a real Prometheus: (cluster, query function, the load)."""
     with Cluster(workers=2, flags={"worker": ["--expert-metrics"]}) as cluster:
         directory = pathlib.Path(tempfile.mkdtemp(prefix="braid-prometheus-"))
         targets = {"braid-gateway": [cluster.http_port], "braid-router": [cluster.router_metrics_port],
@@ -71,18 +105,16 @@ def scraped():
                 ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
                  f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
         try:
-            for i in range(8):  # spread over several scrapes, so that rates have something to see
-                status, answer = cluster.post("/v1/chat/completions", {
-                    "messages": [{"role": "user", "content": "Tell me something."}], "max_tokens": 30, "seed": i})
-                assert status == 200, answer
-                time.sleep(0.7)
+            wait_until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).status == 200)
+            traffic = Traffic(cluster)
 
             def query(expression):
                 url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
                 with urllib.request.urlopen(url, timeout=10) as answer:
                     return json.load(answer)["data"]["result"]
-            yield cluster, query
+            yield cluster, query, traffic
         finally:
+            traffic.stop()
             prometheus.terminate()
             prometheus.wait()
             shutil.rmtree(directory, ignore_errors=True)
@@ -90,19 +122,17 @@ def scraped():
 
 @pytest.mark.parametrize("where,expression", list(expressions()), ids=lambda value: None)
 def test_expression_gives_data(scraped, where, expression):
-    _, query = scraped
+    _, query, _ = scraped
     expression = expression.replace("$__rate_interval", "1m")
-    for _ in range(20):  # the first scrapes may still be to come
+    def has_data():
         result = query(expression)
-        if result and all(sample["value"][1] != "NaN" for sample in result):
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"{where}: {expression} gives {result}")
+        return result and all(sample["value"][1] != "NaN" for sample in result)
+    wait_until(has_data)  # the first scrapes may still be to come
 
 
 def test_alerts_name_metrics_that_exist(scraped):
     """An alert on a metric nobody exports never fires."""
-    _, query = scraped
+    _, query, _ = scraped
     for group in yaml.safe_load((MONITORING / "rules/alerts.yml").read_text())["groups"]:
         for rule in group["rules"]:
             for name in set(re.findall(r"\bbraid_\w+", rule["expr"])):
@@ -110,14 +140,15 @@ def test_alerts_name_metrics_that_exist(scraped):
 
 
 def test_metrics_pass_the_linter(scraped):
-    cluster, _ = scraped
+    cluster, _, _ = scraped
     for port in [cluster.http_port, cluster.router_metrics_port, *cluster.worker_metrics_ports]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             promtool("check", "metrics", stdin=answer.read().decode())
 
 
 def test_tokens_per_day_agrees_with_the_counter(scraped):
-    cluster, _ = scraped
+    cluster, _, traffic = scraped
+    traffic.stop()
     counted = cluster.metric("braid_generated_tokens_total")
-    assert cluster.metric("braid_tokens_last_24h") == counted
+    wait_until(lambda: cluster.metric("braid_tokens_last_24h") == counted)  # the gauge follows within a second or two
     assert cluster.metric("braid_tokens_per_day") > 0
