@@ -77,17 +77,12 @@ TEST_P(ForwardGolden, AgreesWithTransformersPrefilledWholeOrCutOrTokenByToken) {
   }
 }
 
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ForwardGolden);  // the test below demands one
+// No directories are a failure: GoogleTest's own, about a suite that is never instantiated.
 INSTANTIATE_TEST_SUITE_P(Models, ForwardGolden, testing::ValuesIn(GoldenDirectories()), [](const auto& info) {
   std::string name;
   for (char c : info.param) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return name;
 });
-
-TEST(ForwardGoldens, Exist) {
-  if (!fs::exists("tests/goldens/models")) GTEST_SKIP() << "no tests/goldens/models in this checkout";
-  EXPECT_FALSE(GoldenDirectories().empty());
-}
 
 }  // namespace
 }  // namespace braid
