@@ -8,7 +8,6 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -18,6 +17,7 @@
 #include "base/status.h"
 #include "braid/v1/inference.grpc.pb.h"
 #include "cli/local_stack.h"
+#include "gateway/api_key.h"
 #include "proto/status.h"
 
 namespace braid {
@@ -204,12 +204,7 @@ absl::Status WaitUntilReady(const LocalStack& stack) {
 }
 
 absl::Status Chat(ChatFlags flags) {
-  std::string api_key;
-  if (!flags.api_key_file.empty()) {
-    std::ifstream file(flags.api_key_file);
-    std::getline(file, api_key);
-    if (api_key.empty()) return InvalidArgument("--api-key-file " + flags.api_key_file + ": no key in its first line");
-  }
+  ASSIGN_OR_RETURN(const std::string api_key, ReadApiKey(flags.api_key_file));
   if (flags.demo) {
     ASSIGN_OR_RETURN(flags.model_path, FindDemoModel());
   }

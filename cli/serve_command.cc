@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 
@@ -13,6 +12,7 @@
 #include "base/status.h"
 #include "base/stop_signal.h"
 #include "cli/local_stack.h"
+#include "gateway/api_key.h"
 
 namespace braid {
 namespace {
@@ -23,14 +23,6 @@ struct ServeFlags {
   std::string api_key_file;
   int drain_seconds = 30;
 };
-
-absl::Status ReadApiKey(const std::string& path, std::string* key) {
-  if (path.empty()) return absl::OkStatus();
-  std::ifstream file(path);
-  std::getline(file, *key);
-  if (key->empty()) return InvalidArgument("--api-key-file " + path + ": no key in its first line");
-  return absl::OkStatus();
-}
 
 void PrintBanner(const LocalStack& stack, const std::string& host) {
   const int http = stack.gateway().http_port();
@@ -49,7 +41,7 @@ absl::Status Serve(ServeFlags flags) {
   if (flags.demo) {
     ASSIGN_OR_RETURN(flags.stack.model_path, FindDemoModel());
   }
-  RETURN_IF_ERROR(ReadApiKey(flags.api_key_file, &flags.stack.api_key));
+  ASSIGN_OR_RETURN(flags.stack.api_key, ReadApiKey(flags.api_key_file));
   StopSignal stop;  // before any thread starts, so that all of them leave SIGTERM to us
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalStack> stack, LocalStack::Start(flags.stack));
   std::string shown;

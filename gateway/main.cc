@@ -2,14 +2,13 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <string>
 
-#include "absl/strings/ascii.h"
 #include "base/logging.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "gateway/api_key.h"
 #include "gateway/gateway.h"
 #include "model/model_file.h"
 #include "monitoring/metrics.h"
@@ -50,26 +49,16 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--drain-s", flags.drain_s, "seconds that requests get to finish after SIGTERM", "BRAID_GATEWAY_DRAIN_S");
 }
 
-absl::StatusOr<std::string> ReadKey(const std::string& path) {
-  std::ifstream file(path);
-  std::string key;
-  if (!file || !std::getline(file, key)) return absl::NotFoundError("--api-key-file: cannot read a line from " + path);
-  absl::StripAsciiWhitespace(&key);
-  if (key.empty()) return InvalidArgument("--api-key-file: the first line of " + path + " is empty");
-  return key;
-}
-
 absl::Status Run(Flags& flags, StopSignal& stop) {
-  if (!flags.api_key_file.empty()) {
-    ASSIGN_OR_RETURN(flags.gateway.api_key, ReadKey(flags.api_key_file));
-  }
+  ASSIGN_OR_RETURN(flags.gateway.api_key, ReadApiKey(flags.api_key_file));
   flags.gateway.request_timeout = absl::Seconds(flags.request_timeout_s);
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   Metrics metrics;
   ASSIGN_OR_RETURN(const std::unique_ptr<Gateway> gateway, Gateway::Start(model.get(), flags.gateway, &metrics));
   spdlog::info("listening on http://{}:{}", flags.gateway.host, gateway->http_port());
   if (gateway->grpc_port() > 0) spdlog::info("listening for gRPC on {}:{}", flags.gateway.host, gateway->grpc_port());
-  stop.Wait(absl::InfiniteDuration());
+  while (!stop.Wait(absl::Hours(1))) {
+  }
   spdlog::info("draining, at most {} s", flags.drain_s);
   gateway->Shutdown(absl::Seconds(flags.drain_s));
   return absl::OkStatus();

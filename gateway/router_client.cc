@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "absl/synchronization/notification.h"
 #include "base/logging.h"
 #include "base/status.h"
+#include "proto/callback_queue.h"
 #include "proto/status.h"
 
 namespace braid {
@@ -42,23 +42,6 @@ std::shared_ptr<grpc::Channel> ConnectToRouter(const std::string& address) {
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);                // we know better when a sequence may be sent again
   args.SetMaxReceiveMessageSize(64 << 20);                // prompt logprobs of a whole context
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args);
-}
-
-// A channel takes its reference with its first callback call. This one leads nowhere, so that the call fails at once;
-// it is leaked on purpose.
-void KeepCallbackQueueAlive() {
-  static const auto* const channel = [] {
-    auto* leaked = new std::shared_ptr<grpc::Channel>(grpc::CreateChannel("none", nullptr));
-    const std::unique_ptr<v1::Router::Stub> stub = v1::Router::NewStub(*leaked);
-    grpc::ClientContext context;
-    v1::GetStatusRequest request;
-    v1::GetStatusResponse response;
-    absl::Notification done;
-    stub->async()->GetStatus(&context, &request, &response, [&done](const grpc::Status&) { done.Notify(); });
-    done.WaitForNotification();
-    return leaked;
-  }();
-  (void)channel;
 }
 
 // One sequence over all its attempts. The log and the listener are touched by one attempt at a time (the next starts
@@ -222,7 +205,7 @@ std::unique_ptr<RouterClient::Sequence> RouterClient::Generate(v1::GenerateSeque
 
 RouterClient::RouterClient(std::shared_ptr<grpc::Channel> channel)
     : channel_(std::move(channel)), stub_(v1::Router::NewStub(channel_)) {
-  KeepCallbackQueueAlive();
+  HoldCallbackQueue();
   StartPoll();
 }
 

@@ -22,10 +22,6 @@ namespace braid {
 // after 100 ms.
 std::shared_ptr<grpc::Channel> ConnectToRouter(const std::string& address);
 
-// gRPC 1.51 runs all callback calls of a process on one shared queue, whose teardown races with its own threads. This
-// takes a reference to it that is never given back. Cheap when called again; RouterClient does it.
-void KeepCallbackQueueAlive();
-
 // What the last poll said of the router.
 struct RouterStatus {
   std::string not_ready = "waiting for the router";  // empty: ready

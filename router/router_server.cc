@@ -29,7 +29,7 @@
 #include "braid/v1/router.grpc.pb.h"
 #include "braid/v1/worker.grpc.pb.h"
 #include "proto/status.h"
-#include "router/callback_queue.h"
+#include "proto/callback_queue.h"
 #include "router/generate_call.h"
 #include "router/inbox.h"
 #include "router/probe.h"

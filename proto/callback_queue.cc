@@ -1,4 +1,4 @@
-#include "router/callback_queue.h"
+#include "proto/callback_queue.h"
 
 #include <grpcpp/grpcpp.h>
 
