@@ -98,7 +98,7 @@ void LocalStack::Supervise(absl::Time now) {
 void LocalStack::Shutdown(absl::Duration grace) {
   if (gateway_) gateway_->Shutdown(grace);
   gateway_.reset();
-  if (worker_) worker_->Shutdown(absl::ZeroDuration());
+  if (worker_) worker_->Shutdown(absl::Seconds(1));  // it leaves when its step is done
   worker_.reset();
   children_.clear();
   if (router_) router_->Shutdown(absl::ZeroDuration());
