@@ -23,10 +23,10 @@ struct TokenScore {
 struct Delta {
   enum class Kind { kReasoning, kContent, kToolCall } kind = Kind::kContent;
   int choice = 0;
-  std::string text;            // UTF-8, whole characters; for kToolCall a piece of the arguments' JSON
+  std::string text;  // UTF-8, whole characters; for kToolCall a piece of the arguments' JSON
   int tool_index = 0;
-  std::string tool_id, tool_name;  // with the first delta of a call
-  std::vector<TokenId> tokens;     // that became known since the last delta of this choice
+  std::string tool_id, tool_name;    // with the first delta of a call
+  std::vector<TokenId> tokens;       // that became known since the last delta of this choice
   std::vector<TokenScore> logprobs;  // one per entry of `tokens`, if asked for
 };
 struct EchoedPrompt {  // completions with echo, before the first delta of its choice
@@ -67,8 +67,8 @@ class Inference {
  public:
   virtual ~Inference() = default;
 
-  // Events come one at a time, on any thread, never from inside Start*; the sink must not block and may destroy the Call
-  // it belongs to. Validation errors come back at once; admission errors (429, 503) come as the first event.
+  // Events come one at a time, on any thread, never from inside Start*; the sink must not block and may destroy the
+  // Call it belongs to. Validation errors come back at once; admission errors (429, 503) come as the first event.
   using Sink = std::function<void(CallEvent)>;
   virtual std::variant<ApiError, std::unique_ptr<Call>> StartChat(ChatRequest request, const std::string& request_id,
                                                                   Sink sink) = 0;
@@ -79,7 +79,8 @@ class Inference {
   virtual std::variant<ApiError, std::vector<TokenId>> Tokenize(const std::string& model, const std::string& text,
                                                                 bool add_bos) = 0;
   virtual std::variant<ApiError, std::vector<TokenId>> TokenizeChat(const ChatRequest& request) = 0;
-  virtual std::variant<ApiError, std::string> Detokenize(const std::string& model, const std::vector<int64_t>& tokens) = 0;
+  virtual std::variant<ApiError, std::string> Detokenize(const std::string& model,
+                                                         const std::vector<int64_t>& tokens) = 0;
   virtual ModelInfo model() const = 0;
   virtual std::string NotReady() const = 0;  // empty string when ready; "loading: ..." or "draining"
 };

@@ -20,17 +20,17 @@ struct ModelConfig {
   int model_dim = 0;         // D
   int vocab_size = 0;        // V: rows of the embedding, may exceed the tokenizer's ids
   std::vector<LayerKind> layers;
-  int heads = 0;             // H
+  int heads = 0;  // H
   int kv_heads = 0;
   int head_dim = 0;
   float rope_theta = 1e6f;
   float norm_eps = 1e-5f;
-  int conv_taps = 3;         // C; the state of a sequence is its last C - 1 columns
-  int dense_ffn_dim = 0;     // of the first dense_layers layers (all layers of a dense model)
+  int conv_taps = 3;      // C; the state of a sequence is its last C - 1 columns
+  int dense_ffn_dim = 0;  // of the first dense_layers layers (all layers of a dense model)
   int dense_layers = 0;
-  int experts = 0;           // E; 0 in a dense model
-  int experts_per_token = 0; // K
-  int expert_ffn_dim = 0;    // F
+  int experts = 0;            // E; 0 in a dense model
+  int experts_per_token = 0;  // K
+  int expert_ffn_dim = 0;     // F
   bool normalize_topk = true;
   bool use_expert_bias = true;
   float routed_scaling = 1.0f;

@@ -11,7 +11,8 @@
 namespace braid {
 
 // A matrix or vector inside a mapped model file. Row-major; `rows` outputs of `columns` inputs: y = W x has W (rows,
-// columns). A vector has rows == 1. Points into the file: valid as long as the ModelFile lives. `data` may be unaligned.
+// columns). A vector has rows == 1. Points into the file: valid as long as the ModelFile lives. `data` may be
+// unaligned.
 struct TensorView {
   std::string name;  // as the file spells it, for error messages
   DType dtype = DType::kF32;
@@ -31,12 +32,13 @@ struct FfnTensors {
 
 // Only the members that the layer's kind has are set.
 struct LayerTensors {
-  TensorView operator_norm, ffn_norm;             // (1, D)
-  TensorView conv_in, conv_kernel, conv_out;      // (3D, D) in the order B, C, X; (D, C), tap C-1 is the current token; (D, D)
-  TensorView q, k, v, attn_out, q_norm, k_norm;   // (H*hd, D), (kv, D), (kv, D), (D, H*hd), (1, hd), (1, hd)
+  TensorView operator_norm, ffn_norm;  // (1, D)
+  TensorView conv_in, conv_kernel,
+      conv_out;  // (3D, D) in the order B, C, X; (D, C), tap C-1 is the current token; (D, D)
+  TensorView q, k, v, attn_out, q_norm, k_norm;  // (H*hd, D), (kv, D), (kv, D), (D, H*hd), (1, hd), (1, hd)
   FfnTensors dense;
-  TensorView router, expert_bias;                 // (E, D); (1, E), may be empty
-  std::vector<FfnTensors> experts;                // E of them
+  TensorView router, expert_bias;   // (E, D); (1, E), may be empty
+  std::vector<FfnTensors> experts;  // E of them
 };
 
 struct ModelTensors {

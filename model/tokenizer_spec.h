@@ -21,12 +21,12 @@ struct TokenizerSpec {
     bool lstrip = false, rstrip = false, single_word = false, normalized = false;
   };
 
-  std::vector<std::string> tokens;  // by id; empty string: no such token
+  std::vector<std::string> tokens;                          // by id; empty string: no such token
   std::vector<std::pair<std::string, std::string>> merges;  // by rank
   std::vector<AddedToken> added;
   PreTokenizer pre_tokenizer = PreTokenizer::kLfm2;
-  bool ignore_merges = false;     // a pre-token that is a vocabulary entry is emitted as it is
-  bool add_bos = true;            // before raw text
+  bool ignore_merges = false;  // a pre-token that is a vocabulary entry is emitted as it is
+  bool add_bos = true;         // before raw text
   bool add_prefix_space = false;
   std::optional<TokenId> bos, eos, pad;
 };
