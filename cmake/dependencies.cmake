@@ -1,6 +1,7 @@
 # Every library we do not write ourselves. README.md says why each is here; ./run installs them.
 find_package(absl CONFIG REQUIRED)
 find_package(Protobuf REQUIRED)  # module mode: Debian ships no protobuf CMake config
+find_package(OpenSSL REQUIRED)
 find_package(gRPC CONFIG REQUIRED)
 find_package(spdlog CONFIG REQUIRED)
 find_package(nlohmann_json CONFIG REQUIRED)

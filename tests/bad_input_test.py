@@ -127,9 +127,12 @@ def test_chat_over_grpc(cluster, fields, code, param):
     assert trailers["braid-error-param"].startswith(param), trailers
 
 
-BROKEN_JSON = [b"", b"null", b"[]", b'{"messages": [', b"\xef\xbb\xbf{}", b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
-               b'{"messages": [{"role": "user", "content": "\xc0\xaf"}]}', b'{"messages": [{"role": "user", "content": "\xff"}]}',
-               b'{"n": 1, "n": 2, "messages": [{"role": "user", "content": "a"}]}', b'{"temperature": NaN}', b'{"temperature": 1e999}',
+BROKEN_JSON = [b"", b"null", b"[]", b'{"messages": [', b"\xef\xbb\xbf{}",
+               b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+               b'{"messages": [{"role": "user", "content": "\xc0\xaf"}]}',
+               b'{"messages": [{"role": "user", "content": "\xff"}]}',
+               b'{"n": 1, "n": 2, "messages": [{"role": "user", "content": "a"}]}',
+               b'{"temperature": NaN}', b'{"temperature": 1e999}',
                b'{"a":' * 5000, b"[" * 100000]
 
 

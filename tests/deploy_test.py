@@ -1,4 +1,4 @@
-"""The Kubernetes manifests render and are valid, and hold what the platform's rules ask for; scripts and image lint clean."""
+"""The Kubernetes manifests render, are valid, and hold what the platform's rules ask for; the image lints clean."""
 import pathlib
 import re
 import subprocess

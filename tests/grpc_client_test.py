@@ -21,9 +21,9 @@ class Reflected:
         found = self.service.methods_by_name[method]
         request = message_factory.GetMessageClass(found.input_type)(**fields)
         kind = self.channel.unary_stream if found.server_streaming else self.channel.unary_unary
-        return kind(f"/{self.service.full_name}/{method}",
-                    request_serializer=lambda m: m.SerializeToString(),
-                    response_deserializer=message_factory.GetMessageClass(found.output_type).FromString)(request, timeout=60)
+        answer = message_factory.GetMessageClass(found.output_type)
+        return kind(f"/{self.service.full_name}/{method}", request_serializer=lambda m: m.SerializeToString(),
+                    response_deserializer=answer.FromString)(request, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def fold(stream):
 def test_health(channel):
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "braid.v1.Inference"):
-        assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_list_models(call):

@@ -1,4 +1,4 @@
-"""Rules and configuration pass promtool; every expression of the dashboard and of the rules gives data from a live cluster.
+"""Rules and configuration pass promtool; every expression of dashboard and rules gives data from a live cluster.
 
 Needs Debian's `prometheus` (promtool and the server); `./run test` installs it.
 """
