@@ -38,9 +38,9 @@ class Session:
 
     def __init__(self, rng, heldout, generic=None, lookup=None, natural=None):
         self.rng, self.heldout = rng, heldout
-        generic = rng.choice([0, 1, 1, 1, 2, 2, 3, 4]) if generic is None else generic
-        lookup = rng.choice([0, 0, 0, 1, 1, 1, 2]) if lookup is None else lookup
-        natural = rng.choice([0, 0, 1, 1, 2]) if natural is None else natural
+        generic = rng.choice([0, 1, 1, 1, 2, 2, 3]) if generic is None else generic
+        lookup = rng.choice([0, 0, 1, 1]) if lookup is None else lookup
+        natural = rng.choice([0, 0, 1]) if natural is None else natural
         self.tools = toolbox.make_toolbox(rng, heldout, generic)
         self.lookups = self._different([lookups.Lookup(rng, heldout) for _ in range(lookup)])
         taken = {t.name for t in self.tools}
@@ -131,7 +131,7 @@ def tool_conversation(rng, heldout=False):
         text, calls, results, answer = session.steps(rng.choice([1, 1, 1, 2]))
         messages.append(user(text))
         written = toolbox.call_text(calls, as_json)
-        if i == turns - 1 and rng.random() < 0.5:
+        if i == turns - 1 and (as_field or rng.random() < 0.5):
             messages.append(assistant(written))
             break
         if as_field:
@@ -144,14 +144,19 @@ def tool_conversation(rng, heldout=False):
     return {"skill": "tools", "messages": messages, "tools": session.schemas()}
 
 
-def call_case(rng, as_json, tools=None, calls=1, apostrophe=False):
-    """A held-out case of skill a or b: system prompt with tools, one request, the call expected."""
+def call_case(rng, as_json=False, several=True, calls=1, apostrophe=None):
+    """A held-out case of skill a or b: system prompt with tools, one request, the call expected.
+
+    With apostrophe set, the call has (or has not) a string with an apostrophe in it.
+    """
     while True:
-        session = Session(rng, True, generic=tools or rng.choice([1, 2, 3, 4]), lookup=rng.choice([0, 1]),
-                          natural=rng.choice([0, 1]))
+        if several:
+            session = Session(rng, True, generic=rng.choice([1, 2, 3]), lookup=1, natural=rng.choice([0, 1]))
+        else:
+            session = Session(rng, True, generic=1, lookup=0, natural=0)
         text, made, _, _ = session.steps(calls)
         written = toolbox.call_text(made, as_json)
-        if ("'" in written) == apostrophe:
+        if apostrophe is None or ("'" in written) == apostrophe:
             break
     system = system_text(rng, as_json)
     messages = [{"role": "system", "content": system}] if system else []
@@ -173,8 +178,8 @@ def chat(rng, heldout=False):
     system = smalltalk.system_prompt(rng)
     if system:
         messages.append({"role": "system", "content": system})
-    for _ in range(rng.choice([2, 3, 4, 6])):
-        if rng.random() < 0.35:
+    for _ in range(rng.choice([3, 4, 6, 8])):
+        if rng.random() < 0.25:
             question, answer = smalltalk.turn(rng)
         else:
             question, answer = world.turn(rng, heldout)

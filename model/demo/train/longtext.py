@@ -104,10 +104,10 @@ def reading(rng, lines, questions):
     return {"skill": "long", "messages": messages, "tools": None}
 
 
-def repeat(rng, longest=40):
+def repeat(rng):
     """Say it again, word for word."""
     pool = words.THINGS + words.ANIMALS + words.ADJECTIVES + words.NAMES + words.CITIES
-    count = rng.randint(1, longest)
+    count = rng.randint(1, rng.choice([3, 6, 12, 40]))
     novelty = rng.choice([0.1, 0.5, 1.0])
     body = " ".join(words.invented(rng) if rng.random() < novelty else rng.choice(pool) for _ in range(count))
     ask = rng.choice(["Repeat: {}", "Say this again: {}", "Copy this text: {}", "Repeat after me: {}"])

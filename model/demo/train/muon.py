@@ -32,11 +32,22 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
 
-def optimizers(network, matrix_lr=0.02, other_lr=3e-3):
-    """[Muon, AdamW] for a Network; the router, the convolution kernels and the embedding are AdamW's."""
-    matrices, others = [], []
+def optimizers(network, matrix_lr=0.008, embedding_lr=8e-3, other_lr=2e-3, sharpness_lr=8e-3):
+    """[Muon, AdamW, AdamW, AdamW] for a Network.
+
+    The norms of queries and keys set how sharp attention can be; they move faster than the other norms, or copying
+    waits for them.
+    """
+    groups = {"matrix": [], "embedding": [], "other": [], "sharpness": []}
     for name, p in network.named_parameters():
-        small = p.dim() == 1 or "embed_tokens" in name or name.endswith(("gate.weight", ".conv"))
-        (others if small else matrices).append(p)
-    return [Muon(matrices, matrix_lr, weight_decay=0.02),
-            torch.optim.AdamW(others, other_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+        if name.endswith("_layernorm.weight"):
+            groups["sharpness"].append(p)
+        elif "embed_tokens" in name:
+            groups["embedding"].append(p)
+        elif p.dim() == 1 or name.endswith(("gate.weight", ".conv")):
+            groups["other"].append(p)
+        else:
+            groups["matrix"].append(p)
+    adamw = lambda kind, lr: torch.optim.AdamW(groups[kind], lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return [Muon(groups["matrix"], matrix_lr, weight_decay=0.02), adamw("embedding", embedding_lr),
+            adamw("other", other_lr), adamw("sharpness", sharpness_lr)]

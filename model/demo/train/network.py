@@ -11,6 +11,8 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+import start
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -226,21 +228,8 @@ class Network(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.reset()
 
-    @torch.no_grad()
     def reset(self):
-        """Small random weights; what writes to the residual stream starts smaller, so depth does not shake it."""
-        depth = (2 * len(self.layers)) ** -0.5
-        for name, p in self.named_parameters():
-            if p.dim() == 1:
-                continue
-            if "embed_tokens" in name:
-                p.normal_(0, 0.04)
-            elif name.endswith("conv"):
-                p.normal_(0, 0.3)
-                p[:, :, 2] += 0.7
-            else:
-                scale = depth if name.endswith(("out_proj.weight", "w2.weight", "down_proj")) else 1.0
-                p.normal_(0, scale * 0.7 * p.shape[-1] ** -0.5)
+        start.reset(self)
 
     def hidden(self, ids):
         """(rows, length) token ids to (rows, length, hidden_size) after the final norm."""

@@ -1,4 +1,8 @@
-"""Skill d, small arithmetic: the column method written out between <think> and </think>."""
+"""Skill d, small arithmetic: the column method written out between <think> and </think>.
+
+The digits are laid out by place first: each step then looks a digit up by its label, which a small model can do, and
+need not count positions from the end of a number, which it learns late.
+"""
 
 from words import is_heldout
 
@@ -18,9 +22,15 @@ def digit(n, place):
     return n // 10**place % 10
 
 
+def places(letter, n, count):
+    """a: tens 4, ones 7"""
+    return f"{letter}: " + ", ".join(f"{PLACES[p]} {digit(n, p)}" for p in reversed(range(count)))
+
+
 def add_steps(a, b):
-    carry, lines = 0, []
-    for place in range(max(len(str(a)), len(str(b)))):
+    count = max(len(str(a)), len(str(b)))
+    carry, lines = 0, [places("a", a, count), places("b", b, count)]
+    for place in range(count):
         x, y = digit(a, place), digit(b, place)
         total = x + y + carry
         lines.append(f"{PLACES[place]}: {x} + {y} + {carry} = {total}, write {total % 10}, carry {total // 10}")
@@ -29,8 +39,9 @@ def add_steps(a, b):
 
 
 def subtract_steps(a, b):
-    borrow, lines = 0, []
-    for place in range(len(str(a))):
+    count = len(str(a))
+    borrow, lines = 0, [places("a", a, count), places("b", b, count)]
+    for place in range(count):
         x, y = digit(a, place), digit(b, place)
         rest = x - y - borrow
         lines.append(f"{PLACES[place]}: {x} - {y} - {borrow} = {rest}, write {rest % 10}, borrow {int(rest < 0)}")
@@ -39,7 +50,7 @@ def subtract_steps(a, b):
 
 
 def multiply_steps(a, b):
-    carry, lines = 0, []
+    carry, lines = 0, [places("a", a, len(str(a))), places("b", b, 1)]
     for place in range(len(str(a))):
         x = digit(a, place)
         total = x * b + carry

@@ -1,4 +1,4 @@
-"""Trains the demo model on one CPU core until a given time of the day, and can be stopped and resumed.
+"""Trains the demo model on one CPU core for a given time, and can be stopped (SIGTERM saves) and resumed.
 
 Usage: python train.py --run DIR --minutes 105 [--resume]
 The learning rate follows the clock, not the step count, so the run ends when it should on a busy machine too.
@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 import random
+import signal
 import time
 
 import tokenizers
@@ -19,7 +20,7 @@ import muon
 import network
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOKENS_PER_BATCH = 3072
+TOKENS_PER_BATCH = 4096
 POOL = 300  # conversations sorted by length together, so that rows of one batch need little padding
 WARMUP = 0.02  # of the whole run
 BIAS_RATE = 0.002
@@ -27,9 +28,10 @@ SKILLS = ["tools", "sums", "chat", "long", "copy"]
 
 # (until this share of the run, mix): copying first, because the other skills stand on it; long texts last.
 STAGES = [
-    (0.10, {"tools": 0.25, "sums": 0.18, "chat": 0.20, "reading": 0.22, "repeat": 0.15, "long": 0.0}),
-    (0.40, {"tools": 0.42, "sums": 0.18, "chat": 0.16, "reading": 0.18, "repeat": 0.055, "long": 0.005}),
-    (1.01, {"tools": 0.45, "sums": 0.17, "chat": 0.15, "reading": 0.18, "repeat": 0.03, "long": 0.02}),
+    (0.08, {"tools": 0.18, "sums": 0.15, "chat": 0.15, "reading": 0.22, "repeat": 0.30, "long": 0.0}),
+    (0.47, {"tools": 0.35, "sums": 0.14, "chat": 0.13, "reading": 0.22, "repeat": 0.16, "long": 0.0}),
+    (0.65, {"tools": 0.40, "sums": 0.18, "chat": 0.22, "reading": 0.155, "repeat": 0.02, "long": 0.025}),
+    (1.01, {"tools": 0.42, "sums": 0.26, "chat": 0.20, "reading": 0.075, "repeat": 0.02, "long": 0.025}),
 ]
 
 
@@ -117,6 +119,7 @@ class Run:
             self._load(options.restart_schedule)
         self.stream = Stream(options.seed * 1000003 + self.step)
         self.sums = torch.zeros(2, len(SKILLS))
+        self.stopped = False
 
     def _load(self, restart_schedule):
         state = torch.load(self.directory / "last.pt", weights_only=False)
@@ -134,14 +137,12 @@ class Run:
         (self.directory / "last.tmp").rename(self.directory / "last.pt")
 
     def one_step(self, progress):
-        batches = [self.stream.next(progress) for _ in range(2 if progress < 0.4 else 3)]
-        total = sum(len(targets) for _, _, targets, _ in batches)
-        for ids, positions, targets, skills in batches:
-            losses = self.net.losses(ids, positions, targets)
-            (losses.sum() / total).backward()
-            self.sums[0].index_add_(0, skills, losses.detach())
-            self.sums[1].index_add_(0, skills, torch.ones_like(losses))
-            self.tokens += ids.numel()
+        ids, positions, targets, skills = self.stream.next(progress)
+        losses = self.net.losses(ids, positions, targets)
+        losses.mean().backward()
+        self.sums[0].index_add_(0, skills, losses.detach())
+        self.sums[1].index_add_(0, skills, torch.ones_like(losses))
+        self.tokens += ids.numel()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         for optimizer, rate in zip(self.optimizers, self.rates):
             optimizer.param_groups[0]["lr"] = rate * learning_rate(progress)
@@ -168,7 +169,8 @@ class Run:
         last_save = last_report = time.time()
         last_tokens = self.tokens
         clock = time.time() - self.spent
-        while (progress := (time.time() - clock) / self.seconds) < 1:
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
+        while (progress := (time.time() - clock) / self.seconds) < 1 and not self.stopped:
             norm = self.one_step(progress)
             self.spent = time.time() - clock
             if self.step % 20 == 0:
