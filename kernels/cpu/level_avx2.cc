@@ -23,6 +23,12 @@
 #include "kernels/cpu/vec_avx2.h"
 
 #define BRAID_LEVEL avx2
+// Before a loop over registers: must be gone before registers are assigned.
+#if defined(__clang__)
+#define BRAID_UNROLL _Pragma("unroll")
+#else
+#define BRAID_UNROLL _Pragma("GCC unroll 16")
+#endif
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 

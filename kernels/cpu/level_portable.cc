@@ -7,6 +7,7 @@
 #include "kernels/exp.h"
 
 #define BRAID_LEVEL portable
+#define BRAID_UNROLL  // left to the compiler
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 

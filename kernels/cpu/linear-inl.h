@@ -1,5 +1,5 @@
-// y = x W^T for one level. Included once per level, after the level's vectors and with BRAID_LEVEL set to its
-// namespace.
+// y = x W^T for one level. Included once per level, after the level's vectors, with BRAID_LEVEL set to its namespace and
+// BRAID_UNROLL to what unrolls a loop.
 //
 // Few rows: the weights are widened in registers and used at once; the memory they come from is the limit. Many rows: a
 // tile of weights is widened into a buffer in the first cache level once per kBlockRows rows, and small register blocks
@@ -26,10 +26,13 @@ void DotsInRegisters(const LinearTask& task, int row, int output) {
   BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] = Zero();
   int k = 0;
   for (const std::byte* block = w; k + W::kBlock <= K; block += RowBytes(kType, W::kBlock)) {
+    typename W::Scales scales[kO];
+    BRAID_UNROLL for (int o = 0; o < kO; ++o) W::Prepare(block + o * row_bytes, &scales[o]);
     BRAID_UNROLL for (int part = 0; part < W::kBlock / W::kPart; ++part, k += W::kPart) {
       BRAID_UNROLL for (int o = 0; o < kO; ++o) {
         V8 v[W::kPart / 8];
-        W::Load(block + o * row_bytes, part, v);
+        W::Load(block + o * row_bytes, scales[o], part, v);
+        // The next rows: each is too short for the hardware to see where this is going.
         __builtin_prefetch(block + (kO + o) * row_bytes + part * RowBytes(kType, W::kBlock) / (W::kBlock / W::kPart));
         BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) {
           BRAID_UNROLL for (int r = 0; r < kR; ++r) {
@@ -94,9 +97,11 @@ void WidenTile(const Matrix& w, int output, int outputs, int k, int columns, flo
     float* to = tile + o * kTileColumns;
     int c = 0;
     for (; c + W::kBlock <= columns; block += RowBytes(kType, W::kBlock)) {
+      typename W::Scales scales;
+      W::Prepare(block, &scales);
       BRAID_UNROLL for (int part = 0; part < W::kBlock / W::kPart; ++part, c += W::kPart) {
         V8 v[W::kPart / 8];
-        W::Load(block, part, v);
+        W::Load(block, scales, part, v);
         BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) Store(to + c + 8 * j, v[j]);
       }
     }

@@ -32,11 +32,17 @@ inline float Sum(V8 v) {
 }
 inline V8 BroadcastF16(const void* p) { return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<int16_t>(LoadU16(p)))); }
 
+inline I8 LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline I8 WidenU8(const void* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
 inline I8 WidenS8(const void* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))); }
 inline I8 And(I8 v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi32(mask)); }
 inline I8 Or(I8 a, I8 b) { return _mm256_or_si256(a, b); }
 inline I8 Shift(I8 v, int left) { return left >= 0 ? _mm256_slli_epi32(v, left) : _mm256_srli_epi32(v, -left); }
+template <int kPart>
+inline I8 WidenPart(I8 v) {
+  const __m128i half = kPart < 2 ? _mm256_castsi256_si128(v) : _mm256_extracti128_si256(v, 1);
+  return _mm256_cvtepu8_epi32(kPart % 2 == 0 ? half : _mm_unpackhi_epi64(half, half));
+}
 inline V8 ToFloat(I8 v) { return _mm256_cvtepi32_ps(v); }
 
 }  // namespace braid::avx2

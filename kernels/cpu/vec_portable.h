@@ -61,6 +61,11 @@ inline I8 MapInts(F f) {
   for (int i = 0; i < 8; ++i) v.lane[i] = f(i);
   return v;
 }
+inline I8 LoadInts(const void* p) {
+  I8 v;
+  std::memcpy(v.lane, p, sizeof v.lane);
+  return v;
+}
 inline I8 WidenU8(const void* p) {
   return MapInts([&](int i) { return static_cast<const uint8_t*>(p)[i]; });
 }
@@ -73,9 +78,19 @@ inline I8 And(const I8& v, int mask) {
 inline I8 Or(const I8& a, const I8& b) {
   return MapInts([&](int i) { return a.lane[i] | b.lane[i]; });
 }
-// Left by `left` bits, or right if it is negative. REQUIRES: no lane is negative or overflows.
+// Left by `left` bits, or right if it is negative; zeros come in.
 inline I8 Shift(const I8& v, int left) {
-  return MapInts([&](int i) { return left >= 0 ? v.lane[i] << left : v.lane[i] >> -left; });
+  return MapInts([&](int i) {
+    const uint32_t bits = static_cast<uint32_t>(v.lane[i]);
+    return static_cast<int32_t>(left >= 0 ? bits << left : bits >> -left);
+  });
+}
+// Bytes [8 * kPart, 8 * kPart + 8) of the 32.
+template <int kPart>
+inline I8 WidenPart(const I8& v) {
+  uint8_t bytes[32];
+  std::memcpy(bytes, v.lane, sizeof bytes);
+  return WidenU8(bytes + 8 * kPart);
 }
 inline V8 ToFloat(const I8& v) {
   return Map([&](int i) { return static_cast<float>(v.lane[i]); });
