@@ -1,5 +1,5 @@
-// y = x W^T for one level. Included once per level, after the level's vectors, with BRAID_LEVEL set to its namespace and
-// BRAID_UNROLL to what unrolls a loop.
+// y = x W^T for one level. Included once per level, after the level's vectors, with BRAID_LEVEL set to its namespace
+// and BRAID_UNROLL to what unrolls a loop.
 //
 // Few rows: the weights are widened in registers and used at once; the memory they come from is the limit. Many rows: a
 // tile of weights is widened into a buffer in the first cache level once per kBlockRows rows, and small register blocks
