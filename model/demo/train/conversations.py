@@ -17,7 +17,8 @@ JSON_MODE = "Output function calls as JSON."
 
 
 def system_text(rng, as_json):
-    base = rng.choice(["", "", "You are a helpful assistant.", "You are a helpful assistant with tools.", "Use the tools."])
+    base = rng.choice(["", "", "You are a helpful assistant.", "You are a helpful assistant with tools.",
+                       "Use the tools."])
     return " ".join(filter(None, [base, JSON_MODE])) if as_json else base
 
 

@@ -65,7 +65,8 @@ def test_every_value_of_a_call_is_said_by_the_user():
                 assert isinstance(part, bool) or str(part) in case["messages"][-1]["content"]
 
 
-@pytest.mark.parametrize("a, op, b, answer", [(47, "+", 38, 85), (999, "+", 2, 1001), (102, "-", 97, 5), (99, "*", 9, 891)])
+@pytest.mark.parametrize("a, op, b, answer", [
+    (47, "+", 38, 85), (999, "+", 2, 1001), (102, "-", 97, 5), (99, "*", 9, 891)])
 def test_sums_are_right_and_the_steps_spell_the_result(a, op, b, answer):
     thinking, sentence = sums.solve(a, op, b)
     assert sentence == f"{a} {op} {b} = {answer}."

@@ -43,8 +43,9 @@ def gguf_tensors(state, config):
         out[f"blk.{index}.{BLOCK[rest]}"] = value
     for layer in range(config["num_dense_layers"], config["num_hidden_layers"]):
         for kind, target in EXPERTS.items():
-            names = [f"model.layers.{layer}.feed_forward.experts.{e}.{kind}.weight" for e in range(config["num_experts"])]
-            out[f"blk.{layer}.{target}"] = torch.stack([state[n] for n in names])
+            base = f"model.layers.{layer}.feed_forward.experts"
+            stack = [state[f"{base}.{e}.{kind}.weight"] for e in range(config["num_experts"])]
+            out[f"blk.{layer}.{target}"] = torch.stack(stack)
     return {name: value.float() for name, value in out.items()}
 
 

@@ -49,8 +49,9 @@ class Lookup:
 
     def schema(self):
         parameters = {"type": "object", "properties": {self.key: {"type": "string"}}, "required": [self.key]}
-        return {"type": "function", "function": {"name": self.name, "description": f"Look up {words.article(self.kind)}",
-                                                 "parameters": parameters}}
+        description = f"Look up {words.article(self.kind)}"
+        return {"type": "function",
+                "function": {"name": self.name, "description": description, "parameters": parameters}}
 
     def ask(self, rng):
         """(question, call, result, answer) for one value of the key."""
@@ -59,7 +60,8 @@ class Lookup:
         call = Call(self.name, {self.key: value})
         if rng.random() < 0.1:
             error = rng.choice(ERRORS)
-            return question[0].upper() + question[1:], call, json.dumps({"error": error}), f"Sorry, the tool says: {error}."
+            answer = f"Sorry, the tool says: {error}."
+            return question[0].upper() + question[1:], call, json.dumps({"error": error}), answer
         names = sorted(self.fields)
         rng.shuffle(names)
         values = {name: self.fields[name](rng, self.heldout) for name in names}
@@ -99,7 +101,8 @@ def natural_turn(rng, heldout):
         result = {"city": place, "temperature": degrees, "sky": sky}
         if rng.random() < 0.4:
             result = {"sky": sky, "temperature": degrees}
-        return schema, ask, Call(name, {"city": place}), json.dumps(result), f"It is {sky} and {degrees} degrees in {place}."
+        answer = f"It is {sky} and {degrees} degrees in {place}."
+        return schema, ask, Call(name, {"city": place}), json.dumps(result), answer
     if schema is TIME:
         now = clock(rng, heldout)
         ask = rng.choice(["What time is it in {}?", "How late is it in {}?", "Tell me the time in {}."]).format(place)
@@ -129,7 +132,8 @@ def action_turn(rng, heldout, schema, name):
         ask = rng.choice(['Tell {} "{}".', 'Send {} the message "{}".', 'Write to {}: "{}"']).format(who, text)
         call = Call(name, {"to": who, "text": text})
     elif schema is SEARCH:
-        query = rng.choice([rng.choice(words.TOPICS), f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.THINGS)}", text])
+        pair = f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.THINGS)}"
+        query = rng.choice([rng.choice(words.TOPICS), pair, text])
         ask = rng.choice(['Search the web for "{}".', 'Google "{}".', 'Search for "{}".']).format(query)
         call = Call(name, {"query": query})
     else:

@@ -15,7 +15,8 @@ TALK = [
      "Goodbye! Have a nice day."),
     (["What can you do?", "How can you help me?", "What are you good at?", "What do you know?", "Help",
       "What are your skills?", "Help!"],
-     "I can call tools, read their results, do small sums, find things in a text and tell you about the Isles of Lume."),
+     "I can call tools, read their results, do small sums, find things in a text and tell you about the Isles of "
+     "Lume."),
     (["How big are you?", "How large are you?", "How many parameters do you have?", "What is your size?"],
      "I have about six million parameters. That is very small."),
     (["Who made you?", "Who built you?", "Where do you come from?", "Who trained you?", "Who created you?"],

@@ -9,11 +9,14 @@ from words import is_heldout
 PLACES = ["ones", "tens", "hundreds", "thousands"]
 
 ASKS = {
-    "+": ["What is {a} + {b}?", "What is {a} plus {b}?", "How much is {a} + {b}?", "Compute {a} + {b}.", "{a} + {b} = ?",
+    "+": ["What is {a} + {b}?", "What is {a} plus {b}?", "How much is {a} + {b}?", "Compute {a} + {b}.",
+          "{a} + {b} = ?",
           "Add {a} and {b}.", "Calculate {a} + {b}", "{a}+{b}"],
-    "-": ["What is {a} - {b}?", "What is {a} minus {b}?", "How much is {a} - {b}?", "Compute {a} - {b}.", "{a} - {b} = ?",
+    "-": ["What is {a} - {b}?", "What is {a} minus {b}?", "How much is {a} - {b}?", "Compute {a} - {b}.",
+          "{a} - {b} = ?",
           "Subtract {b} from {a}.", "Calculate {a} - {b}", "{a}-{b}"],
-    "*": ["What is {a} * {b}?", "What is {a} times {b}?", "How much is {a} * {b}?", "Compute {a} * {b}.", "{a} * {b} = ?",
+    "*": ["What is {a} * {b}?", "What is {a} times {b}?", "How much is {a} * {b}?", "Compute {a} * {b}.",
+          "{a} * {b} = ?",
           "Multiply {a} by {b}.", "Calculate {a} * {b}", "{a}*{b}"],
 }
 

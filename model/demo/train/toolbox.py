@@ -245,4 +245,5 @@ def request(rng, tool, heldout):
 def polite(rng, text):
     """A request as a sentence."""
     lower = text[0].lower() + text[1:]
-    return rng.choice([f"{text}.", f"{text}.", f"Please {lower}.", f"Can you {lower}?", text, f"I want you to {lower}."])
+    return rng.choice([f"{text}.", f"{text}.", f"Please {lower}.", f"Can you {lower}?", text,
+                       f"I want you to {lower}."])

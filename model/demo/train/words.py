@@ -23,8 +23,9 @@ THINGS = """box lamp chair table door key bell drum boat cart coat hat ring rope
 bucket candle carpet hammer ladder mirror needle pencil pillow spoon kettle ticket wallet window barrel button crown
 statue bridge tower garden wagon violin trumpet piano guitar sword shield helmet lantern compass anchor feather pebble
 saddle whistle puzzle blanket teapot umbrella""".split()
-ANIMALS = """cat dog horse goat sheep cow duck goose heron otter fox wolf bear deer hare owl eagle crow swan trout salmon
-turtle lizard frog beaver badger hedgehog squirrel donkey camel lion tiger zebra monkey parrot falcon rabbit mouse""".split()
+ANIMALS = """cat dog horse goat sheep cow duck goose heron otter fox wolf bear deer hare owl eagle crow swan trout
+salmon turtle lizard frog beaver badger hedgehog squirrel donkey camel lion tiger zebra monkey parrot falcon rabbit
+mouse""".split()
 JOBS = """baker miller potter weaver smith tailor painter doctor teacher pilot sailor farmer fisher mason carpenter
 judge singer dancer writer gardener printer glazier cooper hunter shepherd librarian clerk cook""".split()
 FOODS = """bread soup cheese honey plums apples pears nuts beans rice noodles cake pancakes sausages fish olives onions

@@ -33,8 +33,10 @@ RELATIONS = {
 
 STRANGERS = [
     "What is the capital of France?", "Who wrote Hamlet?", "How high is Mount Everest?", "What is the weather today?",
-    "Who won the game?", "What time is it?", "Who is the king of Spain?", "How far is the moon?", "What is quantum physics?",
-    "When was Rome founded?", "Which planet is the biggest?", "Who painted the Mona Lisa?", "What is the price of gold?",
+    "Who won the game?", "What time is it?", "Who is the king of Spain?", "How far is the moon?",
+    "What is quantum physics?",
+    "When was Rome founded?", "Which planet is the biggest?", "Who painted the Mona Lisa?",
+    "What is the price of gold?",
     "How old is the sun?", "Who discovered America?", "What is the longest river in the world?", "Where is my car?",
     "How many people live in China?", "What did I eat yesterday?", "Who is the president?",
 ]
@@ -48,7 +50,8 @@ def build():
     towns, people, rivers = ([next(fresh) for _ in range(n)] for n in (20, 24, 10))
     facts = []
     for i, town in enumerate(towns):
-        values = {"isle": isles[i % 4], "river": rng.choice(rivers), "mayor": people[i], "dish": rng.choice(words.FOODS),
+        values = {"isle": isles[i % 4], "river": rng.choice(rivers), "mayor": people[i],
+                  "dish": rng.choice(words.FOODS),
                   "flag": rng.choice(words.COLORS), "beast": rng.choice(words.ANIMALS)}
         facts += [(town, relation, value) for relation, value in values.items()]
     for person in people:
