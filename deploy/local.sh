@@ -84,7 +84,7 @@ cat <<TEXT
 It stays up at http://127.0.0.1:$http/v1 (gRPC: 127.0.0.1:$grpc, logs: $log). Try
 
   curl http://127.0.0.1:$http/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{"messages": [{"role": "user", "content": "What is 47 + 38?"}]}'
+    -d '{"messages": [{"role": "user", "content": "Hi, who are you?"}]}'
   $bin/braid chat --server 127.0.0.1:$grpc
 
 Ctrl-C ends it.
