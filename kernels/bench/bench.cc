@@ -39,8 +39,10 @@ double ReadBytesPerSecond(ThreadPool& pool) {
     pool.ParallelFor(static_cast<int>(sums.size()), 8, [&](int begin, int end) {
       for (int i = begin; i < end; ++i) {
         uint64_t lanes[8] = {};
-        for (size_t at = i * piece; at < (i + 1) * piece; at += 8)
+        for (size_t at = i * piece; at < (i + 1) * piece; at += 8) {
+          __builtin_prefetch(&memory[at] + 512);  // 4 KB ahead, as far as the linear op looks
           for (int l = 0; l < 8; ++l) lanes[l] += memory[at + l];
+        }
         for (uint64_t lane : lanes) sums[i] += lane;
       }
     });
