@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/bounded_queue.h"
-#include "gateway/json_writer.h"
+#include "gateway/json/writer.h"
 
 namespace braid {
 namespace {

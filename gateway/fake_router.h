@@ -12,7 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "braid/v1/router.grpc.pb.h"
-#include "gateway/test_model.h"
+#include "gateway/core/test_model.h"
 
 namespace braid {
 

@@ -6,10 +6,10 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "gateway/audit.h"
-#include "gateway/grpc_door.h"
-#include "gateway/http_server.h"
+#include "gateway/core/served_model.h"
+#include "gateway/grpc/door.h"
+#include "gateway/http/server.h"
 #include "gateway/inference_service.h"
-#include "gateway/served_model.h"
 
 namespace braid {
 namespace {

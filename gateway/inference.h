@@ -39,7 +39,8 @@ struct Finished {
   int choice = 0;
   Reason reason = Reason::kStop;
 };
-struct Done {  // the last event of a good call
+const char* FinishReasonName(Finished::Reason reason);  // as OpenAI's API spells it
+struct Done {                                           // the last event of a good call
   int64_t prompt_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
   uint64_t seed = 0;
 };

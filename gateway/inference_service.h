@@ -8,11 +8,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "gateway/core/served_model.h"
+#include "gateway/core/validate.h"
 #include "gateway/inference.h"
 #include "gateway/probe.h"
 #include "gateway/router_client.h"
-#include "gateway/served_model.h"
-#include "gateway/validate.h"
 #include "monitoring/metrics.h"
 
 namespace braid {

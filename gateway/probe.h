@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "gateway/token_window.h"
+#include "gateway/core/token_window.h"
 #include "monitoring/metrics.h"
 
 namespace braid {

@@ -13,7 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "braid/v1/router.grpc.pb.h"
-#include "gateway/sequence_log.h"
+#include "gateway/core/sequence_log.h"
 #include "gateway/timers.h"
 
 namespace braid {

@@ -12,7 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "gateway/call_fold.h"
+#include "gateway/core/call_fold.h"
 #include "gateway/inference.h"
 #include "gateway/probe.h"
 #include "gateway/router_client.h"

@@ -72,11 +72,11 @@ def test_gateway_and_router_stay_clear_of_kernels():
 
 
 def core_sources(folder_name):
-    """The files of the target <folder>_core, as its CMakeLists.txt lists them."""
-    text = (ROOT / folder_name / "CMakeLists.txt").read_text()
+    """The files of the target <folder>_core, as the CMakeLists.txt that has it lists them."""
     found = []
-    for block in re.findall(rf"braid_library\({folder_name}_core\s([^)]*)\)", text):
-        found += [ROOT / folder_name / word for word in block.split() if word.endswith((".h", ".cc"))]
+    for path in (ROOT / folder_name).rglob("CMakeLists.txt"):
+        for block in re.findall(rf"braid_library\({folder_name}_core\s([^)]*)\)", path.read_text()):
+            found += [path.parent / word for word in block.split() if word.endswith((".h", ".cc"))]
     return found
 
 
