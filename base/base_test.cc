@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "base/dtype.h"
+#include "base/human.h"
 #include "base/mapped_file.h"
 #include "base/status.h"
 
@@ -70,6 +71,16 @@ TEST(MappedFile, MapsAndRefuses) {
   EXPECT_EQ(static_cast<char>((*file)->bytes()[4]), 'd');
   EXPECT_EQ(MappedFile::Open(path + "-missing").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(MappedFile::Open(testing::TempDir()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Human, ReadsBytesTheWayPeopleDo) {
+  EXPECT_EQ(HumanBytes(0), "0 B");
+  EXPECT_EQ(HumanBytes(999), "999 B");
+  EXPECT_EQ(HumanBytes(1000), "1.00 kB");
+  EXPECT_EQ(HumanBytes(12345), "12.3 kB");
+  EXPECT_EQ(HumanBytes(999'900), "1.00 MB");
+  EXPECT_EQ(HumanBytes(4'734'976'000), "4.73 GB");
+  EXPECT_EQ(HumanQuantity(8'467'856'128), "8.47 B");
 }
 
 }  // namespace

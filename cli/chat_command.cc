@@ -213,7 +213,7 @@ absl::Status Chat(ChatFlags flags) {
     LocalStackOptions options;
     options.model_path = flags.model_path;
     options.http_port = options.grpc_port = 0;
-    ASSIGN_OR_RETURN(stack, LocalStack::Start(options));
+    ASSIGN_OR_RETURN(stack, LocalStack::Start(options, [] { return false; }));
     RETURN_IF_ERROR(WaitUntilReady(*stack));
     flags.server = "127.0.0.1:" + std::to_string(stack->gateway().grpc_port());
   }

@@ -1,7 +1,5 @@
 #include "cli/convert_command.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cctype>
 #include <iostream>
@@ -9,9 +7,10 @@
 #include <string>
 #include <thread>
 
+#include "base/human.h"
+#include "base/progress_bar.h"
 #include "base/status.h"
 #include "model/convert.h"
-#include "model/inspect.h"
 #include "model/model_file.h"
 
 namespace braid {
@@ -22,28 +21,6 @@ struct Arguments {
   std::string type;    // empty: as it is
   std::string format;  // empty: by the destination's name
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-};
-
-// A line on standard error that is drawn over; nothing if that is no terminal.
-class ProgressBar {
- public:
-  void Show(uint64_t done, uint64_t total) {
-    const int percent =
-        total == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
-    if (!terminal_ || percent == shown_) return;
-    shown_ = percent;
-    const auto filled = static_cast<size_t>(percent * kWidth / 100);
-    std::cerr << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, ' ') << "] " << percent << "% of "
-              << HumanBytes(total) << std::flush;
-  }
-  ~ProgressBar() {
-    if (shown_ >= 0) std::cerr << "\n";
-  }
-
- private:
-  static constexpr size_t kWidth = 40;
-  const bool terminal_ = isatty(STDERR_FILENO) == 1;
-  int shown_ = -1;
 };
 
 std::string UpperCase(std::string text) {
@@ -58,7 +35,7 @@ absl::StatusOr<ConvertSummary> Convert(const Arguments& arguments) {
   if (!arguments.type.empty()) options.type = DTypeFromName(UpperCase(arguments.type));
   options.threads = arguments.threads;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(arguments.source));
-  ProgressBar bar;
+  ProgressBar bar("writing");
   options.progress = [&bar](uint64_t done, uint64_t total) { bar.Show(done, total); };
   return braid::Convert(*model, arguments.destination, options);
 }

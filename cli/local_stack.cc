@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "base/logging.h"
 #include "base/status.h"
+#include "expert_worker/load_weights.h"
 
 namespace braid {
 namespace {
@@ -16,12 +17,14 @@ constexpr absl::Duration kRestartPause = absl::Seconds(1);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOptions& options) {
+absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOptions& options,
+                                                              const std::function<bool()>& stop) {
   std::unique_ptr<LocalStack> stack(new LocalStack());
   stack->options_ = options;
   ASSIGN_OR_RETURN(stack->model_, ModelFile::Open(options.model_path));
   RETURN_IF_ERROR(stack->StartRouter());
   RETURN_IF_ERROR(stack->StartGateway());  // before the workers: it says "loading" while they load
+  RETURN_IF_ERROR(LoadWeights(*stack->model_, stop));
   RETURN_IF_ERROR(stack->StartWorkers());
   return stack;
 }

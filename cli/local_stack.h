@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,7 +31,9 @@ struct LocalStackOptions {
 // started again, and all of them end with this process.
 class LocalStack {
  public:
-  static absl::StatusOr<std::unique_ptr<LocalStack>> Start(const LocalStackOptions& options);
+  // The weights are loaded meanwhile, the gateway says so; `stop`, asked often, ends that early.
+  static absl::StatusOr<std::unique_ptr<LocalStack>> Start(const LocalStackOptions& options,
+                                                           const std::function<bool()>& stop);
   ~LocalStack();
 
   const Gateway& gateway() const { return *gateway_; }

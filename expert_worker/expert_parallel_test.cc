@@ -47,7 +47,7 @@ struct Rows {
   RoutedBatch batch;
 };
 
-std::vector<float> Expected(const TinyModel& model, int T, uint32_t seed) {
+std::vector<float> Expected(const TinyWorkerModel& model, int T, uint32_t seed) {
   ThreadPool pool(1);
   LocalExperts local(&model.config(), &model.tensors(), &pool);
   Rows rows(model.config(), T, seed);
@@ -86,7 +86,7 @@ void OnEachRank(const MakeFactory& make, int size, size_t message_bytes_max,
 
 class ExpertParallelTest : public testing::TestWithParam<std::pair<const char*, MakeFactory>> {
  protected:
-  const TinyModel model_;
+  const TinyWorkerModel model_;
   const size_t message_bytes_max_ =
       MoeMessageBytesMax(kStepTokens, model_.config().experts_per_token, model_.config().model_dim);
 };

@@ -12,6 +12,7 @@
 #include "base/logging.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "expert_worker/load_weights.h"
 #include "expert_worker/worker.h"
 #include "model/model_file.h"
 #include "monitoring/http_endpoint.h"
@@ -90,6 +91,7 @@ absl::Status Run(Flags flags, StopSignal& stop) {
   flags.worker.exchange_spin = absl::Microseconds(flags.exchange_spin_us);
   Metrics metrics;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, OpenModel(flags.model));
+  RETURN_IF_ERROR(LoadWeights(*model, [&stop] { return stop.Wait(absl::ZeroDuration()); }));
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(model.get(), flags.worker, &metrics));
   std::unique_ptr<MetricsEndpoint> endpoint;
   if (flags.metrics_port >= 0) {

@@ -38,7 +38,7 @@ void AddChunk(v1::StepPlan* plan, uint64_t id, uint32_t position, const std::vec
 
 std::vector<TokenId> Prompt(int n, int seed) {
   std::vector<TokenId> tokens(n);
-  for (int i = 0; i < n; ++i) tokens[i] = (i * 17 + seed * 29 + i * i) % TinyModel::kNoToken;
+  for (int i = 0; i < n; ++i) tokens[i] = (i * 17 + seed * 29 + i * i) % TinyWorkerModel::kNoToken;
   return tokens;
 }
 
@@ -49,7 +49,7 @@ class StepRunnerTest : public testing::Test {
   }
   StepRunner MakeRunner(StepRunner::ForwardFn forward) {
     return StepRunner(&model_.config(), &kv_, &pool_, std::move(forward),
-                      {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyModel::kNoToken}});
+                      {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyWorkerModel::kNoToken}});
   }
   absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan) { return runner_.Run(plan, experts_); }
   absl::Status Refusal(const v1::StepPlan& plan) {
@@ -90,7 +90,7 @@ class StepRunnerTest : public testing::Test {
     return answer;
   }
 
-  const TinyModel model_;
+  const TinyWorkerModel model_;
   ThreadPool pool_{2};
   KvPool kv_{model_.config(), kBlocks};
   Forward forward_{&model_.config(), &model_.tensors(), &kv_, &pool_};
@@ -152,7 +152,7 @@ TEST_F(StepRunnerTest, PromptScoresDoNotDependOnChunking) {
           EXPECT_EQ(score.token(), prompt[position++]);
           EXPECT_EQ(score.top_size(), 3);
           EXPECT_GE(score.top(0).logprob(), score.logprob());
-          for (const auto& top : score.top()) EXPECT_NE(top.token(), TinyModel::kNoToken);
+          for (const auto& top : score.top()) EXPECT_NE(top.token(), TinyWorkerModel::kNoToken);
           all += score.SerializeAsString();
         }
       }
@@ -181,7 +181,7 @@ TEST_F(StepRunnerTest, AnEmptyPlanStillRunsTheExperts) {
 }
 
 TEST_F(StepRunnerTest, LogitsThatAreNotFiniteFailTheirSequenceAlone) {
-  const int V = TinyModel::kVocab;
+  const int V = TinyWorkerModel::kVocab;
   StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
     logits->assign(chunks.size() * V, 0.5f);
     (*logits)[3] = std::numeric_limits<float>::quiet_NaN();
@@ -233,7 +233,10 @@ TEST_F(StepRunnerTest, RefusesPlansThatContradictThemselvesOrItsState) {
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 1, two, true); }).ok()) << "a gap";
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 4294967295u, two, true); }).ok()) << "overflow";
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {}, true); }).ok()) << "no tokens";
-  EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1, TinyModel::kVocab}, true); }).ok()) << "vocabulary";
+  EXPECT_FALSE(refused([&](auto* plan) {
+                 AddChunk(plan, 1, 0, {1, TinyWorkerModel::kVocab}, true);
+               }).ok())
+      << "vocabulary";
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1, -1}, true); }).ok()) << "negative token";
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, {1}, true); }).ok()) << "samples inside the prompt";
   EXPECT_FALSE(refused([&](auto* plan) { AddChunk(plan, 1, 0, Prompt(33, 1), true); }).ok()) << "beyond its blocks";

@@ -1,30 +1,17 @@
 #pragma once
 
-#include <cstdint>
-#include <deque>
-#include <random>
-#include <vector>
-
-#include "model/model_file.h"
+#include "model/test_files.h"
 
 namespace braid {
 
-// A model of a few layers with random float32 weights, made in memory: for tests. Token 49 of 50 has no text.
-class TinyModel : public ModelFile {
+// The random model of model/test_files.h with two layers of attention, eight experts, and a token that has no text: for
+// tests of what a worker does.
+class TinyWorkerModel : public TinyModel {
  public:
-  explicit TinyModel(uint32_t seed = 1);
+  TinyWorkerModel();
 
   static constexpr int kVocab = 50;
   static constexpr TokenId kNoToken = 49;
-
- private:
-  TensorView Random(int rows, int columns, float scale);
-  TensorView Ones(int n);
-  FfnTensors Ffn(int dim);
-  LayerTensors Layer(int index);
-
-  std::mt19937 rng_;
-  std::deque<std::vector<float>> values_;  // a deque: views into it stay valid
 };
 
 }  // namespace braid

@@ -221,13 +221,13 @@ class Cluster {
   }
 
   FakeRouter& router() { return router_; }
-  const TinyModel& model() const { return model_; }
+  const TinyWorkerModel& model() const { return model_; }
   Metrics* metrics() { return &metrics_; }
   const v1::Hello& hello() const { return hello_; }  // of the last worker started
 
  private:
   const std::string exchange_;
-  const TinyModel model_;
+  const TinyWorkerModel model_;
   Metrics metrics_;
   FakeRouter router_;  // goes after the workers, which the tests hold
   int streams_ = 0;
@@ -239,7 +239,7 @@ TEST(Worker, SaysWhatItCanDo) {
   auto worker = cluster.StartWorker();
   const v1::Hello& hello = cluster.hello();
   EXPECT_EQ(hello.model_digest(), cluster.model().digest());
-  EXPECT_EQ(hello.vocab_size(), static_cast<uint32_t>(TinyModel::kVocab));
+  EXPECT_EQ(hello.vocab_size(), static_cast<uint32_t>(TinyWorkerModel::kVocab));
   EXPECT_EQ(hello.expert_count(), 8u);
   EXPECT_EQ(hello.context_tokens_max(), 512u);
   EXPECT_EQ(hello.exchange(), "inprocess");
@@ -374,7 +374,7 @@ TEST(Worker, RefusesOptionsThatCannotWork) {
 }
 
 TEST(ChooseKvBlocks, TakesAQuarterAndNoMoreThanIsUseful) {
-  const TinyModel model;
+  const TinyWorkerModel model;
   const uint64_t block = KvPool::BlockBytes(model.config());
   EXPECT_EQ(*ChooseKvBlocks(model.config(), 0, 400 * block), 100);
   EXPECT_EQ(*ChooseKvBlocks(model.config(), 0, uint64_t{1} << 50), 64 * 16);  // 64 contexts of 512 tokens

@@ -311,14 +311,5 @@ TEST(Inspect, TellsShapeWeightsMemoryAndText) {
     EXPECT_THAT(text, HasSubstr(part));
 }
 
-TEST(Inspect, ReadsBytesTheWayPeopleDo) {
-  EXPECT_EQ(HumanBytes(0), "0 B");
-  EXPECT_EQ(HumanBytes(999), "999 B");
-  EXPECT_EQ(HumanBytes(1000), "1.00 kB");
-  EXPECT_EQ(HumanBytes(12345), "12.3 kB");
-  EXPECT_EQ(HumanBytes(999'900), "1.00 MB");
-  EXPECT_EQ(HumanBytes(4'734'976'000), "4.73 GB");
-}
-
 }  // namespace
 }  // namespace braid

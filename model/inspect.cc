@@ -1,11 +1,10 @@
 #include "model/inspect.h"
 
-#include <array>
-#include <cstdio>
 #include <map>
 #include <sstream>
 #include <string_view>
 
+#include "base/human.h"
 #include "base/status.h"
 #include "model/chat_template.h"
 #include "model/kv_cache.h"
@@ -21,22 +20,6 @@ struct Counts {
 };
 
 uint64_t Parameters(const TensorView& tensor) { return static_cast<uint64_t>(tensor.rows * tensor.columns); }
-
-// 8,467,856,128 as "8.47 B".
-std::string HumanCount(uint64_t count, const std::array<const char*, 5>& units) {
-  auto value = static_cast<double>(count);
-  size_t unit = 0;
-  while (value >= 999.5 && unit + 1 < units.size()) {
-    value /= 1000;
-    ++unit;
-  }
-  char text[32];
-  std::snprintf(text, sizeof text, "%.*f%s", unit == 0 || value >= 99.95 ? 0 : (value >= 9.995 ? 1 : 2), value,
-                units[unit]);
-  return text;
-}
-
-std::string HumanParameters(uint64_t count) { return HumanCount(count, {"", " K", " M", " B", " T"}); }
 
 // Of each MoE layer a token meets K experts, of the rest everything; of an embedding that is not the head, one row.
 uint64_t ActiveParameters(const ModelFile& model, uint64_t total) {
@@ -76,12 +59,12 @@ void DescribeWeights(const ModelFile& model, std::ostream& out) {
     counts.bytes += tensor.bytes();
     parameters += Parameters(tensor);
   });
-  out << "parameters        " << HumanParameters(parameters) << ", "
-      << HumanParameters(ActiveParameters(model, parameters)) << " active per token\n";
+  out << "parameters        " << HumanQuantity(parameters) << ", " << HumanQuantity(ActiveParameters(model, parameters))
+      << " active per token\n";
   out << "weights           " << HumanBytes(model.weight_bytes()) << "\n";
   for (const auto& [type, counts] : by_type)
     out << "  " << Name(type) << std::string(16 - Name(type).size(), ' ') << HumanBytes(counts.bytes) << ", "
-        << HumanParameters(counts.parameters) << " parameters, " << counts.tensors << " tensors\n";
+        << HumanQuantity(counts.parameters) << " parameters, " << counts.tensors << " tensors\n";
 }
 
 void DescribeMemory(const ModelFile& model, std::ostream& out) {
@@ -145,8 +128,6 @@ void DescribeText(const ModelFile& model, std::ostream& out) {
 }
 
 }  // namespace
-
-std::string HumanBytes(uint64_t bytes) { return HumanCount(bytes, {" B", " kB", " MB", " GB", " TB"}); }
 
 std::string DescribeModel(const ModelFile& model) {
   std::ostringstream out;

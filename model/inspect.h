@@ -10,7 +10,4 @@ namespace braid {
 // memory, tokenizer, chat template.
 std::string DescribeModel(const ModelFile& model);
 
-// 4,734,976 bytes as "4.73 MB": powers of 1000, three digits.
-std::string HumanBytes(uint64_t bytes);
-
 }  // namespace braid
