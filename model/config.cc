@@ -34,12 +34,12 @@ absl::Status Positive(const char* field, float value) {
 absl::Status ValidateAttention(const ModelConfig& config) {
   RETURN_IF_ERROR(InRange("heads", config.heads, 1, kHeadsMax));
   RETURN_IF_ERROR(InRange("kv_heads", config.kv_heads, 1, config.heads));
-  RETURN_IF_ERROR(InRange("head_dim", config.head_dim, 2, kHeadDimMax));
+  RETURN_IF_ERROR(InRange("head_dim", config.head_dim, 8, kHeadDimMax));
   if (config.heads % config.kv_heads != 0)
     return InvalidArgument("heads (" + std::to_string(config.heads) + ") is not a multiple of kv_heads (" +
                            std::to_string(config.kv_heads) + ")");
-  if (config.head_dim % 2 != 0)
-    return InvalidArgument("head_dim is " + std::to_string(config.head_dim) + ", must be even for rotary positions");
+  if (config.head_dim % 8 != 0)  // what the attention kernels take
+    return InvalidArgument("head_dim is " + std::to_string(config.head_dim) + ", must be a multiple of 8");
   if (config.attention_layer_count() == 0) return InvalidArgument("layers: none of them is an attention layer");
   RETURN_IF_ERROR(Positive("rope_theta", config.rope_theta));
   return Positive("norm_eps", config.norm_eps);

@@ -135,6 +135,7 @@ TEST_F(HfModelTest, RefusesConfigurationsByField) {
   EXPECT_THAT(ConfigRefusal("quantization_config", {{"bits", 4}}), HasSubstr("use GGUF"));
   EXPECT_THAT(ConfigRefusal("num_experts_per_tok", 0), HasSubstr("experts_per_token is 0"));
   EXPECT_THAT(ConfigRefusal("num_key_value_heads", 3), HasSubstr("not a multiple"));
+  EXPECT_THAT(ConfigRefusal("num_attention_heads", 16), HasSubstr("head_dim is 4"));
   EXPECT_THAT(ConfigRefusal("vocab_size", 273),
               AllOf(HasSubstr("embed_tokens"), HasSubstr("[273, 64], got [272, 64]")));
   EXPECT_THAT(ConfigRefusal("moe_intermediate_size", 64), HasSubstr("experts.0.w1.weight': expected shape [64, 64]"));

@@ -84,11 +84,14 @@ void Membership::OnFault(WorkerId worker, const v1::Fault& fault, absl::Time now
 void Membership::OnLeaving(WorkerId worker) { attached_.at(worker).leaving = true; }
 
 void Membership::OnLost(WorkerId worker) {
-  if (attached_.erase(worker) == 0) return;
-  if (IsMember(worker)) {
-    spdlog::warn("worker {} is lost; epoch {} is over", worker.value, epoch_.value);
-    EndEpoch();
-  }
+  const auto found = attached_.find(worker);
+  if (found == attached_.end()) return;
+  const bool leaving = found->second.leaving;
+  attached_.erase(found);
+  if (!IsMember(worker)) return;
+  spdlog::log(leaving ? spdlog::level::info : spdlog::level::warn, "worker {} {}; epoch {} is over", worker.value,
+              leaving ? "has left" : "is lost", epoch_.value);
+  EndEpoch();
 }
 
 void Membership::Advance(absl::Time now) {
@@ -115,10 +118,7 @@ void Membership::ReleaseLeaving() {
   for (const auto& [id, worker] : attached_) {
     if (worker.leaving) leaving.push_back(id);
   }
-  for (WorkerId id : leaving) {
-    spdlog::info("worker {} leaves", id.value);
-    Close(id, absl::OkStatus());
-  }
+  for (WorkerId id : leaving) Close(id, absl::OkStatus());
 }
 
 void Membership::Evict(const std::vector<WorkerId>& late, const std::string& what) {
