@@ -34,7 +34,7 @@ struct ChatFlags {
   std::string model_path, system, once, api_key_file;
   bool demo = false;
   bool hide_reasoning = false;
-  int max_tokens = 0;  // 0: what the context has left
+  int max_tokens = 0;  // 0: the server's default
 };
 
 // The call that Ctrl-C cancels. TryCancel is not async-signal-safe in general, so the handler only raises a flag that
@@ -238,7 +238,7 @@ void AddChatCommand(CLI::App& app, int* exit_code) {
   chat->add_flag("--demo", flags->demo, "Serve the demo model for the conversation");
   chat->add_option("--system", flags->system, "A system prompt");
   chat->add_option("--once", flags->once, "Say this, print the answer, and leave");
-  chat->add_option("--max-tokens", flags->max_tokens, "Longest answer; 0: what the context has left")
+  chat->add_option("--max-tokens", flags->max_tokens, "Longest answer; 0: the server's default")
       ->check(CLI::NonNegativeNumber);
   chat->add_flag("--hide-reasoning", flags->hide_reasoning, "Do not print what the model thinks");
   chat->add_option("--api-key-file", flags->api_key_file, "A file whose first line is the key to send");

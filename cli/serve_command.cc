@@ -75,6 +75,12 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
       ->add_option("--kv-bytes", flags->stack.kv_bytes,
                    "Memory for keys and values over all workers, such as 2G; 0: chosen")
       ->transform(CLI::AsSizeValue(false));
+  serve
+      ->add_option("--answer-tokens-default", flags->stack.answer_tokens_default,
+                   "Longest answer of a request without max_tokens, which memory is reserved for; 0: what the context "
+                   "has left")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   serve->add_option("--host", flags->stack.host, "Address to listen on")->capture_default_str();
   serve->add_option("--port", flags->stack.http_port, "HTTP port; 0 picks one")
       ->check(CLI::Range(0, 65535))

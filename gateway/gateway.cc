@@ -18,7 +18,7 @@ class GatewayImpl final : public Gateway {
  public:
   GatewayImpl(ServedModel model, const GatewayOptions& options, Metrics* metrics)
       : service_(std::move(model), options.channel ? options.channel : ConnectToRouter(options.router),
-                 {options.requests_max, options.request_timeout}, metrics) {}
+                 {options.requests_max, options.request_timeout, options.answer_tokens_default}, metrics) {}
   ~GatewayImpl() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status OpenDoors(const GatewayOptions& options, Metrics* metrics) {
@@ -65,6 +65,7 @@ absl::Status CheckOptions(const GatewayOptions& options) {
   if (options.connections_max < 1) return InvalidArgument("connections_max must be at least 1");
   if (options.body_bytes_max < 1024) return InvalidArgument("body_bytes_max must be at least 1024");
   if (options.request_timeout <= absl::ZeroDuration()) return InvalidArgument("request_timeout must be positive");
+  if (options.answer_tokens_default < 0) return InvalidArgument("answer_tokens_default must not be negative");
   if (options.http_port < 0 || options.http_port > 65535) return InvalidArgument("http_port must be in [0, 65535]");
   if (options.grpc_port < -1 || options.grpc_port > 65535) return InvalidArgument("grpc_port must be in [-1, 65535]");
   return absl::OkStatus();

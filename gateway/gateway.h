@@ -29,6 +29,8 @@ struct GatewayOptions {
   int connections_max = 4096;
   int requests_max = 2048;  // in progress; beyond it 429
   absl::Duration request_timeout = absl::Hours(1);
+  // Longest answer of a request that does not say (memory for it is reserved at once); 0: what the context has left.
+  int answer_tokens_default = 16384;
 };
 
 class Gateway {

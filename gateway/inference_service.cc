@@ -86,6 +86,7 @@ CallContext InferenceService::Context() const {
   const int cluster = router_.status().context_tokens_max;
   context.context_tokens_max = cluster > 0 ? std::min(cluster, model_.context_tokens_max) : model_.context_tokens_max;
   context.fresh_seed = FreshSeed();
+  context.answer_tokens_default = options_.answer_tokens_default;
   context.date = absl::FormatTime("%Y-%m-%d", absl::Now(), absl::UTCTimeZone());
   return context;
 }

@@ -24,6 +24,7 @@ class InferenceService {
   struct Options {
     int requests_max = 2048;  // in progress, over all doors
     absl::Duration request_timeout = absl::Hours(1);
+    int answer_tokens_default = 0;  // of calls without max_tokens; 0: what the context has left
   };
 
   // `metrics` must outlive the service. Polls the router from now on.

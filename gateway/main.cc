@@ -44,6 +44,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--connections-max", gateway.connections_max, "HTTP connections at once", "BRAID_GATEWAY_CONNECTIONS_MAX");
   add("--requests-max", gateway.requests_max, "requests in progress; more are refused with a retry hint",
       "BRAID_GATEWAY_REQUESTS_MAX");
+  add("--answer-tokens-default", gateway.answer_tokens_default,
+      "longest answer of a request without max_tokens, which memory is reserved for; 0: what the context has left",
+      "BRAID_GATEWAY_ANSWER_TOKENS_DEFAULT");
   add("--request-timeout-s", flags.request_timeout_s, "seconds after which a request is ended",
       "BRAID_GATEWAY_REQUEST_TIMEOUT_S");
   add("--drain-s", flags.drain_s, "seconds that requests get to finish after SIGTERM", "BRAID_GATEWAY_DRAIN_S");

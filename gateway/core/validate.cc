@@ -68,9 +68,10 @@ MaybeError CheckToolsFit(const ChatInput& input, int context_tokens_max) {
   return CheckBytes(bytes, context_tokens_max, "tools");
 }
 
-// How many tokens may follow the prompt: as asked, or what the context has left.
-MaybeError FitAnswer(const GenerationParams& params, int context_tokens_max, const std::string& param,
+// How many tokens may follow the prompt: as asked, or the default, but never more than the context has left.
+MaybeError FitAnswer(const GenerationParams& params, const CallContext& context, const std::string& param,
                      PreparedPrompt* prompt) {
+  const int context_tokens_max = context.context_tokens_max;
   const int64_t used = static_cast<int64_t>(prompt->tokens.size());
   if (used == 0) return Invalid(param, "the prompt has no tokens");
   if (used >= context_tokens_max)
@@ -80,7 +81,8 @@ MaybeError FitAnswer(const GenerationParams& params, int context_tokens_max, con
   if (params.max_tokens.value_or(1) > left)
     return TooLong("max_tokens", fmt::format("the prompt's {} tokens and max_tokens {} exceed the context of {} tokens",
                                              used, *params.max_tokens, context_tokens_max));
-  prompt->max_new_tokens = static_cast<int>(params.max_tokens.value_or(left));
+  const int64_t unset = context.answer_tokens_default > 0 ? context.answer_tokens_default : left;
+  prompt->max_new_tokens = static_cast<int>(std::min(params.max_tokens.value_or(unset), left));
   return std::nullopt;
 }
 
@@ -165,7 +167,7 @@ std::variant<ApiError, PreparedCall> PrepareChat(const ChatRequest& request, con
   call.parse_calls = !input.tools.empty();
   PreparedPrompt& prompt = call.prompts.emplace_back();
   prompt.tokens = RenderChat(std::move(input), model, context);
-  RETURN_IF_INVALID(FitAnswer(request.params, context.context_tokens_max, "messages", &prompt));
+  RETURN_IF_INVALID(FitAnswer(request.params, context, "messages", &prompt));
   RETURN_IF_INVALID(CheckCost(call, context.context_tokens_max));
   return call;
 }
@@ -181,7 +183,7 @@ std::variant<ApiError, PreparedCall> PrepareCompletion(const CompletionRequest& 
     const std::string param = request.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
     PreparedPrompt& prompt = call.prompts.emplace_back();
     RETURN_IF_INVALID(ReadPrompt(request.prompts[i], model, context.context_tokens_max, param, &prompt));
-    RETURN_IF_INVALID(FitAnswer(request.params, context.context_tokens_max, param, &prompt));
+    RETURN_IF_INVALID(FitAnswer(request.params, context, param, &prompt));
   }
   RETURN_IF_INVALID(CheckCost(call, context.context_tokens_max));
   return call;

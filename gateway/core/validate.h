@@ -48,6 +48,9 @@ struct CallContext {
   int context_tokens_max = 0;  // of the model and what the cluster can hold
   uint64_t fresh_seed = 0;     // used if the call names none
   std::string date;            // YYYY-MM-DD, for templates that print it
+  // Longest answer of a call that sets no max_tokens. Memory is reserved at admission, so "the rest of the context" for
+  // everyone who did not think of it would let a long-context model serve one caller at a time. 0: no bound but that.
+  int answer_tokens_default = 0;
 };
 
 // The most of everything a call may ask for. The numbers that callers see are in their messages.

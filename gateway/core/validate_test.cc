@@ -24,7 +24,7 @@ const ServedModel& Model() {
   return *model;
 }
 
-CallContext Context() { return {Model().context_tokens_max, 77, "2026-01-02"}; }
+CallContext Context() { return {Model().context_tokens_max, 77, "2026-01-02", 0}; }
 
 Message Say(std::string role, std::string content) { return {std::move(role), std::move(content), {}, {}, {}}; }
 
@@ -548,6 +548,19 @@ TEST(PrepareCompletion, TheClustersContextCountsIfItIsSmaller) {
   context.context_tokens_max = 16;
   CompletionRequest request = GoodCompletion();
   request.params.max_tokens = std::nullopt;
+  EXPECT_EQ(Ok(PrepareCompletion(request, Model(), context)).prompts[0].max_new_tokens, 13);
+}
+
+TEST(PrepareCompletion, AnAnswerOfNoStatedLengthIsBoundedByTheDefault) {
+  CallContext context = Context();
+  context.answer_tokens_default = 100;
+  CompletionRequest request = GoodCompletion();
+  request.params.max_tokens = std::nullopt;
+  EXPECT_EQ(Ok(PrepareCompletion(request, Model(), context)).prompts[0].max_new_tokens, 100);
+  request.params.max_tokens = 200;
+  EXPECT_EQ(Ok(PrepareCompletion(request, Model(), context)).prompts[0].max_new_tokens, 200);
+  request.params.max_tokens = std::nullopt;
+  context.context_tokens_max = 16;
   EXPECT_EQ(Ok(PrepareCompletion(request, Model(), context)).prompts[0].max_new_tokens, 13);
 }
 
