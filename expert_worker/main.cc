@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -91,15 +92,19 @@ absl::Status Run(Flags flags, StopSignal& stop) {
   flags.worker.exchange_spin = absl::Microseconds(flags.exchange_spin_us);
   Metrics metrics;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, OpenModel(flags.model));
-  RETURN_IF_ERROR(LoadWeights(*model, [&stop] { return stop.Wait(absl::ZeroDuration()); }));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(model.get(), flags.worker, &metrics));
-  std::unique_ptr<MetricsEndpoint> endpoint;
+  std::unique_ptr<Worker> worker;
+  std::atomic<bool> loaded = false;
+  std::unique_ptr<MetricsEndpoint> endpoint;  // before the weights: a slow disk is no reason to call this process dead
   if (flags.metrics_port >= 0) {
-    ASSIGN_OR_RETURN(endpoint, MetricsEndpoint::Start(&metrics, {.host = flags.metrics_host,
-                                                                 .port = flags.metrics_port,
-                                                                 .not_ready = [&] { return worker->NotReady(); }}));
+    const auto not_ready = [&] { return loaded ? worker->NotReady() : std::string("loading the weights"); };
+    ASSIGN_OR_RETURN(endpoint,
+                     MetricsEndpoint::Start(
+                         &metrics, {.host = flags.metrics_host, .port = flags.metrics_port, .not_ready = not_ready}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
+  RETURN_IF_ERROR(LoadWeights(*model, [&stop] { return stop.Wait(absl::ZeroDuration()); }));
+  ASSIGN_OR_RETURN(worker, Worker::Start(model.get(), flags.worker, &metrics));
+  loaded = true;
   WaitForTheEnd(flags.exit_with_parent, parent, stop);
   spdlog::info("leaving, at most {} s", flags.drain_s);
   worker->Shutdown(absl::Seconds(flags.drain_s));

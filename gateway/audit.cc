@@ -68,6 +68,21 @@ absl::Status OpenError(const std::string& path, int error) {
 
 }  // namespace
 
+void AuditRecord::Note(const CallEvent& event) {
+  if (const auto* finished = std::get_if<Finished>(&event)) {
+    const auto choice = static_cast<size_t>(finished->choice);
+    if (finish_reasons.size() <= choice) finish_reasons.resize(choice + 1);
+    finish_reasons[choice] = FinishReasonName(finished->reason);
+  }
+  if (const auto* done = std::get_if<Done>(&event)) {
+    prompt_tokens = done->prompt_tokens;
+    completion_tokens = done->completion_tokens;
+    reasoning_tokens = done->reasoning_tokens;
+    has_seed = true;
+    seed = done->seed;
+  }
+}
+
 std::string AuditLine(const AuditRecord& record, uint64_t sequence) {
   std::string out;
   JsonWriter json(&out);

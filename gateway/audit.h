@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "gateway/inference.h"
 #include "monitoring/metrics.h"
 
 namespace braid {
@@ -26,6 +27,9 @@ struct AuditRecord {
   int64_t prompt_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
   bool has_seed = false;
   uint64_t seed = 0;  // if has_seed
+
+  // Keeps what the end of a choice and of the call say.
+  void Note(const CallEvent& event);
 };
 
 // One JSON object on one line, with the newline. `sequence` rises by one per record, so that a gap shows a loss.

@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 
 namespace braid {
+
 CallRecord::CallRecord(Audit* audit, std::string route, std::string request_id, std::string model_digest)
     : audit_(audit) {
   record_.received = absl::Now();
@@ -12,21 +13,6 @@ CallRecord::CallRecord(Audit* audit, std::string route, std::string request_id, 
   record_.route = std::move(route);
   record_.request_id = std::move(request_id);
   record_.model_digest = std::move(model_digest);
-}
-
-void CallRecord::Note(const CallEvent& event) {
-  if (const auto* finished = std::get_if<Finished>(&event)) {
-    const size_t choice = static_cast<size_t>(finished->choice);
-    if (record_.finish_reasons.size() <= choice) record_.finish_reasons.resize(choice + 1);
-    record_.finish_reasons[choice] = FinishReasonName(finished->reason);
-  }
-  if (const auto* done = std::get_if<Done>(&event)) {
-    record_.prompt_tokens = done->prompt_tokens;
-    record_.completion_tokens = done->completion_tokens;
-    record_.reasoning_tokens = done->reasoning_tokens;
-    record_.has_seed = true;
-    record_.seed = done->seed;
-  }
 }
 
 void CallRecord::Write(const std::optional<ApiError>& error) {

@@ -23,7 +23,7 @@ namespace braid {
 class CallRecord {
  public:
   CallRecord(Audit* audit, std::string route, std::string request_id, std::string model_digest);
-  void Note(const CallEvent& event);
+  void Note(const CallEvent& event) { record_.Note(event); }
   // Once, at the end. `error`: nothing if the call went well.
   void Write(const std::optional<ApiError>& error);
 

@@ -59,7 +59,7 @@ void HttpExchange::OnEvents(std::string* wire) {
 }
 
 void HttpExchange::Add(const CallEvent& event, std::string* text, std::string* wire) {
-  Note(event);
+  record_.Note(event);
   if (const auto* error = std::get_if<ApiError>(&event)) return AddError(*error, text, wire);
   if (call_.stream && !head_sent_) {
     if (delivery_.http_minor == 0) delivery_.keep_alive = false;  // only its end can tell where the body ends
@@ -87,21 +87,6 @@ void HttpExchange::AddError(const ApiError& error, std::string* text, std::strin
   delivery_.keep_alive = false;
   truncated_ = true;
   complete_ = true;
-}
-
-void HttpExchange::Note(const CallEvent& event) {
-  if (const auto* finished = std::get_if<Finished>(&event)) {
-    const size_t choice = finished->choice;
-    if (record_.finish_reasons.size() <= choice) record_.finish_reasons.resize(choice + 1);
-    record_.finish_reasons[choice] = FinishReasonName(finished->reason);
-  }
-  if (const auto* done = std::get_if<Done>(&event)) {
-    record_.prompt_tokens = done->prompt_tokens;
-    record_.completion_tokens = done->completion_tokens;
-    record_.reasoning_tokens = done->reasoning_tokens;
-    record_.has_seed = true;
-    record_.seed = done->seed;
-  }
 }
 
 void HttpExchange::Comment(std::string* wire) {

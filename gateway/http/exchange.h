@@ -65,7 +65,6 @@ class HttpExchange {
  private:
   void Add(const CallEvent& event, std::string* text, std::string* wire);
   void AddError(const ApiError& error, std::string* text, std::string* wire);
-  void Note(const CallEvent& event);
 
   const RouteMatch match_;
   const std::string method_;
