@@ -61,7 +61,7 @@ struct ExpertFfn::Impl {
 };
 
 ExpertFfn::ExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
-    : impl_(std::make_unique<Impl>(config, tensors, pool)) {}
+    : impl_(new Impl{config, tensors, pool, {}, {}}) {}
 ExpertFfn::~ExpertFfn() = default;
 
 void ExpertFfn::Run(const ExpertRows& rows) {

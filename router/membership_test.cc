@@ -49,7 +49,7 @@ class MembershipTest : public ::testing::Test {
     configured.set_epoch(membership_.epoch().value);
     return membership_.OnConfigured(WorkerId(id), configured);
   }
-  void SetUp(std::vector<uint32_t> ids) {
+  void SetUpEpoch(std::vector<uint32_t> ids) {
     for (uint32_t id : ids) ASSERT_TRUE(Prepared(id).ok());
     for (uint32_t id : ids) ASSERT_TRUE(Configured(id).ok());
     actions_.clear();
@@ -58,7 +58,7 @@ class MembershipTest : public ::testing::Test {
     Attach(1);
     Attach(2);
     membership_.Advance(now_);
-    SetUp({1, 2});
+    SetUpEpoch({1, 2});
     ASSERT_THAT(membership_.serving(), SizeIs(2));
   }
   void Pass(absl::Duration time, std::vector<uint32_t> alive) {
@@ -153,7 +153,7 @@ TEST_F(MembershipTest, ALostMemberEndsTheEpochAndAnotherTakesItsPlace) {
   Attach(3);
   membership_.Advance(now_);
   EXPECT_GT(membership_.epoch(), first);
-  SetUp({2, 3});
+  SetUpEpoch({2, 3});
   EXPECT_EQ(membership_.RankOf(WorkerId(2)), 0);
   EXPECT_EQ(membership_.RankOf(WorkerId(3)), 1);
 }
@@ -229,7 +229,7 @@ TEST_F(MembershipTest, AFaultStartsAnotherEpochWithTheSameMembersAfterAGrowingDe
   Pass(Membership::kRetryMin, {1, 2});
   EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare"));
 
-  SetUp({1, 2});
+  SetUpEpoch({1, 2});
   fault.set_epoch(membership_.epoch().value);
   membership_.OnFault(WorkerId(1), fault, now_);
   Pass(Membership::kRetryMin, {1, 2});

@@ -219,7 +219,7 @@ TEST_F(RouterRpcTest, AFullQueueRefusesAndSaysWhenToComeAgain) {
   Start({.sequences_max = 1, .queue_max = 1});
   AttachedWorker worker(channel_, "a");
   AwaitReady();
-  worker.pause().Lock();
+  absl::ReleasableMutexLock pause(&worker.pause());
   Call running(*stub_, NewRequest(kPrompt, 3));
   ASSERT_TRUE(running.Read());
   Call waiting(*stub_, NewRequest(kPrompt, 3));
@@ -228,7 +228,7 @@ TEST_F(RouterRpcTest, AFullQueueRefusesAndSaysWhenToComeAgain) {
   EXPECT_EQ(refused.ReadAll().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_FALSE(refused.accepted);
   EXPECT_EQ(refused.Trailer("retry-after-ms"), "1000");
-  worker.pause().Unlock();
+  pause.Release();
   EXPECT_TRUE(running.ReadAll().ok());
   EXPECT_TRUE(waiting.ReadAll().ok());
 }
@@ -254,14 +254,14 @@ TEST_F(RouterRpcTest, ShuttingDownFinishesWhatRunsAndRefusesTheRest) {
   AwaitReady();
   Call running(*stub_, NewRequest(kPrompt, 50));
   ASSERT_TRUE(running.Read());
-  worker.pause().Lock();
+  absl::ReleasableMutexLock pause(&worker.pause());
   std::thread shutdown([this] { router_->Shutdown(absl::Seconds(60)); });
   AwaitStatus([](const auto& s) { return s.state() == v1::GetStatusResponse::STATE_DRAINING; });
   EXPECT_EQ(router_->NotReady(), "draining");
   Call late(*stub_, NewRequest(kPrompt, 5));
   EXPECT_EQ(late.ReadAll().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_NE(late.Trailer("retry-after-ms"), "");
-  worker.pause().Unlock();
+  pause.Release();
   EXPECT_TRUE(running.ReadAll().ok());
   EXPECT_EQ(running.tokens, FakeWorker::Answer(kPrompt, 0, 50));
   shutdown.join();
@@ -273,13 +273,13 @@ TEST_F(RouterRpcTest, WithoutGraceRunningCallsEndAsNotFinished) {
   Start({});
   AttachedWorker worker(channel_, "a");
   AwaitReady();
-  worker.pause().Lock();
+  absl::ReleasableMutexLock pause(&worker.pause());
   Call running(*stub_, NewRequest(kPrompt, 50));
   ASSERT_TRUE(running.Read());
   router_->Shutdown(absl::ZeroDuration());
   EXPECT_EQ(running.ReadAll().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_FALSE(running.finished);
-  worker.pause().Unlock();
+  pause.Release();
 }
 
 TEST_F(RouterRpcTest, RefusesBadRequestsAndGoesOn) {
