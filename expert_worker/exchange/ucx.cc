@@ -256,7 +256,10 @@ class UcxExchange : public Exchange {
     const ucs_status_t status = ucp_ep_create(worker_, &params, &peers_[rank].endpoint);
     if (status == UCS_OK) return absl::OkStatus();
     peers_[rank].endpoint = nullptr;
-    return Accuse(rank, absl::UnavailableError(fmt::format("rank {} cannot be reached: {}", rank, Explain(status))));
+    const char* remedy =
+        status == UCS_ERR_UNREACHABLE ? "; no transport that both allow (--ucx-transports) joins them" : "";
+    return Accuse(
+        rank, absl::UnavailableError(fmt::format("rank {} cannot be reached: {}{}", rank, Explain(status), remedy)));
   }
 
   void PostReceives() {
