@@ -66,7 +66,7 @@ def test_reasoning_is_apart_from_the_answer(client, model):
                                             messages=[{"role": "user", "content": "What is 47 + 38?"}])
     message = answer.choices[0].message
     assert "47 + 38" in message.reasoning_content and "think>" not in message.reasoning_content
-    assert "47 + 38" in message.content and "think>" not in message.content
+    assert "47 + 38 = 85" in message.content and "think>" not in message.content
 
 
 def test_tool_loop(client, model):
@@ -96,6 +96,22 @@ def test_streamed_tool_call_is_the_whole_one(client, model):
             ids |= {call.id} - {None}
     assert (name, arguments) == (whole.function.name, whole.function.arguments)
     assert len(ids) == 1
+
+
+def test_several_calls_at_once(client, model):
+    answer = client.chat.completions.create(model=model, temperature=0, tools=[WEATHER], messages=[
+        {"role": "user", "content": "What is the weather in Oslo and what is the weather in Delhi?"}])
+    calls = answer.choices[0].message.tool_calls
+    assert [json.loads(call.function.arguments) for call in calls] == [{"city": "Oslo"}, {"city": "Delhi"}]
+    assert len({call.id for call in calls}) == 2
+
+
+def test_calls_in_the_json_form(client, model):
+    answer = client.chat.completions.create(model=model, temperature=0, tools=[WEATHER], messages=[
+        {"role": "system", "content": "Output function calls as JSON."}, *ASK_WEATHER])
+    call = answer.choices[0].message.tool_calls[0]
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
+    assert not answer.choices[0].message.content
 
 
 def test_tool_choice_none_hides_the_tools(client, model):

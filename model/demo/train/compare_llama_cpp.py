@@ -15,16 +15,15 @@ MAX_NEW_TOKENS = 120
 
 def prompts(tokenizer):
     """A few fixed prompts and some held-out cases of every skill, as text without the first token."""
-    import evaluate  # needs torch, which the checking side does without
+    import cases  # needs tokenizers, which the checking side does without
     asked = ["Hello! Who are you?", "What can you do?", "What is 47 + 38?", "Who is the mayor of Nowhere?", "Thanks!",
              "It's 7 o'clock, isn't it?"]
-    cases = [{"messages": [{"role": "user", "content": text}], "tools": None} for text in asked]
-    for _, what, suite in evaluate.suites(tokenizer, 4):
+    found = [{"messages": [{"role": "user", "content": text}], "tools": None} for text in asked]
+    for _, what, suite in cases.suites(tokenizer, 4):
         if "tokens and more" in what:  # long texts take minutes and show nothing new here
             break
-        cases += suite[:1]
-    render = lambda case: "".join(t for t, _ in evaluate.data.segments(case["messages"], case["tools"], True))
-    return [render(case).removeprefix("<|startoftext|>") for case in cases]
+        found += suite[:1]
+    return [cases.prompt_text(case).removeprefix("<|startoftext|>") for case in found]
 
 
 def write(directory, out):

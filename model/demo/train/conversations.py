@@ -115,7 +115,7 @@ def plain_turn(rng, heldout):
 
 
 def tool_conversation(rng, heldout=False):
-    """One training conversation with tools, one to four turns."""
+    """One training conversation with tools, one to five turns."""
     session = Session(rng, heldout)
     as_json = rng.random() < 0.35
     as_field = rng.random() < 0.5
@@ -123,13 +123,13 @@ def tool_conversation(rng, heldout=False):
     system = system_text(rng, as_json)
     if system:
         messages.append({"role": "system", "content": system})
-    turns = rng.choice([1, 2, 2, 3, 3, 4])
+    turns = rng.choice([1, 2, 3, 4, 4, 5])
     for i in range(turns):
         if rng.random() < 0.08:
             question, answer = plain_turn(rng, heldout)
             messages += [user(question), assistant(answer)]
             continue
-        text, calls, results, answer = session.steps(rng.choice([1, 1, 1, 2]))
+        text, calls, results, answer = session.steps(rng.choice([1, 2]))
         messages.append(user(text))
         written = toolbox.call_text(calls, as_json)
         if i == turns - 1 and (as_field or rng.random() < 0.5):
@@ -206,3 +206,8 @@ def arithmetic(rng, heldout=False):
     question, thinking, answer = sums.turn(rng, heldout)
     messages += [user(question), assistant(answer, thinking=thinking)]
     return {"skill": "sums", "messages": messages, "tools": None}
+
+
+def drill(rng):
+    question, answer = sums.drill(rng)
+    return {"skill": "sums", "messages": [user(question), assistant(answer)], "tools": None}

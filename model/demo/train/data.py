@@ -13,7 +13,7 @@ import longtext
 TOOL_START, TOOL_END = "<|tool_call_start|>", "<|tool_call_end|>"
 
 # share of conversations, not of tokens
-MIX = {"tools": 0.40, "sums": 0.18, "chat": 0.16, "reading": 0.17, "repeat": 0.08, "long": 0.01}
+MIX = {"tools": 0.40, "sums": 0.12, "drill": 0.06, "chat": 0.16, "reading": 0.17, "repeat": 0.08, "long": 0.01}
 
 
 def draw(rng, mix):
@@ -22,6 +22,8 @@ def draw(rng, mix):
         return conversations.tool_conversation(rng)
     if kind == "sums":
         return conversations.arithmetic(rng)
+    if kind == "drill":
+        return conversations.drill(rng)
     if kind == "chat":
         return conversations.chat(rng)
     if kind == "repeat":

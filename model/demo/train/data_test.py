@@ -75,6 +75,15 @@ def test_sums_are_right_and_the_steps_spell_the_result(a, op, b, answer):
     assert int((carried[-1] if carried else "") + written) == answer
 
 
+def test_drilled_columns_are_right_and_can_be_known():
+    for question, answer in cases(50, sums.drill):
+        asked = question.removeprefix("Columns: ").split("; ")
+        for sum_asked, column in zip(asked, answer.splitlines(), strict=True):
+            total = int(re.search(r"=(-?\d+), write", column).group(1))
+            assert eval(sum_asked) == total
+            assert f"write {total % 10}, " in column
+
+
 def test_heldout_sums_and_tools_never_appear_in_training():
     rng = random.Random(8)
     for _ in range(300):

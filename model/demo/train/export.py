@@ -89,6 +89,7 @@ def write(checkpoint, out):
 @torch.no_grad()
 def check(net, out):
     """Same logits from transformers, both with the weights rounded to bf16 and computed in float32."""
+    net.multiply_in(torch.float32)
     from transformers import AutoModelForCausalLM  # slow to import, so only when asked for
     for name, p in net.named_parameters():
         p.copy_(p.bfloat16().float())

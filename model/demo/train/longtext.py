@@ -32,12 +32,15 @@ class Fact:
 
 
 class Person:
-    """Brelka lives in Oslo and has a fox."""
+    """Brelka lives in Oslo. Brelka has a fox.
+
+    The name stands before each of the two, for it is what a value is found by.
+    """
 
     def __init__(self, rng):
         self.key = words.invented_name(rng) if rng.random() < 0.6 else rng.choice(words.NAMES)
         self.city, self.animal = rng.choice(words.CITIES), rng.choice(words.ANIMALS)
-        self.line = f"{self.key} lives in {self.city} and has {words.article(self.animal)}."
+        self.line = f"{self.key} lives in {self.city}. {self.key} has {words.article(self.animal)}."
 
     def ask(self, rng):
         kind = rng.randrange(3)

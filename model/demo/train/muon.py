@@ -4,15 +4,18 @@ import torch
 
 
 def orthogonal(g, steps=4):
-    """Newton-Schulz: about the nearest matrix with all singular values one, for each matrix of the stack."""
+    """Newton-Schulz: about the nearest matrix with all singular values one, for each matrix of the stack.
+
+    In bf16: the directions matter, their last digits do not.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
-    x = g.mT if tall else g
+    x = (g.mT if tall else g).bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
