@@ -122,6 +122,15 @@ class Cluster:
     def post(self, path, body, **kwargs):
         return self.request("POST", path, body, **kwargs)
 
+    def stream(self, path, body, timeout_s=120):
+        """The events of a streamed answer, parsed, as they come."""
+        request = urllib.request.Request(self.url + path, data=json.dumps({**body, "stream": True}).encode(),
+                                         headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            for line in answer:
+                if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                    yield json.loads(line[6:])
+
     def metric(self, name, port=None):
         """The sum over all label sets of a metric; of the gateway's (or the whole `serve`) by default."""
         with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http_port}/metrics", timeout=10) as answer:
