@@ -32,8 +32,7 @@ STAGES = [
     (0.30, {"tools": 0.35, "sums": 0.14, "chat": 0.13, "reading": 0.22, "repeat": 0.16}),
     (0.48, {"tools": 0.46, "sums": 0.13, "drill": 0.14, "chat": 0.11, "reading": 0.12, "repeat": 0.02, "long": 0.02}),
     (0.73, {"tools": 0.54, "sums": 0.12, "drill": 0.06, "chat": 0.10, "reading": 0.12, "repeat": 0.02, "long": 0.04}),
-    (0.87, {"tools": 0.52, "sums": 0.12, "drill": 0.04, "chat": 0.08, "reading": 0.12, "repeat": 0.04, "long": 0.08}),
-    (1.01, {"tools": 0.58, "sums": 0.07, "drill": 0.01, "chat": 0.06, "reading": 0.10, "repeat": 0.04, "long": 0.14}),
+    (1.01, {"tools": 0.52, "sums": 0.12, "drill": 0.04, "chat": 0.08, "reading": 0.12, "repeat": 0.04, "long": 0.08}),
 ]
 
 
