@@ -49,7 +49,8 @@ struct Rows {
 
 std::vector<float> Expected(const TinyWorkerModel& model, int T, uint32_t seed) {
   ThreadPool pool(1);
-  LocalExperts local(&model.config(), &model.tensors(), &pool);
+  GatedExpertFfn ffn(&model.config(), &model.tensors(), &pool);
+  LocalExperts local(model.config().experts, &ffn, &pool);
   Rows rows(model.config(), T, seed);
   EXPECT_TRUE(local.Run(rows.batch).ok());
   return rows.y;
@@ -95,7 +96,7 @@ TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
   for (int size = 1; size <= 4; ++size) {
     OnEachRank(GetParam().second, size, message_bytes_max_, [&](int rank, Exchange* exchange) {
       ThreadPool pool(1 + rank % 2);
-      ExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
+      GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
       ExpertParallel::Options options = {.rank = rank, .step_tokens_max = kStepTokens, .rank_of_expert = {}};
       for (int e = 0; e < model_.config().experts; ++e) options.rank_of_expert.push_back((e * 5 + 2) % size);
       ExpertParallel experts(&model_.config(), &ffn, &pool, size == 1 ? nullptr : exchange, size, options);
@@ -114,7 +115,7 @@ TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
 TEST_P(ExpertParallelTest, CountsTheRowsOfEveryRank) {
   OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
     ThreadPool pool(1);
-    ExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
+    GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     const std::vector<int32_t> all_on_0(model_.config().experts, 0);
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
                            {.rank = rank, .step_tokens_max = kStepTokens, .rank_of_expert = all_on_0});
@@ -131,7 +132,7 @@ TEST_P(ExpertParallelTest, CountsTheRowsOfEveryRank) {
 TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
   OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
     ThreadPool pool(1);
-    ExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
+    GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
                            {.rank = rank,
                             .step_tokens_max = kStepTokens,
@@ -146,7 +147,7 @@ TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
 TEST_P(ExpertParallelTest, APeerWithAnotherPlacementIsBlamed) {
   OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
     ThreadPool pool(1);
-    ExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
+    GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     // Each believes that the other has all experts.
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
                            {.rank = rank,

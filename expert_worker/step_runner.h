@@ -9,9 +9,9 @@
 #include "braid/v1/worker.pb.h"
 #include "expert_worker/sequence_table.h"
 #include "kernels/thread_pool.h"
+#include "model/chunk.h"
 #include "model/config.h"
 #include "model/experts.h"
-#include "model/forward.h"
 #include "model/kv_cache.h"
 
 namespace braid {
@@ -19,7 +19,7 @@ namespace braid {
 // Carries out step plans on this worker's sequences. Knows no epoch, no clock and no network. Thread-compatible.
 class StepRunner {
  public:
-  // Forward::Run, or a stand-in.
+  // Engine::Run, or a stand-in.
   using ForwardFn = std::function<absl::Status(std::span<const Chunk>, ExpertRunner&, std::vector<float>* logits)>;
 
   struct Options {

@@ -8,6 +8,7 @@
 
 #include "expert_worker/logprobs.h"
 #include "expert_worker/tiny_model.h"
+#include "model/engine.h"
 
 namespace braid {
 namespace {
@@ -45,7 +46,7 @@ std::vector<TokenId> Prompt(int n, int seed) {
 class StepRunnerTest : public testing::Test {
  protected:
   StepRunner::ForwardFn RealForward() {
-    return [this](auto chunks, ExpertRunner& experts, auto* logits) { return forward_.Run(chunks, experts, logits); };
+    return [this](auto chunks, ExpertRunner& experts, auto* logits) { return engine_->Run(chunks, experts, logits); };
   }
   StepRunner MakeRunner(StepRunner::ForwardFn forward) {
     return StepRunner(&model_.config(), &kv_, &pool_, std::move(forward),
@@ -93,8 +94,8 @@ class StepRunnerTest : public testing::Test {
   const TinyWorkerModel model_;
   ThreadPool pool_{2};
   KvPool kv_{model_.config(), kBlocks};
-  Forward forward_{&model_.config(), &model_.tensors(), &kv_, &pool_};
-  LocalExperts experts_{&model_.config(), &model_.tensors(), &pool_};
+  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &kv_, &pool_);
+  LocalExperts experts_{model_.config().experts, &engine_->experts(), &pool_};
   StepRunner runner_ = MakeRunner(RealForward());
 };
 

@@ -23,8 +23,8 @@
 #include "expert_worker/step_runner.h"
 #include "expert_worker/step_thread.h"
 #include "kernels/thread_pool.h"
+#include "model/engine.h"
 #include "model/experts.h"
-#include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/model_file.h"
 
@@ -46,8 +46,8 @@ std::string HostAndPid() {
 
 absl::Status CheckOptions(const WorkerOptions& options) {
   if (options.threads < 0 || options.threads > 1024) return InvalidArgument("threads must be in [0, 1024]");
-  if (options.step_tokens_max < 1 || options.step_tokens_max > Forward::kRowsMax) {
-    return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", Forward::kRowsMax));
+  if (options.step_tokens_max < 1 || options.step_tokens_max > kStepRowsMax) {
+    return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", kStepRowsMax));
   }
   if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
   if (options.exchange != "ucx" && options.exchange != "inprocess") {
@@ -117,17 +117,16 @@ class WorkerImpl : public Worker {
         probe_(metrics, config_.experts, options.expert_metrics),
         pool_(options.threads > 0 ? options.threads : CoresOfThisProcess()),
         kv_(config_, kv_blocks),
-        forward_(&config_, &model->tensors(), &kv_, &pool_),
-        ffn_(&config_, &model->tensors(), &pool_),
+        engine_(MakeEngine(&config_, &model->tensors(), &kv_, &pool_)),
         exchanges_(std::move(exchanges)),
         runner_(&config_, &kv_, &pool_,
                 [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
-                  return forward_.Run(chunks, experts, logits);
+                  return engine_->Run(chunks, experts, logits);
                 },
                 {.step_tokens_max = options.step_tokens_max,
                  .sequences_max = options.sequences_max,
                  .masked = TokensToMask(*model)}),
-        member_(&config_, &runner_, &ffn_, &pool_, exchanges_.get(), &probe_,
+        member_(&config_, &runner_, &engine_->experts(), &pool_, exchanges_.get(), &probe_,
                 {.step_tokens_max = options.step_tokens_max, .exchange_timeout = options.exchange_timeout}),
         steps_(&member_),
         link_(options.channel ? options.channel : Dial(options.router), MakeHello(*model, options, kv_blocks), &steps_,
@@ -148,8 +147,7 @@ class WorkerImpl : public Worker {
   WorkerProbe probe_;
   ThreadPool pool_;
   KvPool kv_;
-  Forward forward_;
-  ExpertFfn ffn_;
+  const std::unique_ptr<Engine> engine_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
   EpochMember member_;

@@ -60,6 +60,21 @@ absl::Status ValidateFeedForward(const ModelConfig& config) {
   return Positive("routed_scaling", config.routed_scaling);
 }
 
+// What model/checksum_engine.h relies on.
+absl::Status ValidateChecksum(const ModelConfig& config) {
+  constexpr int kExpertsDrawnMax = 32;       // so that one number below the prime draws any four of them
+  constexpr int kExpertsPerTokenSummed = 5;  // (1 + 2 + .. + 5) primes still fit into a float
+  RETURN_IF_ERROR(InRange("experts", config.experts, 1, kExpertsDrawnMax));
+  RETURN_IF_ERROR(InRange("experts_per_token", config.experts_per_token, 1, kExpertsPerTokenSummed));
+  RETURN_IF_ERROR(InRange("dense_layers", config.dense_layers, 0, 0));
+  RETURN_IF_ERROR(InRange("context_tokens_max", config.context_tokens_max, 1, ModelConfig::kChecksumPrime - 1));
+  RETURN_IF_ERROR(InRange("checksum_tokens", config.checksum_tokens, 1, config.vocab_size));
+  if (config.kv_dim() != config.model_dim) return InvalidArgument("model_dim is not the dimension of keys and values");
+  if (config.layers.back() != ModelConfig::LayerKind::kAttention)
+    return InvalidArgument("layers: the last one of a checksum model must be an attention layer");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int ModelConfig::attention_layer_count() const {
@@ -73,9 +88,9 @@ uint64_t ModelConfig::kv_bytes_per_token() const {
 }
 
 absl::Status ModelConfig::Validate() const {
-  if (architecture != "lfm2" && architecture != "lfm2moe")
-    return InvalidArgument("architecture is '" + architecture + "', must be lfm2 or lfm2moe");
-  if ((architecture == "lfm2moe") != (experts > 0))
+  if (architecture != "lfm2" && architecture != "lfm2moe" && architecture != "checksum")
+    return InvalidArgument("architecture is '" + architecture + "', must be lfm2, lfm2moe or checksum");
+  if ((architecture != "lfm2") != (experts > 0))
     return InvalidArgument("experts is " + std::to_string(experts) + " in a model of architecture " + architecture);
   if (layers.size() > kLayersMax)
     return InvalidArgument("layers: " + std::to_string(layers.size()) + ", at most " + std::to_string(kLayersMax));
@@ -85,7 +100,8 @@ absl::Status ModelConfig::Validate() const {
   RETURN_IF_ERROR(InRange("conv_taps", conv_taps, 2, kConvTapsMax));
   RETURN_IF_ERROR(InRange("context_tokens_max", context_tokens_max, 1, kContextMax));
   RETURN_IF_ERROR(ValidateAttention(*this));
-  return ValidateFeedForward(*this);
+  RETURN_IF_ERROR(ValidateFeedForward(*this));
+  return architecture == "checksum" ? ValidateChecksum(*this) : absl::OkStatus();
 }
 
 }  // namespace braid

@@ -10,13 +10,14 @@
 
 namespace braid {
 
-// The shape of an LFM2 or LFM2-MoE model, whatever file it came from. Plain data; Validate() before use.
+// The shape of an LFM2 or LFM2-MoE model, whatever file it came from, or of a checksum model (model/checksum_engine.h),
+// which has their layers but no weights. Plain data; Validate() before use.
 // Source: transformers' Lfm2Config and Lfm2MoeConfig, llama.cpp's GGUF keys of the archs `lfm2` and `lfm2moe`.
 struct ModelConfig {
   enum class LayerKind { kConv, kAttention };
 
   std::string name;          // general.name or the directory's name
-  std::string architecture;  // "lfm2" or "lfm2moe"
+  std::string architecture;  // "lfm2", "lfm2moe" or "checksum"
   int model_dim = 0;         // D
   int vocab_size = 0;        // V: rows of the embedding, may exceed the tokenizer's ids
   std::vector<LayerKind> layers;
@@ -35,6 +36,11 @@ struct ModelConfig {
   bool use_expert_bias = true;
   float routed_scaling = 1.0f;
   int context_tokens_max = 0;
+  int checksum_tokens = 0;  // a checksum model answers with ids below this; 0 in all others
+
+  // Checksum models compute modulo this. Small enough for the weighted sum of all experts of a row to be exact in
+  // float32: below 2^24.
+  static constexpr uint32_t kChecksumPrime = (1 << 20) - 3;
 
   int layer_count() const { return static_cast<int>(layers.size()); }
   bool is_moe_layer(int layer) const { return experts > 0 && layer >= dense_layers; }

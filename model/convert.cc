@@ -172,6 +172,8 @@ absl::Status CheckOptions(const ConvertOptions& options) {
 absl::StatusOr<ConvertSummary> Convert(const ModelFile& source, const std::string& destination,
                                        const ConvertOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
+  if (source.config().architecture == "checksum")
+    return InvalidArgument(source.path() + ": a checksum model has no weights to convert");
   PartialPath partial(destination);
   RETURN_IF_ERROR(partial.Claim());
   Conversion conversion(source, options);

@@ -52,7 +52,7 @@ RoutedBatch Slice(const RoutedBatch& batch, int begin, int end) {
 
 }  // namespace
 
-struct ExpertFfn::Impl {
+struct GatedExpertFfn::Impl {
   const ModelConfig* config;
   const ModelTensors* tensors;
   ThreadPool* pool;
@@ -60,11 +60,11 @@ struct ExpertFfn::Impl {
   GroupedFfnScratch scratch;
 };
 
-ExpertFfn::ExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
+GatedExpertFfn::GatedExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
     : impl_(new Impl{config, tensors, pool, {}, {}}) {}
-ExpertFfn::~ExpertFfn() = default;
+GatedExpertFfn::~GatedExpertFfn() = default;
 
-void ExpertFfn::Run(const ExpertRows& rows) {
+void GatedExpertFfn::Run(const ExpertRows& rows) {
   CHECK_EQ(rows.offsets.size(), rows.experts.size() + 1);
   impl_->groups.clear();
   for (size_t i = 0; i < rows.experts.size(); ++i) {
@@ -91,8 +91,8 @@ void CombineInRoutingOrder(const RoutedBatch& batch, const float* rows, const in
   });
 }
 
-LocalExperts::LocalExperts(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
-    : pool_(pool), ffn_(config, tensors, pool), expert_rows_(config->experts) {}
+LocalExperts::LocalExperts(int experts, ExpertFfn* ffn, ThreadPool* pool)
+    : ffn_(ffn), pool_(pool), expert_rows_(experts) {}
 
 absl::Status LocalExperts::Run(const RoutedBatch& batch) {
   for (int begin = 0; begin < batch.T; begin += kTokensPerPass)
@@ -116,7 +116,7 @@ void LocalExperts::RunPass(const RoutedBatch& batch) {
                   gathered_.data() + int64_t{grouping.row_of[i]} * batch.D);
     }
   });
-  ffn_.Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, gathered_.data(), results_.data()});
+  ffn_->Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, gathered_.data(), results_.data()});
   CombineInRoutingOrder(batch, results_.data(), grouping.row_of.data(), pool_);
 }
 

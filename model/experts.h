@@ -43,10 +43,17 @@ struct ExpertRows {
 // The expert feed-forwards of a model. A row's result never depends on the other rows.
 class ExpertFfn {
  public:
-  // Both must outlive *this.
-  ExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool);
-  ~ExpertFfn();
-  void Run(const ExpertRows& rows);  // not thread-safe: uses scratch of its own
+  virtual ~ExpertFfn() = default;
+  virtual void Run(const ExpertRows& rows) = 0;  // not thread-safe: uses scratch of its own
+};
+
+// The gated ones of the LFM2-MoE family.
+class GatedExpertFfn : public ExpertFfn {
+ public:
+  // All must outlive *this.
+  GatedExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool);
+  ~GatedExpertFfn() override;
+  void Run(const ExpertRows& rows) override;
 
  private:
   struct Impl;
@@ -59,7 +66,8 @@ void CombineInRoutingOrder(const RoutedBatch& batch, const float* rows, const in
 
 class LocalExperts : public ExpertRunner {
  public:
-  LocalExperts(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool);
+  // Both pointers must outlive *this.
+  LocalExperts(int experts, ExpertFfn* ffn, ThreadPool* pool);
   absl::Status Run(const RoutedBatch& batch) override;
   // Rows computed per expert since the last call, summed over layers; resets.
   std::vector<uint64_t> TakeExpertRows();
@@ -67,8 +75,8 @@ class LocalExperts : public ExpertRunner {
  private:
   void RunPass(const RoutedBatch& batch);
 
+  ExpertFfn* ffn_;
   ThreadPool* pool_;
-  ExpertFfn ffn_;
   std::vector<uint64_t> expert_rows_;
   std::vector<float> gathered_, results_;
 };

@@ -73,9 +73,7 @@ struct Forward::Impl {
 
   // The step at hand.
   int T = 0;
-  std::span<const Chunk> chunks;
-  std::vector<int32_t> tokens, positions, wanted;
-  std::vector<KvRow> kv_rows;
+  StepRows rows;
 
   // Scratch, sized by the largest step so far.
   std::vector<float> hidden, normed, branch, wide, mixed, cos, sin, router_logits, expert_weights, selected;
@@ -84,7 +82,6 @@ struct Forward::Impl {
   GroupedFfnScratch dense_scratch;
 
   Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
-  void LayOut(std::span<const Chunk> step);
   absl::Status Embed();
   absl::Status Layer(int layer, ExpertRunner& runner);
   absl::Status Convolve(int layer);
@@ -120,35 +117,13 @@ Forward::Impl::Impl(const ModelConfig* model_config, const ModelTensors* model_t
   }
 }
 
-void Forward::Impl::LayOut(std::span<const Chunk> step) {
-  chunks = step;
-  tokens.clear();
-  positions.clear();
-  wanted.clear();
-  kv_rows.clear();
-  for (const Chunk& chunk : step) {
-    const int count = static_cast<int>(chunk.tokens.size()), end = chunk.position + count;
-    CHECK(chunk.cache != nullptr && chunk.position >= 0 && count > 0);
-    CHECK_LE(end, static_cast<int64_t>(chunk.cache->blocks.size()) * kKvBlockTokens) << "positions without a KV block";
-    for (int i = 0; i < count; ++i) {
-      if (chunk.logits == Chunk::Logits::kAll || (chunk.logits == Chunk::Logits::kLast && i == count - 1))
-        wanted.push_back(static_cast<int32_t>(tokens.size()));
-      tokens.push_back(chunk.tokens[i]);
-      positions.push_back(chunk.position + i);
-      kv_rows.push_back({chunk.cache->blocks.data(), chunk.position + i});
-    }
-  }
-  T = static_cast<int>(tokens.size());
-  CHECK_LE(T, kRowsMax);
-}
-
 absl::Status Forward::Impl::Embed() {
   const int64_t D = config.model_dim, half = config.head_dim / 2;
   Grow(normed, T * D);
   Grow(branch, T * D);
-  RETURN_IF_ERROR(Do(Gather{T, AsMatrix(tensors.embedding), tokens.data(), Grow(hidden, T * D)}));
-  return Do(
-      RopeTable{T, config.head_dim, config.rope_theta, positions.data(), Grow(cos, T * half), Grow(sin, T * half)});
+  RETURN_IF_ERROR(Do(Gather{T, AsMatrix(tensors.embedding), rows.tokens.data(), Grow(hidden, T * D)}));
+  return Do(RopeTable{T, config.head_dim, config.rope_theta, rows.positions.data(), Grow(cos, T * half),
+                      Grow(sin, T * half)});
 }
 
 absl::Status Forward::Impl::Layer(int layer, ExpertRunner& runner) {
@@ -168,7 +143,7 @@ absl::Status Forward::Impl::Convolve(int layer) {
   RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx}));
   conv_pieces.clear();
   int row = 0;
-  for (const Chunk& chunk : chunks) {
+  for (const Chunk& chunk : rows.chunks) {
     float* columns = chunk.cache->conv.data() + kind_index[layer] * kConvColumns * D;
     conv_pieces.push_back({row, static_cast<int>(chunk.tokens.size()), chunk.position, columns});
     row += static_cast<int>(chunk.tokens.size());
@@ -196,9 +171,9 @@ absl::Status Forward::Impl::Attend(int layer) {
   RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
   const KvArena arena{kv->keys(kind_index[layer], 0), kv->values(kind_index[layer], 0), 2 * kKvBlockTokens * kv_dim,
                       kKvBlockTokens, config.kv_dim()};
-  RETURN_IF_ERROR(Do(KvStore{T, k, v, kv_rows.data(), arena}));
+  RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
   RETURN_IF_ERROR(Do(
-      Attention{T, config.heads, config.kv_heads, config.head_dim, q, kv_rows.data(), arena, Grow(mixed, T * q_dim)}));
+      Attention{T, config.heads, config.kv_heads, config.head_dim, q, rows.kv.data(), arena, Grow(mixed, T * q_dim)}));
   return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data()});
 }
 
@@ -226,14 +201,14 @@ absl::Status Forward::Impl::Experts(int layer, ExpertRunner& runner) {
 }
 
 absl::Status Forward::Impl::Head(std::vector<float>* logits) {
-  const int L = static_cast<int>(wanted.size()), D = config.model_dim;
+  const int L = static_cast<int>(rows.wanted.size()), D = config.model_dim;
   logits->resize(static_cast<size_t>(L) * config.vocab_size);
   if (L == 0) return absl::OkStatus();
-  float* rows = Grow(selected, int64_t{L} * D);
+  float* last = Grow(selected, int64_t{L} * D);
   const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(hidden.data())};
-  RETURN_IF_ERROR(Do(Gather{L, all, wanted.data(), rows}));
-  RETURN_IF_ERROR(Do(RmsNorm{L, D, rows, final_norm.data(), config.norm_eps, rows}));
-  return Do(Linear{L, AsMatrix(tensors.head), rows, logits->data()});
+  RETURN_IF_ERROR(Do(Gather{L, all, rows.wanted.data(), last}));
+  RETURN_IF_ERROR(Do(RmsNorm{L, D, last, final_norm.data(), config.norm_eps, last}));
+  return Do(Linear{L, AsMatrix(tensors.head), last, logits->data()});
 }
 
 Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
@@ -241,7 +216,8 @@ Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool*
 Forward::~Forward() = default;
 
 absl::Status Forward::Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
-  impl_->LayOut(chunks);
+  impl_->rows.LayOut(chunks);
+  impl_->T = impl_->rows.count();
   RETURN_IF_ERROR(impl_->Embed());
   for (int layer = 0; layer < impl_->config.layer_count(); ++layer) RETURN_IF_ERROR(impl_->Layer(layer, experts));
   return impl_->Head(logits);

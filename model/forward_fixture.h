@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "model/forward.h"
+#include "model/engine.h"
 
 // For tests: a model that runs sequences, cut into steps as one likes.
 
@@ -18,8 +18,8 @@ class ForwardFixture {
   ForwardFixture(const ModelConfig* config, const ModelTensors* tensors, int threads = 1, int kv_blocks = 64)
       : pool_(threads),
         kv_(*config, kv_blocks),
-        experts_(config, tensors, &pool_),
-        forward_(config, tensors, &kv_, &pool_) {}
+        engine_(MakeEngine(config, tensors, &kv_, &pool_)),
+        experts_(config->experts, &engine_->experts(), &pool_) {}
 
   // A sequence with blocks for `tokens` positions. Blocks are handed out from the top, so that they never lie in order.
   SequenceCache NewSequence(int tokens) {
@@ -28,9 +28,10 @@ class ForwardFixture {
     return cache;
   }
 
-  std::vector<float> Step(std::span<const Chunk> chunks) {
+  std::vector<float> Step(std::span<const Chunk> chunks) { return Step(chunks, experts_); }
+  std::vector<float> Step(std::span<const Chunk> chunks, ExpertRunner& experts) {
     std::vector<float> logits;
-    const absl::Status status = forward_.Run(chunks, experts_, &logits);
+    const absl::Status status = engine_->Run(chunks, experts, &logits);
     EXPECT_TRUE(status.ok()) << status;
     return logits;
   }
@@ -48,16 +49,17 @@ class ForwardFixture {
     return all;
   }
 
-  Forward& forward() { return forward_; }
+  Engine& engine() { return *engine_; }
   LocalExperts& experts() { return experts_; }
+  KvPool& kv() { return kv_; }
 
  private:
   int32_t NextBlock() { return next_block_ = (next_block_ + kv_.blocks() - 1) % kv_.blocks(); }
 
   ThreadPool pool_;
   KvPool kv_;
+  std::unique_ptr<Engine> engine_;
   LocalExperts experts_;
-  Forward forward_;
   int32_t next_block_ = 0;
 };
 

@@ -189,7 +189,7 @@ TEST(Forward, RunsTheExpertsOfEveryLayerAlsoWithoutRows) {
   ForwardFixture fixture(&model.config, &model.tensors);
   RecordingExperts experts;
   std::vector<float> logits(1);
-  EXPECT_TRUE(fixture.forward().Run({}, experts, &logits).ok());
+  EXPECT_TRUE(fixture.engine().Run({}, experts, &logits).ok());
   EXPECT_EQ(experts.layers, (std::vector<int>{1, 2, 3, 4}));
   EXPECT_EQ(experts.rows, 0);
   EXPECT_TRUE(logits.empty());
@@ -201,7 +201,7 @@ TEST(Forward, PassesOnWhatTheExpertsReport) {
   RecordingExperts experts;
   experts.fail_at = 2;
   std::vector<float> logits;
-  EXPECT_EQ(fixture.forward().Run({}, experts, &logits).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(fixture.engine().Run({}, experts, &logits).code(), absl::StatusCode::kAborted);
   EXPECT_EQ(experts.layers, (std::vector<int>{1, 2}));
 }
 
@@ -212,7 +212,7 @@ TEST(Forward, RefusesTokensOutsideTheVocabulary) {
   std::vector<float> logits;
   for (const TokenId token : {-1, model.config.vocab_size}) {
     const Chunk chunk{&cache, 0, {&token, 1}};
-    EXPECT_EQ(fixture.forward().Run({&chunk, 1}, fixture.experts(), &logits).code(),
+    EXPECT_EQ(fixture.engine().Run({&chunk, 1}, fixture.experts(), &logits).code(),
               absl::StatusCode::kInvalidArgument);
   }
 }
@@ -231,7 +231,8 @@ TEST(LocalExperts, GiveATokenTheSameBitsInBatchesOfAnySize) {
   const TinyModel model(DType::kQ8_0);
   const int T = 1100, D = model.config.model_dim, K = 3, E = model.config.experts;  // more than two passes
   ThreadPool pool(2);
-  LocalExperts experts(&model.config, &model.tensors, &pool);
+  GatedExpertFfn ffn(&model.config, &model.tensors, &pool);
+  LocalExperts experts(E, &ffn, &pool);
   RandomNumbers random(16);
   const std::vector<float> x = random.Floats(T * D), weights = random.Floats(T * K);
   std::vector<int32_t> chosen;

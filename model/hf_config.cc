@@ -141,6 +141,24 @@ absl::StatusOr<std::optional<int64_t>> FirstId(const json& config, const char* k
   return first.get<int64_t>();
 }
 
+absl::StatusOr<ModelConfig> ReadChecksumConfig(const json& json_config, const std::string& name) {
+  ModelConfig config;
+  config.name = name;
+  config.architecture = "checksum";
+  ASSIGN_OR_RETURN(config.model_dim, Required(json_config, "hidden_size"));
+  ASSIGN_OR_RETURN(config.vocab_size, Required(json_config, "vocab_size"));
+  RETURN_IF_ERROR(ReadLayers(json_config, &config));
+  ASSIGN_OR_RETURN(config.experts, Required(json_config, "num_experts"));
+  ASSIGN_OR_RETURN(config.experts_per_token, Required(json_config, "num_experts_per_tok"));
+  ASSIGN_OR_RETURN(config.conv_taps, Required(json_config, "conv_L_cache"));
+  ASSIGN_OR_RETURN(config.context_tokens_max, Required(json_config, "max_position_embeddings"));
+  ASSIGN_OR_RETURN(config.checksum_tokens, Required(json_config, "checksum_tokens"));
+  config.heads = config.kv_heads = 1;
+  config.head_dim = config.expert_ffn_dim = config.model_dim;
+  RETURN_IF_ERROR(config.Validate());
+  return config;
+}
+
 }  // namespace
 
 int AdjustedFfnDim(int ffn_dim, std::optional<double> multiplier, int multiple_of) {
@@ -152,6 +170,7 @@ int AdjustedFfnDim(int ffn_dim, std::optional<double> multiplier, int multiple_o
 absl::StatusOr<ModelConfig> ReadHfConfig(const json& json_config, const std::string& name) {
   if (!json_config.is_object()) return InvalidArgument("is not an object");
   ASSIGN_OR_RETURN(const std::optional<std::string> type, JsonString(json_config, "model_type"));
+  if (type == "braid_checksum") return ReadChecksumConfig(json_config, name);
   if (!type || (*type != "lfm2" && *type != "lfm2_moe"))
     return InvalidArgument("'model_type' is " + (type ? "'" + *type + "'" : "missing") +
                            "; lfm2 and lfm2_moe are supported");

@@ -11,7 +11,8 @@
 
 namespace braid {
 
-// A Hugging Face config.json of model_type lfm2 or lfm2_moe, in any of the spellings the hub has seen. Options that
+// A Hugging Face config.json of model_type lfm2 or lfm2_moe, in any of the spellings the hub has seen, or of
+// braid_checksum, the model of the fault tests (tests/checksum_model.py). Options that
 // would change the arithmetic and that we do not offer (biases, rope scaling, quantisation) are kInvalidArgument.
 // `name` is the model's name. The result has passed Validate().
 absl::StatusOr<ModelConfig> ReadHfConfig(const nlohmann::json& config, const std::string& name);

@@ -9,7 +9,8 @@
 namespace braid {
 
 // ModelFile::Open for a Hugging Face directory: config.json; model.safetensors, or model.safetensors.index.json and its
-// shards; optionally tokenizer.json, tokenizer_config.json, generation_config.json, chat_template.jinja.
+// shards (a checksum model has no weights); optionally tokenizer.json, tokenizer_config.json, generation_config.json,
+// chat_template.jinja.
 absl::StatusOr<std::unique_ptr<ModelFile>> OpenHfModel(const std::string& directory);
 
 }  // namespace braid

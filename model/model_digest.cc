@@ -52,7 +52,8 @@ void Add(const ModelConfig& config, Transcript* out) {
   for (const int value :
        {config.model_dim, config.vocab_size, config.heads, config.kv_heads, config.head_dim, config.conv_taps,
         config.dense_ffn_dim, config.dense_layers, config.experts, config.experts_per_token, config.expert_ffn_dim,
-        int{config.normalize_topk}, int{config.use_expert_bias}, config.context_tokens_max, config.layer_count()})
+        int{config.normalize_topk}, int{config.use_expert_bias}, config.context_tokens_max, config.checksum_tokens,
+        config.layer_count()})
     out->Add(int64_t{value});
   for (const float value : {config.rope_theta, config.norm_eps, config.routed_scaling}) out->Add(value);
   for (const ModelConfig::LayerKind kind : config.layers) out->Add(static_cast<uint8_t>(kind));

@@ -22,7 +22,8 @@ ARROWS = {
     "tests": {"base", "proto", "model", "monitoring", "kernels", "gateway", "router", "expert_worker", "cli"},
 }
 # Headers of model/ that bring kernels in: gateway and router work on text and tokens only.
-FORWARD_HEADERS = {"model/forward.h", "model/experts.h", "model/kv_cache.h", "model/convert.h"}
+FORWARD_HEADERS = {"model/engine.h", "model/forward.h", "model/checksum_engine.h", "model/chunk.h", "model/experts.h",
+                   "model/kv_cache.h", "model/convert.h"}
 CORE_BANNED = re.compile(r"#include [<\"](grpc|boost/asio|sys/socket|ucp/|thread>|mutex>|absl/time/clock\.h)")
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.M)
 

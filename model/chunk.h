@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "kernels/attention.h"
+#include "model/kv_cache.h"
+
+namespace braid {
+
+// Rows that one step may have, over all its chunks.
+inline constexpr int kStepRowsMax = 4096;
+
+// A run of consecutive positions of one sequence in a step: a piece of prefill, or the one token of a decode.
+struct Chunk {
+  SequenceCache* cache = nullptr;  // must own blocks for every position below position + tokens.size()
+  int position = 0;
+  std::span<const TokenId> tokens;  // at least one; each in [0, vocab)
+  enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
+};
+
+// The rows of a step, chunk behind chunk: what every engine lays out first.
+struct StepRows {
+  std::span<const Chunk> chunks;
+  std::vector<int32_t> tokens, positions;
+  std::vector<KvRow> kv;        // where each row's keys and values belong
+  std::vector<int32_t> wanted;  // the rows somebody wants logits of
+
+  int count() const { return static_cast<int>(tokens.size()); }
+  // Takes over; `step` must outlive the use of *this. REQUIRES: Chunk's conditions, at most kStepRowsMax rows.
+  void LayOut(std::span<const Chunk> step);
+};
+
+}  // namespace braid

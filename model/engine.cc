@@ -1,0 +1,33 @@
+#include "model/engine.h"
+
+#include "model/checksum_engine.h"
+#include "model/forward.h"
+
+namespace braid {
+namespace {
+
+// LFM2 and LFM2-MoE.
+class LfmEngine : public Engine {
+ public:
+  LfmEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
+      : forward_(config, tensors, kv, pool), experts_(config, tensors, pool) {}
+
+  absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override {
+    return forward_.Run(chunks, experts, logits);
+  }
+  ExpertFfn& experts() override { return experts_; }
+
+ private:
+  Forward forward_;
+  GatedExpertFfn experts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv,
+                                   ThreadPool* pool) {
+  if (config->architecture == "checksum") return std::make_unique<ChecksumEngine>(config, kv, pool);
+  return std::make_unique<LfmEngine>(config, tensors, kv, pool);
+}
+
+}  // namespace braid

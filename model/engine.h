@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/thread_pool.h"
+#include "model/chunk.h"
+#include "model/config.h"
+#include "model/experts.h"
+#include "model/kv_cache.h"
+#include "model/tensors.h"
+
+namespace braid {
+
+// What computes a model on one machine. Exact: the bits of a row depend on that sequence's tokens alone, not on
+// chunking, batch, threads or where experts run. Not thread-safe.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Runs one step over `chunks` (may be empty: the MoE layers still run, for the peers' sake). `logits` gets (L, V)
+  // rows in the order of the chunks and positions that asked for them. On an error nothing of the step may be used;
+  // sequences can go on from any position <= the chunk's after a rollback of at most kConvColumns - (C - 1) positions.
+  // REQUIRES: at most kStepRowsMax rows over all chunks.
+  virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
+
+  // The experts of this process, for whoever wants rows of them: what Run's `experts` comes to in the end.
+  virtual ExpertFfn& experts() = 0;
+};
+
+// The engine of config->architecture, which has been validated, also against the tensors. All must outlive the engine.
+std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv,
+                                   ThreadPool* pool);
+
+}  // namespace braid
