@@ -10,7 +10,7 @@ namespace braid {
 namespace {
 
 constexpr uint32_t kPrime = ModelConfig::kChecksumPrime;
-constexpr int kGrain = 16;  // rows that are worth a thread
+constexpr int kGrain = 16;  // rows worth waking a thread for
 
 constexpr uint32_t Fold(uint32_t hash, uint32_t value) {
   hash = (hash ^ value) * 0x9E3779B1u;
@@ -24,8 +24,8 @@ constexpr uint32_t Mix(Values... values) {
   return hash % kPrime;
 }
 
-// What a float of ours stands for. Of ours: what came over a broken network may be anything, and gets a wrong answer,
-// not undefined behaviour.
+// What a float stands for. One from a broken exchange may be anything: it leads to a wrong answer, which is what the
+// model is for, not to undefined behaviour.
 uint32_t Number(float value) { return value >= 0 && value < (1 << 24) ? static_cast<uint32_t>(value) : 0; }
 
 uint32_t MixRow(const float* x, int D) {

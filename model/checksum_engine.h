@@ -19,7 +19,7 @@ namespace braid {
 //   per layer
 //     y    = sum over k of (k + 1) * (a * x + b)   by K different experts, chosen by Mix(x); a, b are the expert's
 //     x[d] = Mix(x[d], x[d + 1], y[d] mod P)
-//     conv:      x[d] = Mix(x[d], x[d + 1], this x[d] 1, .., C - 1 positions ago)
+//     conv:      column = x; x[d] = Mix(x[d], x[d + 1], column[d] of the C - 1 positions before, latest first)
 //     attention: key = x, value = x * x; x[d] = Mix(x[d], x[d + 1], sum over s <= t of (s + 1) * key_s[d] mod P,
 //                                                   value_s[d] of s = x[d] mod (t + 1))
 //   token = Mix(x) mod checksum_tokens

@@ -105,6 +105,41 @@ TEST_F(HfModelTest, ReadsConfigurationTokenizerAndTensors) {
   EXPECT_FALSE(model->chat_template().has_value());
 }
 
+TEST(ChecksumModel, IsAConfigurationWithoutWeights) {
+  const TempDir dir;
+  const ordered_json good = {{"model_type", "braid_checksum"},
+                             {"vocab_size", 300},
+                             {"hidden_size", 8},
+                             {"num_hidden_layers", 2},
+                             {"layer_types", {"conv", "full_attention"}},
+                             {"num_experts", 8},
+                             {"num_experts_per_tok", 4},
+                             {"conv_L_cache", 3},
+                             {"max_position_embeddings", 1000},
+                             {"checksum_tokens", 256}};
+  WriteFile(dir / "config.json", good.dump());
+  const auto model = MustOpen(dir / "");
+  EXPECT_EQ(model->config().architecture, "checksum");
+  EXPECT_EQ(model->config().kv_dim(), 8);
+  EXPECT_EQ(model->weight_bytes(), 0u);
+  EXPECT_THAT(Convert(*model, dir / "out.gguf", {}).status().message(), HasSubstr("no weights"));
+
+  const std::pair<const char*, ordered_json> bad[] = {
+      {"checksum_tokens", 301}, {"checksum_tokens", nullptr},   {"hidden_size", 12},
+      {"num_experts", 3},       {"num_experts_per_tok", 6},     {"layer_types", {"full_attention", "conv"}},
+      {"num_experts", 33},      {"max_position_embeddings", 0}, {"max_position_embeddings", 1 << 20}};
+  for (const auto& [key, value] : bad) {
+    ordered_json config = good;
+    config[key] = value;
+    WriteFile(dir / "config.json", config.dump());
+    EXPECT_TRUE(absl::IsInvalidArgument(ModelFile::Open(dir / "").status())) << key << " " << value;
+  }
+  ordered_json config = good;
+  config["checksum_tokens"] = 255;
+  WriteFile(dir / "config.json", config.dump());
+  EXPECT_NE(MustOpen(dir / "")->digest(), model->digest());
+}
+
 TEST_F(HfModelTest, AcceptsTheOlderSpellingsOfTheConfiguration) {
   ordered_json config = Load("config.json");
   for (const char* key : {"layer_types", "rope_parameters", "num_experts", "norm_eps"}) config.erase(key);
