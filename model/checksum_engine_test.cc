@@ -67,7 +67,7 @@ class ChecksumEngineTest : public testing::Test {
   void UseThreads(int threads) { fixture_ = std::make_unique<ForwardFixture>(&config_, &tensors_, threads); }
 
   const ModelConfig config_ = Config();
-  const ModelTensors tensors_;
+  const ModelTensors tensors_{};
   std::unique_ptr<ForwardFixture> fixture_ = std::make_unique<ForwardFixture>(&config_, &tensors_);
 };
 
