@@ -78,11 +78,10 @@ absl::StatusOr<DispatchView> ParseDispatch(std::span<const std::byte> message, c
       .pairs = {reinterpret_cast<const Pair*>(message.data() + sizeof(Header)), static_cast<size_t>(header.pairs)},
       .rows = header.rows,
       .x = reinterpret_cast<const float*>(message.data() + rows_at)};
-  const int experts = static_cast<int>(limits.rank_of_expert.size());
   for (const Pair& pair : view.pairs) {
     if (pair.row < 0 || pair.row >= view.rows)
       return absl::DataLossError(fmt::format("row {} of {}", pair.row, view.rows));
-    if (pair.expert < 0 || pair.expert >= experts || limits.rank_of_expert[pair.expert] != limits.rank) {
+    if (pair.expert < 0 || pair.expert >= limits.placed->experts() || !limits.placed->IsAt(pair.expert, limits.rank)) {
       return absl::DataLossError(fmt::format("expert {} is not here", pair.expert));
     }
   }

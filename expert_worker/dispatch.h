@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "expert_worker/expert_ranks.h"
 
 // The two messages of an MoE layer. Dispatch: rows of hidden states, each sent once to a rank however many of its
 // experts live there, and the (row, expert) pairs to compute. Combine: one result row per pair, in the order of the
@@ -30,9 +31,9 @@ struct DispatchLimits {
   int layer = 0;
   int D = 0;
   int rows_max = 0;
-  int pairs_per_row_max = 0;                  // K
-  int rank = 0;                               // of the receiver
-  std::span<const int32_t> rank_of_expert{};  // (E)
+  int pairs_per_row_max = 0;            // K
+  int rank = 0;                         // of the receiver
+  const ExpertRanks* placed = nullptr;  // of this layer
 };
 
 // Bytes of the longest dispatch or combine message of a step of `rows_max` rows.

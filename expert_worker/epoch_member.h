@@ -1,76 +1,80 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "braid/v1/worker.pb.h"
 #include "expert_worker/exchange/exchange.h"
 #include "expert_worker/expert_parallel.h"
-#include "expert_worker/probe.h"
-#include "expert_worker/step_runner.h"
+#include "expert_worker/expert_ranks.h"
+#include "expert_worker/worker_protocol.h"
 #include "kernels/thread_pool.h"
 #include "model/config.h"
 #include "model/experts.h"
 
 namespace braid {
 
-// This worker's part in one epoch after the other: takes the router's messages one at a time and says what to answer.
-// Used by one thread, except Supersede.
+// This worker's part in one epoch: the exchange with its peers, and the experts that are run over it. Used by one
+// thread at a time, first the one that sets it up, then the one that runs steps, except where it says thread-safe.
 class EpochMember {
  public:
-  struct Options {
+  // What the epochs of a worker share. All pointers must outlive them.
+  struct Shared {
+    const ModelConfig* config = nullptr;
+    ExpertFfn* ffn = nullptr;  // of the thread that runs steps, as is `pool`
+    ThreadPool* pool = nullptr;
+    ExchangeFactory* exchanges = nullptr;  // of the thread that sets up
+    // Brings the experts that are placed at `rank` into memory, unless `stop` says true before. Called by the thread
+    // that sets up.
+    std::function<absl::Status(std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop)>
+        load_experts;
     int step_tokens_max = 1024;
     absl::Duration exchange_timeout = absl::Seconds(30);
   };
-  // All pointers must outlive *this.
-  EpochMember(const ModelConfig* config, StepRunner* runner, ExpertFfn* ffn, ThreadPool* pool,
-              ExchangeFactory* exchanges, WorkerProbe* probe, Options options);
-  ~EpochMember();
 
-  // Prepare, Configure or StepPlan. Nothing is answered to a message of another epoch, or of one that has failed here.
-  // `generation` only rises, with every Prepare and every Drop; see Supersede.
-  std::optional<v1::AttachRequest> Handle(const v1::AttachResponse& message, uint64_t generation);
+  // `shared` must outlive *this.
+  EpochMember(const Shared* shared, const WorkerProtocol::OpenExchange& open) : shared_(*shared), open_(open) {}
 
-  // Leaves the epoch: forgets every sequence, closes the exchange.
-  void Drop();
+  // Opens this worker's end; returns its address, empty for a rank that is alone. Errors of ExchangeFactory.
+  absl::StatusOr<std::string> Open();
+  // Reaches the peers and reads in the experts placed here: from then on `experts` can be used. Errors of Exchange, and
+  // of load_experts. REQUIRES: Open. WorkerProtocol has checked the placement.
+  absl::Status Connect(const v1::Configure& configure);
+  // REQUIRES: Connect.
+  ExpertParallel& experts() { return *experts_; }
 
-  // Whatever runs for a generation below this one is in vain: wakes it, and keeps what begins after from waiting.
-  // Thread-safe, returns at once.
-  void Supersede(uint64_t generation, const std::string& reason);
+  // The ranks that a failure may be the fault of.
+  std::vector<int> suspects() const;
+  // Time spent in the exchange so far.
+  absl::Duration waited() const { return exchange_ ? exchange_->waited() : absl::ZeroDuration(); }
+
+  // The epoch is over, for whatever reason: wakes who waits in it, and makes all that comes fail. Thread-safe, returns
+  // at once.
+  void Abandon(const std::string& reason);
+  // Thread-safe.
+  ExchangeProgress progress() const;
 
  private:
-  absl::Status Prepare(const v1::Prepare& prepare, v1::Prepared* prepared);
-  absl::Status Configure(const v1::Configure& configure);
-  absl::Status RunStep(const v1::StepPlan& plan, v1::StepDone* done);
-  v1::AttachRequest Fault(uint64_t step, const absl::Status& status);
-  void SetExchange(std::unique_ptr<Exchange> exchange);
-  std::unique_ptr<Exchange> TakeExchange();
-  void ReportState();
+  bool abandoned() const;
 
-  const ModelConfig* config_;
-  StepRunner* runner_;
-  ExpertFfn* ffn_;
-  ThreadPool* pool_;
-  ExchangeFactory* exchanges_;
-  WorkerProbe* probe_;
-  const Options options_;
+  const Shared& shared_;
+  const WorkerProtocol::OpenExchange open_;
+  std::unique_ptr<ExpertParallel> experts_;  // uses exchange_
 
-  uint64_t epoch_ = 0;  // 0: none
-  int rank_ = 0, size_ = 0;
-  uint64_t step_ = 0;  // the last one run
-  uint64_t generation_ = 0;
-  std::unique_ptr<ExpertParallel> experts_;  // null until configured; uses exchange_
-
-  absl::Mutex mutex_;
-  // Only this object's thread changes it, so that thread reads it without the lock; Supersede takes the lock.
+  mutable absl::Mutex mutex_;
+  std::optional<std::string> abandoned_ ABSL_GUARDED_BY(mutex_);  // why
+  // Set once, by Open, under the lock: whoever uses *this reads it without, the others with it.
   std::unique_ptr<Exchange> exchange_;
-  uint64_t exchange_generation_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t superseded_below_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace braid

@@ -31,25 +31,35 @@ ExpertParallel::ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, Thread
       pool_(pool),
       exchange_(exchange),
       options_(std::move(options)),
-      expert_rows_(config->experts),
+      expert_rows_(static_cast<size_t>(config->moe_layer_count()) * config->experts),
       requests_(size),
       asked_(size) {
   CHECK(exchange || size == 1);
-  CHECK_EQ(static_cast<int>(options_.rank_of_expert.size()), config->experts);
+  CHECK_EQ(static_cast<int>(options_.placement.size()), config->moe_layer_count());
 }
 
 absl::Status ExpertParallel::Run(const RoutedBatch& batch) {
   CHECK_LE(batch.T, options_.step_tokens_max);
   SortByRank(batch);
   RETURN_IF_ERROR(Dispatch(batch));
-  GroupByExpert(batch.D);
+  GroupByExpert(batch.layer, batch.D);
   Compute(batch.layer, batch.D);
   RETURN_IF_ERROR(Return(batch.layer, batch.D));
   CombineInRoutingOrder(batch, results_.data(), row_of_choice_.data(), pool_);
   return absl::OkStatus();
 }
 
+int ExpertParallel::ChooseRank(const ExpertRanks& placed, int expert) {
+  const std::span<const int32_t> ranks = placed.ranks(expert);
+  if (ranks.size() == 1) return ranks[0];
+  if (placed.IsAt(expert, options_.rank)) return options_.rank;
+  return ranks[turns_[expert]++ % ranks.size()];
+}
+
 void ExpertParallel::SortByRank(const RoutedBatch& batch) {
+  // Ranks that all have few rows begin at different replicas.
+  turns_.assign(config_->experts, static_cast<uint32_t>(options_.rank));
+  const ExpertRanks& placement = placed(batch.layer);
   for (Request& request : requests_) {
     request.tokens.clear();
     request.pairs.clear();
@@ -58,7 +68,7 @@ void ExpertParallel::SortByRank(const RoutedBatch& batch) {
   for (int t = 0; t < batch.T; ++t) {
     for (int choice = t * batch.K; choice < (t + 1) * batch.K; ++choice) {
       const int32_t expert = batch.experts[choice];
-      const int rank = options_.rank_of_expert[expert];
+      const int rank = ChooseRank(placement, expert);
       Request& request = requests_[rank];
       if (rank != options_.rank && (request.tokens.empty() || request.tokens.back() != t)) request.tokens.push_back(t);
       const int32_t row = rank == options_.rank ? t : static_cast<int32_t>(request.tokens.size()) - 1;
@@ -89,7 +99,7 @@ absl::Status ExpertParallel::Dispatch(const RoutedBatch& batch) {
                                  .rows_max = options_.step_tokens_max,
                                  .pairs_per_row_max = config_->experts_per_token,
                                  .rank = options_.rank,
-                                 .rank_of_expert = options_.rank_of_expert};
+                                 .placed = &placed(batch.layer)};
   for (int rank = 0; rank < size(); ++rank) {
     if (rank == options_.rank) continue;
     absl::StatusOr<DispatchView> view = ParseDispatch(exchange_->Incoming(rank), limits);
@@ -99,7 +109,8 @@ absl::Status ExpertParallel::Dispatch(const RoutedBatch& batch) {
   return absl::OkStatus();
 }
 
-void ExpertParallel::GroupByExpert(int D) {
+void ExpertParallel::GroupByExpert(int layer, int D) {
+  uint64_t* const rows_ran = expert_rows_.data() + size_t(layer - config_->dense_layers) * config_->experts;
   std::vector<int32_t> next(config_->experts);  // rows of each expert, then where its next row goes
   size_t pairs = 0;
   for (const DispatchView& view : asked_) {
@@ -110,7 +121,7 @@ void ExpertParallel::GroupByExpert(int D) {
   offsets_.assign(1, 0);
   for (int32_t expert = 0; expert < config_->experts; ++expert) {
     const int32_t rows = next[expert];
-    expert_rows_[expert] += rows;
+    rows_ran[expert] += rows;
     next[expert] = offsets_.back();
     if (rows == 0) continue;
     experts_.push_back(expert);
@@ -199,7 +210,7 @@ std::vector<int> ExpertParallel::suspects() const {
 }
 
 std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
-  return std::exchange(expert_rows_, std::vector<uint64_t>(config_->experts));
+  return std::exchange(expert_rows_, std::vector<uint64_t>(expert_rows_.size()));
 }
 
 }  // namespace braid

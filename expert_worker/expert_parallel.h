@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "expert_worker/dispatch.h"
 #include "expert_worker/exchange/exchange.h"
+#include "expert_worker/expert_ranks.h"
 #include "kernels/thread_pool.h"
 #include "model/config.h"
 #include "model/experts.h"
@@ -17,13 +18,14 @@ namespace braid {
 // The experts of a model spread over the ranks of an epoch. Each layer is: dispatch rows to the ranks of their experts,
 // compute what the others (and this rank itself) ask for, send the results back, add them up in routing order. A row's
 // result depends on that row and its expert alone and the sum's order is CombineInRoutingOrder's, so the bits are those
-// of LocalExperts. With one rank nothing is sent and the path is the same. Thread-compatible.
+// of LocalExperts, whichever replica of an expert is asked: this rank itself if it has one, else each in turn. With one
+// rank nothing is sent and the path is the same. Thread-compatible.
 class ExpertParallel : public ExpertRunner {
  public:
   struct Options {
     int rank = 0;
-    int step_tokens_max = 0;              // rows of one layer, equal on all ranks
-    std::vector<int32_t> rank_of_expert;  // (E), each in [0, size)
+    int step_tokens_max = 0;             // rows of one layer, equal on all ranks
+    std::vector<ExpertRanks> placement;  // by MoE layer, the same on all ranks
   };
   // All pointers must outlive *this. `exchange` is connected, for messages of MoeMessageBytesMax; null for one rank
   // alone.
@@ -38,7 +40,7 @@ class ExpertParallel : public ExpertRunner {
 
   // The ranks that an error of Run may be the fault of.
   std::vector<int> suspects() const;
-  // Rows computed here per expert since the last call, for all ranks, summed over layers; resets.
+  // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.
   std::vector<uint64_t> TakeExpertRows();
 
  private:
@@ -49,9 +51,11 @@ class ExpertParallel : public ExpertRunner {
     std::vector<int32_t> choices;  // t * K + k of each pair
   };
 
+  const ExpertRanks& placed(int layer) const { return options_.placement[layer - config_->dense_layers]; }
+  int ChooseRank(const ExpertRanks& placed, int expert);
   void SortByRank(const RoutedBatch& batch);
   absl::Status Dispatch(const RoutedBatch& batch);
-  void GroupByExpert(int D);
+  void GroupByExpert(int layer, int D);
   void Compute(int layer, int D);
   absl::Status Return(int layer, int D);
   absl::Status AllToAll(int layer, int phase, std::span<const size_t> bytes);
@@ -65,8 +69,9 @@ class ExpertParallel : public ExpertRunner {
   const Options options_;
   uint64_t step_ = 0;
   std::vector<int> blamed_;
-  std::vector<uint64_t> expert_rows_;
+  std::vector<uint64_t> expert_rows_;  // (moe_layers, E)
 
+  std::vector<uint32_t> turns_;      // by expert: which replica is next
   std::vector<Request> requests_;    // by rank
   std::vector<DispatchView> asked_;  // what each rank asks of this one, itself included
 

@@ -60,6 +60,38 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
+// Every expert on one rank alone, in every layer.
+std::vector<ExpertRanks> AllAt(const ModelConfig& config, uint32_t rank, int size) {
+  v1::LayerPlacement layer;
+  for (int expert = 0; expert < config.experts; ++expert) {
+    layer.add_replicas(1);
+    layer.add_ranks(rank);
+  }
+  return std::vector<ExpertRanks>(config.moe_layer_count(), *ExpertRanks::Parse(layer, config.experts, size));
+}
+
+// Each layer another one, experts with any number of replicas.
+std::vector<ExpertRanks> RandomPlacement(const ModelConfig& config, int size, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<ExpertRanks> layers;
+  for (int i = 0; i < config.moe_layer_count(); ++i) {
+    v1::LayerPlacement layer;
+    for (int expert = 0; expert < config.experts; ++expert) {
+      const uint32_t certain = rng() % size;
+      const uint32_t odds = 1 + rng() % 4;
+      uint32_t replicas = 0;
+      for (uint32_t rank = 0; rank < static_cast<uint32_t>(size); ++rank) {
+        if (rank != certain && rng() % odds != 0) continue;
+        layer.add_ranks(rank);
+        ++replicas;
+      }
+      layer.add_replicas(replicas);
+    }
+    layers.push_back(*ExpertRanks::Parse(layer, config.experts, size));
+  }
+  return layers;
+}
+
 using MakeFactory = std::function<std::unique_ptr<ExchangeFactory>()>;
 
 // Runs `body` on each of `size` ranks, connected.
@@ -97,11 +129,11 @@ TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
     OnEachRank(GetParam().second, size, message_bytes_max_, [&](int rank, Exchange* exchange) {
       ThreadPool pool(1 + rank % 2);
       GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
-      ExpertParallel::Options options = {.rank = rank, .step_tokens_max = kStepTokens, .rank_of_expert = {}};
-      for (int e = 0; e < model_.config().experts; ++e) options.rank_of_expert.push_back((e * 5 + 2) % size);
-      ExpertParallel experts(&model_.config(), &ffn, &pool, size == 1 ? nullptr : exchange, size, options);
       // Every rank has another number of rows, some none at all.
-      for (int step = 1; step <= 12; ++step) {
+      for (int step = 1; step <= 24; ++step) {
+        ExpertParallel experts(
+            &model_.config(), &ffn, &pool, size == 1 ? nullptr : exchange, size,
+            {.rank = rank, .step_tokens_max = kStepTokens, .placement = RandomPlacement(model_.config(), size, step)});
         experts.BeginStep(step);
         const int T = (step * 7 + rank * 13) % (kStepTokens + 1) * (step % 4 != rank % 4);
         Rows rows(model_.config(), T, 100 * step + rank);
@@ -116,17 +148,48 @@ TEST_P(ExpertParallelTest, CountsTheRowsOfEveryRank) {
   OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
-    const std::vector<int32_t> all_on_0(model_.config().experts, 0);
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
-                           {.rank = rank, .step_tokens_max = kStepTokens, .rank_of_expert = all_on_0});
+                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 0, 2)});
     experts.BeginStep(1);
     Rows rows(model_.config(), 10, rank);
     ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
+    const std::vector<uint64_t> counts = experts.TakeExpertRows();
+    const size_t E = model_.config().experts, layer = kLayer - model_.config().dense_layers;
+    ASSERT_EQ(counts.size(), E * model_.config().moe_layer_count());
     uint64_t total = 0;
-    for (uint64_t count : experts.TakeExpertRows()) total += count;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      total += counts[i];
+      EXPECT_TRUE(i / E == layer || counts[i] == 0);
+    }
     EXPECT_EQ(total, rank == 0 ? 60u : 0u);
     for (uint64_t count : experts.TakeExpertRows()) EXPECT_EQ(count, 0u);
   });
+}
+
+TEST_P(ExpertParallelTest, AsksItselfFirstAndOtherReplicasInTurn) {
+  v1::LayerPlacement layer;
+  for (int expert = 0; expert < model_.config().experts; ++expert) {
+    layer.add_replicas(2);
+    layer.add_ranks(0);
+    layer.add_ranks(1);
+  }
+  const std::vector<ExpertRanks> placement(model_.config().moe_layer_count(),
+                                           *ExpertRanks::Parse(layer, model_.config().experts, 3));
+  std::vector<uint64_t> totals(3);
+  OnEachRank(GetParam().second, 3, message_bytes_max_, [&](int rank, Exchange* exchange) {
+    ThreadPool pool(1);
+    GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
+    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 3,
+                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = placement});
+    experts.BeginStep(1);
+    Rows rows(model_.config(), rank == 0 ? 10 : rank == 1 ? 20 : 40, rank);
+    ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
+    for (uint64_t count : experts.TakeExpertRows()) totals[rank] += count;
+  });
+  const uint64_t K = model_.config().experts_per_token;
+  EXPECT_NEAR(totals[0], (10 + 20) * K, model_.config().experts);  // per expert the halves differ by one at most
+  EXPECT_EQ(totals[0] + totals[1], 70 * K);
+  EXPECT_EQ(totals[2], 0u);
 }
 
 TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
@@ -134,9 +197,7 @@ TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
-                           {.rank = rank,
-                            .step_tokens_max = kStepTokens,
-                            .rank_of_expert = std::vector<int32_t>(model_.config().experts, 1)});
+                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1, 2)});
     experts.BeginStep(1 + rank);
     Rows rows(model_.config(), 1, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);
@@ -149,10 +210,9 @@ TEST_P(ExpertParallelTest, APeerWithAnotherPlacementIsBlamed) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     // Each believes that the other has all experts.
-    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
-                           {.rank = rank,
-                            .step_tokens_max = kStepTokens,
-                            .rank_of_expert = std::vector<int32_t>(model_.config().experts, 1 - rank)});
+    ExpertParallel experts(
+        &model_.config(), &ffn, &pool, exchange, 2,
+        {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1 - rank, 2)});
     experts.BeginStep(1);
     Rows rows(model_.config(), 4, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);
@@ -167,9 +227,14 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.first; });
 
 TEST(Dispatch, RefusesMalformedMessages) {
-  const std::vector<int32_t> rank_of_expert = {0, 1};
+  v1::LayerPlacement layer;
+  for (const uint32_t rank : {0, 1}) {
+    layer.add_replicas(1);
+    layer.add_ranks(rank);
+  }
+  const ExpertRanks placed = *ExpertRanks::Parse(layer, 2, 2);
   const DispatchLimits limits = {
-      .layer = 2, .D = 4, .rows_max = 3, .pairs_per_row_max = 2, .rank = 1, .rank_of_expert = rank_of_expert};
+      .layer = 2, .D = 4, .rows_max = 3, .pairs_per_row_max = 2, .rank = 1, .placed = &placed};
   alignas(64) std::byte memory[1024];
   const auto parse = [&](int layer, int rows, int D, std::vector<Pair> pairs, ptrdiff_t extra_bytes = 0) {
     const DispatchLayout layout = LayOutDispatch(layer, rows, D, pairs, memory);

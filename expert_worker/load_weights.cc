@@ -34,8 +34,9 @@ int PageIn(const std::byte* data, uint64_t bytes) {
   return errno;
 }
 
-absl::Status PageIn(const std::vector<TensorView>& tensors, uint64_t total_bytes, const std::function<bool()>& stop) {
-  ProgressBar bar("loading");
+// kUnavailable naming the tensor. `shown` hears of every piece: bytes so far.
+absl::Status PageIn(const std::vector<TensorView>& tensors, const std::function<bool()>& stop,
+                    const std::function<void(uint64_t bytes)>& shown) {
   uint64_t done = 0;
   for (const TensorView& tensor : tensors) {
     for (uint64_t at = 0; at < tensor.bytes(); at += kPieceBytes) {
@@ -43,29 +44,74 @@ absl::Status PageIn(const std::vector<TensorView>& tensors, uint64_t total_bytes
       const uint64_t bytes = std::min(kPieceBytes, tensor.bytes() - at);
       if (const int error = PageIn(tensor.data + at, bytes); error != 0)
         return absl::UnavailableError("tensor '" + tensor.name + "' cannot be read: " + std::strerror(error));
-      bar.Show(done += bytes, total_bytes);
+      shown(done += bytes);
     }
   }
   return absl::OkStatus();
 }
 
+uint64_t TotalBytes(const std::vector<TensorView>& tensors) {
+  uint64_t total = 0;
+  for (const TensorView& tensor : tensors) total += tensor.bytes();
+  return total;
+}
+
+bool Fit(const ModelFile& model, uint64_t bytes) {
+  const uint64_t available = AvailableMemoryBytes();
+  if (bytes <= available) return true;
+  spdlog::warn("{}: {} of weights, but {} of free memory: they stay on disk until they are used", model.path(),
+               HumanBytes(bytes), HumanBytes(available));
+  return false;
+}
+
+absl::Status WithPath(const ModelFile& model, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::UnavailableError(model.path() + ": " + std::string(StdView(status.message())));
+}
+
+// The tensors of a model, in its order, without those of experts.
+std::vector<TensorView> AllButExperts(const ModelTensors& all) {
+  ModelTensors model = all;  // views: nothing is copied but where they point
+  for (LayerTensors& layer : model.layers) layer.experts.clear();
+  std::vector<TensorView> tensors;
+  VisitTensors(model, [&](const TensorView& tensor) { tensors.push_back(tensor); });
+  return tensors;
+}
+
 }  // namespace
 
-absl::Status LoadWeights(const ModelFile& model, const std::function<bool()>& stop) {
-  const uint64_t total = model.weight_bytes(), available = AvailableMemoryBytes();
-  if (total > available) {
-    spdlog::warn("{}: {} of weights, but {} of free memory: they stay on disk until they are used", model.path(),
-                 HumanBytes(total), HumanBytes(available));
-    return absl::OkStatus();
-  }
+absl::Status LoadWeights(const ModelFile& model, const std::function<bool()>& stop, WeightsToLoad what) {
   std::vector<TensorView> tensors;
-  VisitTensors(model.tensors(), [&](const TensorView& tensor) { tensors.push_back(tensor); });
+  if (what == WeightsToLoad::kAllButExperts) {
+    tensors = AllButExperts(model.tensors());
+  } else {
+    VisitTensors(model.tensors(), [&](const TensorView& tensor) { tensors.push_back(tensor); });
+  }
+  const uint64_t total = TotalBytes(tensors);
+  if (!Fit(model, total)) return absl::OkStatus();
   const absl::Time start = absl::Now();
-  const absl::Status status = PageIn(tensors, total, stop);
-  if (!status.ok()) return absl::UnavailableError(model.path() + ": " + std::string(StdView(status.message())));
+  ProgressBar bar("loading");
+  RETURN_IF_ERROR(WithPath(model, PageIn(tensors, stop, [&](uint64_t done) { bar.Show(done, total); })));
   spdlog::info("{} of weights in memory after {} ms", HumanBytes(total),
                absl::ToInt64Milliseconds(absl::Now() - start));
   return absl::OkStatus();
+}
+
+absl::Status LoadExperts(const ModelFile& model, std::span<const ExpertRanks> placement, int rank,
+                         const std::function<bool()>& stop) {
+  const std::vector<LayerTensors>& layers = model.tensors().layers;
+  if (layers.empty()) return absl::OkStatus();  // a checksum model: it has no weights
+  std::vector<TensorView> tensors;
+  for (size_t layer = 0; layer < placement.size(); ++layer) {
+    const std::vector<FfnTensors>& experts = layers.at(model.config().dense_layers + layer).experts;
+    for (int expert = 0; expert < static_cast<int>(experts.size()); ++expert) {
+      if (!placement[layer].IsAt(expert, rank)) continue;
+      const FfnTensors& ffn = experts[expert];
+      tensors.insert(tensors.end(), {ffn.gate, ffn.up, ffn.down});
+    }
+  }
+  if (!Fit(model, TotalBytes(tensors))) return absl::OkStatus();
+  return WithPath(model, PageIn(tensors, stop, [](uint64_t) {}));
 }
 
 }  // namespace braid

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -11,6 +12,7 @@
 #include "base/check.h"
 #include "model/convert.h"
 #include "model/test_files.h"
+#include "model/visit_tensors.h"
 
 namespace braid {
 namespace {
@@ -38,6 +40,16 @@ class LoadWeightsTest : public testing::Test {
     model_ = MustOpen(path_);
   }
 
+  // Opening has touched some.
+  void ForgetPages() {
+    VisitTensors(model_->tensors(), [](const TensorView& tensor) {
+      const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;
+      const uintptr_t end = reinterpret_cast<uintptr_t>(tensor.data) + tensor.bytes();
+      CHECK(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED) == 0);
+    });
+  }
+
   const TempDir directory_;
   const std::string path_;
   std::unique_ptr<ModelFile> model_;
@@ -47,6 +59,36 @@ TEST_F(LoadWeightsTest, BringsEveryPageIn) {
   const auto whole = static_cast<int64_t>(model_->weight_bytes() / 1024);
   EXPECT_LT(ResidentKib(path_), whole);
   EXPECT_TRUE(LoadWeights(*model_, [] { return false; }).ok());
+  EXPECT_GE(ResidentKib(path_), whole);
+}
+
+TEST_F(LoadWeightsTest, LeavesExpertsOutUntilTheyArePlacedHere) {
+  int64_t experts_bytes = 0;
+  for (const LayerTensors& layer : model_->tensors().layers) {
+    for (const FfnTensors& ffn : layer.experts) {
+      experts_bytes += static_cast<int64_t>(ffn.gate.bytes() + ffn.up.bytes() + ffn.down.bytes());
+    }
+  }
+  const int64_t whole = static_cast<int64_t>(model_->weight_bytes()) / 1024, experts = experts_bytes / 1024;
+  const int64_t others = whole - experts, slack = experts / 10;  // neighbours of a page come with it
+  const auto never = [] { return false; };
+  ForgetPages();
+  EXPECT_TRUE(LoadWeights(*model_, never, WeightsToLoad::kAllButExperts).ok());
+  EXPECT_GE(ResidentKib(path_), others);
+  EXPECT_LT(ResidentKib(path_), others + slack);
+
+  v1::LayerPlacement layer;
+  for (int i = 0; i < model_->config().experts; ++i) {
+    layer.add_replicas(1);
+    layer.add_ranks(i == 0 ? 1 : 0);
+  }
+  const std::vector<ExpertRanks> placement(model_->config().moe_layer_count(),
+                                           *ExpertRanks::Parse(layer, model_->config().experts, 2));
+  const int64_t first_of_each = experts / model_->config().experts;
+  EXPECT_TRUE(LoadExperts(*model_, placement, /*rank=*/1, never).ok());
+  EXPECT_GE(ResidentKib(path_), others + first_of_each);
+  EXPECT_LT(ResidentKib(path_), others + first_of_each + slack);
+  EXPECT_TRUE(LoadExperts(*model_, placement, /*rank=*/0, never).ok());
   EXPECT_GE(ResidentKib(path_), whole);
 }
 

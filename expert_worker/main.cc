@@ -41,6 +41,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--model", flags.model, "a .gguf file or a Hugging Face directory", "BRAID_MODEL")->required();
   add("--router", worker.router, "host:port of the router", "BRAID_WORKER_ROUTER");
   add("--name", worker.name, "what people call this worker; default host:pid", "BRAID_WORKER_NAME");
+  add("--group", worker.group, "workers that name the same group belong together; empty: the router chooses",
+      "BRAID_WORKER_GROUP");
   add("--threads", worker.threads, "threads that compute; 0: one per core of this process", "BRAID_WORKER_THREADS");
   add("--kv-bytes", worker.kv_bytes, "memory for the KV cache, e.g. 2G; 0: a quarter of what is free",
       "BRAID_WORKER_KV_BYTES")
@@ -48,6 +50,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--step-tokens-max", worker.step_tokens_max, "rows one step may have here; equal on all workers",
       "BRAID_WORKER_STEP_TOKENS_MAX");
   add("--sequences-max", worker.sequences_max, "sequences held at once", "BRAID_WORKER_SEQUENCES_MAX");
+  add("--expert-slots", worker.expert_slots,
+      "experts there is memory for, counted over all layers; with fewer than all, experts are read in when the router "
+      "places them here; 0: all",
+      "BRAID_WORKER_EXPERT_SLOTS")
+      ->check(CLI::NonNegativeNumber);
   add("--exchange", worker.exchange, "how workers exchange hidden states", "BRAID_WORKER_EXCHANGE")
       ->check(CLI::IsMember({"ucx", "inprocess"}));
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
@@ -102,7 +109,11 @@ absl::Status Run(Flags flags, StopSignal& stop) {
                          &metrics, {.host = flags.metrics_host, .port = flags.metrics_port, .not_ready = not_ready}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
-  RETURN_IF_ERROR(LoadWeights(*model, [&stop] { return stop.Wait(absl::ZeroDuration()); }));
+  const int experts = model->config().moe_layer_count() * model->config().experts;
+  const bool some_experts = flags.worker.expert_slots > 0 && flags.worker.expert_slots < experts;
+  RETURN_IF_ERROR(LoadWeights(
+      *model, [&stop] { return stop.Wait(absl::ZeroDuration()); },
+      some_experts ? WeightsToLoad::kAllButExperts : WeightsToLoad::kAll));
   ASSIGN_OR_RETURN(worker, Worker::Start(model.get(), flags.worker, &metrics));
   loaded = true;
   WaitForTheEnd(flags.exit_with_parent, parent, stop);

@@ -14,6 +14,7 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
       kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks reserved for sequences.")),
       kv_blocks_total(metrics->AddGauge("braid_worker_kv_blocks", "KV blocks of this worker.")),
       model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
+      experts_(experts),
       step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",
                                           TokenLatencyBuckets())),
       steps_(metrics->AddCounter("braid_worker_steps_total", "Steps completed.")),
@@ -47,13 +48,15 @@ void WorkerProbe::StepRan(const v1::StepPlan& plan, const v1::StepDone& done) {
   CountExpertRows(done.expert_rows());
 }
 
+// `rows`: (moe_layers, E)
 void WorkerProbe::CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows) {
-  const auto total = static_cast<double>(std::accumulate(rows.begin(), rows.end(), uint64_t{0}));
+  std::vector<uint64_t> by_expert(experts_);
+  for (int i = 0; i < rows.size(); ++i) by_expert[i % experts_] += rows[i];
+  const auto total = static_cast<double>(std::accumulate(by_expert.begin(), by_expert.end(), uint64_t{0}));
   if (total == 0) return;
-  const auto busiest = static_cast<double>(*std::max_element(rows.begin(), rows.end()));
-  expert_imbalance_.Set(busiest * rows.size() / total);
+  expert_imbalance_.Set(static_cast<double>(*std::ranges::max_element(by_expert)) * experts_ / total);
   if (expert_rows_.size() == 1) return expert_rows_[0].Add(total);
-  for (int expert = 0; expert < rows.size(); ++expert) expert_rows_[expert].Add(static_cast<double>(rows[expert]));
+  for (int expert = 0; expert < experts_; ++expert) expert_rows_[expert].Add(static_cast<double>(by_expert[expert]));
 }
 
 }  // namespace braid

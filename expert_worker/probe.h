@@ -11,7 +11,7 @@ namespace braid {
 // Everything a worker counts. Used by the step thread, except the handles themselves, which are thread-safe.
 class WorkerProbe {
  public:
-  // `experts` > 0 with `expert_metrics` gives one series per expert. `metrics` must outlive *this.
+  // `experts` of the model; with `expert_metrics` each has a series. `metrics` must outlive *this.
   WorkerProbe(Metrics* metrics, int experts, bool expert_metrics);
 
   void StepRan(const v1::StepPlan& plan, const v1::StepDone& done);
@@ -22,6 +22,7 @@ class WorkerProbe {
  private:
   void CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows);
 
+  const int experts_;
   Histogram step_seconds_;
   Counter steps_, exchange_seconds_, prefill_rows_, decode_rows_;
   Gauge expert_imbalance_;

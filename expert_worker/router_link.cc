@@ -19,7 +19,7 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = ab
 // Until Welcome says better.
 constexpr absl::Duration kHeartbeat = absl::Milliseconds(500), kHeartbeatTimeout = absl::Seconds(5);
 // Answers that wait for the stream: one per plan and a few more. Full means that the router does not read.
-constexpr size_t kOutboxMax = 2 * StepThread::kWaitingMax;
+constexpr size_t kOutboxMax = 2 * WorkerProtocol::kPlansWaitingMax;
 
 }  // namespace
 
@@ -39,10 +39,11 @@ struct RouterLink::Session {
   }
 };
 
-RouterLink::RouterLink(std::shared_ptr<grpc::Channel> channel, v1::Hello hello, StepThread* steps, WorkerProbe* probe)
+RouterLink::RouterLink(std::shared_ptr<grpc::Channel> channel, v1::Hello hello, WorkerThreads* threads,
+                       WorkerProbe* probe)
     : stub_(v1::WorkerControl::NewStub(channel)),
       hello_(std::move(hello)),
-      steps_(steps),
+      threads_(threads),
       probe_(probe),
       thread_([this] { Loop(); }) {}
 
@@ -104,12 +105,13 @@ absl::Status RouterLink::RunSession(Session* session) {
   session->stream = stub_->Attach(&session->context);
   v1::AttachRequest hello;
   *hello.mutable_hello() = hello_;
+  hello.mutable_hello()->set_epoch(threads_->last_served_epoch());
   session->Send(std::move(hello));
-  steps_->Attach([session](v1::AttachRequest answer) { session->Send(std::move(answer)); });
+  threads_->Attach([session](v1::AttachRequest answer) { session->Send(std::move(answer)); });
   std::thread writer([&] { Write(session); });
   std::thread watcher([&] { Watch(session); });
   Read(session);
-  steps_->Detach();  // from here on nobody else uses the session's outbox but Leave, under the lock
+  threads_->Detach();  // from here on nobody else uses the session's outbox but Leave, under the lock
   session->over.Notify();
   session->outbox.Close();
   writer.join();
@@ -127,16 +129,13 @@ void RouterLink::Read(Session* session) {
       case v1::AttachResponse::kWelcome:
         OnWelcome(message.welcome(), session);
         break;
-      case v1::AttachResponse::kPrepare:
-      case v1::AttachResponse::kConfigure:
-      case v1::AttachResponse::kStepPlan:
-        if (!steps_->Post(std::move(message))) {
-          spdlog::error("the router sends plans faster than they are run");
-          session->context.TryCancel();
-        }
+      case v1::AttachResponse::kHeartbeat:
         break;
       default:
-        break;  // a heartbeat, or something newer than we are
+        if (const absl::Status status = threads_->Post(std::move(message)); !status.ok()) {
+          spdlog::error("{}", status.ToString());
+          session->context.TryCancel();
+        }
     }
     message.Clear();
   }
@@ -147,6 +146,10 @@ void RouterLink::OnWelcome(const v1::Welcome& welcome, Session* session) {
   session->heartbeat_ms = std::clamp<int64_t>(welcome.heartbeat_ms(), 10, 60000);
   session->timeout_ms = std::clamp<int64_t>(welcome.heartbeat_timeout_ms(), 100, 600000);
   session->welcomed = true;
+  // At once, and the writer keeps the new pace from here.
+  v1::AttachRequest beat;
+  *beat.mutable_heartbeat() = threads_->heartbeat();
+  session->Send(std::move(beat));
   probe_->attaches.Add();
   spdlog::info("attached to the router as worker {}", welcome.worker_id());
   SetState("");
@@ -154,13 +157,14 @@ void RouterLink::OnWelcome(const v1::Welcome& welcome, Session* session) {
 
 // Answers as they come, and a heartbeat whenever one is due.
 void RouterLink::Write(Session* session) {
-  absl::Time next_beat = absl::Now() + absl::Milliseconds(session->heartbeat_ms.load());
+  absl::Time next_beat = absl::InfiniteFuture();
   while (!session->over.HasBeenNotified()) {
+    next_beat = std::min(next_beat, absl::Now() + absl::Milliseconds(session->heartbeat_ms.load()));
     std::optional<v1::AttachRequest> message =
         session->outbox.Pop(std::max(next_beat - absl::Now(), absl::ZeroDuration()));
     if (!message) {
-      message.emplace().mutable_heartbeat()->set_epoch(steps_->configured_epoch());
-      next_beat = absl::Now() + absl::Milliseconds(session->heartbeat_ms.load());
+      *message.emplace().mutable_heartbeat() = threads_->heartbeat();
+      next_beat = absl::InfiniteFuture();
     }
     if (!session->stream->Write(*message)) break;  // the reader sees the end, too
   }

@@ -15,7 +15,7 @@
 #include "base/bounded_queue.h"
 #include "braid/v1/worker.grpc.pb.h"
 #include "expert_worker/probe.h"
-#include "expert_worker/step_thread.h"
+#include "expert_worker/worker_threads.h"
 
 namespace grpc {
 class Channel;
@@ -23,13 +23,13 @@ class Channel;
 
 namespace braid {
 
-// Keeps one stream open to the router, for ever: says Hello, passes messages to the step thread and its answers back,
+// Keeps one stream open to the router, for ever: says Hello, passes messages to the threads and their answers back,
 // beats in both directions. When the stream is lost or silent it starts again with a growing pause. Threads of its own,
 // gRPC's blocking API: there is one stream, and a step is never waited for on it. Thread-safe.
 class RouterLink {
  public:
-  // `steps` and `probe` must outlive *this.
-  RouterLink(std::shared_ptr<grpc::Channel> channel, v1::Hello hello, StepThread* steps, WorkerProbe* probe);
+  // `threads` and `probe` must outlive *this. `hello` lacks its epoch.
+  RouterLink(std::shared_ptr<grpc::Channel> channel, v1::Hello hello, WorkerThreads* threads, WorkerProbe* probe);
   ~RouterLink();  // ends the stream at once
 
   // Says Leaving and waits until the router ends the stream, at most `grace`; nothing is started again.
@@ -53,7 +53,7 @@ class RouterLink {
 
   const std::unique_ptr<v1::WorkerControl::Stub> stub_;
   const v1::Hello hello_;
-  StepThread* const steps_;
+  WorkerThreads* const threads_;
   WorkerProbe* const probe_;
   absl::Notification stop_;  // no new session
 

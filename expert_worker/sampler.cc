@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "base/check.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "expert_worker/top_tokens.h"
@@ -32,10 +33,12 @@ void ApplyBiasAndPenalties(std::span<float> logits, const v1::SamplingParams& pa
   for (const v1::LogitBias& bias : params.logit_bias()) logits[bias.token()] += bias.bias();
   if (!UsesCounts(params)) return;
   const float repetition = params.repetition_penalty();
-  for (const auto& [token, in_answer] : counts.answer_counts()) {
+  for (const auto& [token, count] : counts.counts()) {
     float logit = logits[token];
     logit = logit > 0 ? logit / repetition : logit * repetition;
-    if (in_answer > 0) logit -= params.presence_penalty() + params.frequency_penalty() * static_cast<float>(in_answer);
+    if (count.answer > 0) {
+      logit -= params.presence_penalty() + params.frequency_penalty() * static_cast<float>(count.answer);
+    }
     logits[token] = std::clamp(logit, -kLogitMax, kLogitMax);
   }
 }
@@ -159,6 +162,13 @@ absl::Status CheckSampling(const v1::SamplingParams& params, int vocab_size) {
     if (!InRange(bias.bias(), -100, 100)) return refuse("logit_bias.bias", bias.bias(), "[-100, 100]");
   }
   return absl::OkStatus();
+}
+
+void TokenCounts::Remove(TokenId token, bool answer) {
+  const auto count = counts_.find(token);
+  CHECK(count != counts_.end());
+  count->second.answer -= answer;
+  if (--count->second.all == 0) counts_.erase(count);
 }
 
 bool UsesCounts(const v1::SamplingParams& params) {

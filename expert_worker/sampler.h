@@ -20,13 +20,22 @@ absl::Status CheckSampling(const v1::SamplingParams& params, int vocab_size);
 // How often each token has occurred, as the penalties see it.
 class TokenCounts {
  public:
-  void AddPrompt(TokenId token) { counts_[token]; }
-  void AddAnswer(TokenId token) { ++counts_[token]; }
-  // Every token of prompt and answer, with the number of times it is in the answer.
-  const absl::flat_hash_map<TokenId, int>& answer_counts() const { return counts_; }
+  struct Count {
+    int all = 0;  // in prompt and answer, at least one
+    int answer = 0;
+  };
+  void Add(TokenId token, bool answer) {
+    Count& count = counts_[token];
+    ++count.all;
+    count.answer += answer;
+  }
+  // Takes an Add back. REQUIRES: it was the same.
+  void Remove(TokenId token, bool answer);
+
+  const absl::flat_hash_map<TokenId, Count>& counts() const { return counts_; }
 
  private:
-  absl::flat_hash_map<TokenId, int> counts_;
+  absl::flat_hash_map<TokenId, Count> counts_;
 };
 
 // True if `params` asks for any penalty; without one no counts need to be kept.

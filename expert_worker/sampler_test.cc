@@ -154,19 +154,19 @@ TEST(Sampler, RepetitionPenaltyDividesPositiveAndMultipliesNegativeLogitsOfPromp
   v1::SamplingParams params = Params(0);
   params.set_repetition_penalty(2);
   TokenCounts counts;
-  counts.AddPrompt(0);
-  counts.AddAnswer(1);
+  counts.Add(0, /*answer=*/false);
+  counts.Add(1, /*answer=*/true);
   EXPECT_EQ(Sample({10, 9, 5.1f, -1}, params, 0, counts), 2);  // 5, 4.5, 5.1, -1
-  counts.AddPrompt(2);
+  counts.Add(2, /*answer=*/false);
   EXPECT_EQ(Sample({-1, -1.2f, -1.1f, -1.9f}, params, 0, counts), 3);  // -2, -2.4, -2.2, -1.9
 }
 
 TEST(Sampler, PresenceAndFrequencyPenaltiesCountTheAnswerOnly) {
   TokenCounts counts;
-  counts.AddPrompt(0);
-  counts.AddAnswer(1);
-  counts.AddAnswer(1);
-  counts.AddAnswer(2);
+  counts.Add(0, /*answer=*/false);
+  counts.Add(1, /*answer=*/true);
+  counts.Add(1, /*answer=*/true);
+  counts.Add(2, /*answer=*/true);
   v1::SamplingParams presence = Params(0);
   presence.set_presence_penalty(1);
   EXPECT_EQ(Sample({1, 1.9f, 1.8f}, presence, 0, counts), 0);  // 1, 0.9, 0.8
@@ -175,12 +175,24 @@ TEST(Sampler, PresenceAndFrequencyPenaltiesCountTheAnswerOnly) {
   EXPECT_EQ(Sample({0, 2.5f, 1.7f}, frequency, 0, counts), 2);  // 0, 0.5, 0.7
 }
 
+TEST(TokenCounts, WhatIsTakenBackLeavesNothing) {
+  TokenCounts counts;
+  counts.Add(0, /*answer=*/false);
+  counts.Add(0, /*answer=*/true);
+  counts.Add(1, /*answer=*/true);
+  counts.Remove(0, /*answer=*/true);
+  counts.Remove(1, /*answer=*/true);
+  ASSERT_EQ(counts.counts().size(), 1u);
+  EXPECT_EQ(counts.counts().at(0).all, 1);
+  EXPECT_EQ(counts.counts().at(0).answer, 0);
+}
+
 TEST(Sampler, SurvivesAbsurdPenalties) {
   v1::SamplingParams params = Params();
   params.set_repetition_penalty(1e-40f);
   TokenCounts counts;
-  counts.AddPrompt(0);
-  counts.AddPrompt(1);
+  counts.Add(0, /*answer=*/false);
+  counts.Add(1, /*answer=*/false);
   EXPECT_EQ(Sample({1, -1, 3}, params, 0, counts), 0);
 }
 

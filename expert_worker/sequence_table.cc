@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "base/status.h"
 
 namespace braid {
@@ -57,6 +58,61 @@ void SequenceTable::Release(SequenceId id) {
 void SequenceTable::Clear() {
   for (const auto& [id, sequence] : sequences_) blocks_.Release(sequence.cache.blocks);
   sequences_.clear();
+}
+
+void SequenceTable::Note(const v1::SequenceChunk& chunk) {
+  Sequence& sequence = *Find(SequenceId(chunk.sequence()));
+  Sequence::LastChunk& last = sequence.last_chunk;
+  last.position = sequence.length;
+  last.counted.clear();
+  if (UsesCounts(sequence.start.sampling())) last.counted.assign(chunk.tokens().begin(), chunk.tokens().end());
+  last.conv = SaveConvColumns(*config_, sequence.cache, sequence.length, chunk.tokens_size());
+  last.error = sequence.error;
+}
+
+void SequenceTable::Advance(const v1::SequenceChunk& chunk) {
+  Sequence& sequence = *Find(SequenceId(chunk.sequence()));
+  int position = sequence.length;
+  for (const TokenId token : sequence.last_chunk.counted) sequence.counts.Add(token, sequence.InAnswer(position++));
+  sequence.length += chunk.tokens_size();
+}
+
+std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
+  absl::flat_hash_set<SequenceId> kept;
+  std::vector<uint64_t> missing;
+  for (const v1::SequenceKept& keep : begin.keep()) {
+    const SequenceId id(keep.sequence());
+    Sequence* const sequence = Find(id);
+    if (sequence && keep.length() <= static_cast<uint32_t>(sequence->length) &&
+        RollBack(*sequence, static_cast<int>(keep.length()))) {
+      kept.insert(id);
+    } else {
+      kept.erase(id);
+      missing.push_back(keep.sequence());
+    }
+  }
+  std::vector<SequenceId> forgotten;
+  for (const auto& [id, sequence] : sequences_) {
+    if (!kept.contains(id)) forgotten.push_back(id);
+  }
+  for (const SequenceId id : forgotten) Release(id);
+  return missing;
+}
+
+bool SequenceTable::RollBack(Sequence& sequence, int length) const {
+  const Sequence::LastChunk last = std::exchange(sequence.last_chunk, {});
+  if (last.position != length) return sequence.length == length;
+  // The logits that score the next prompt token are gone.
+  const bool scores = sequence.start.want_prompt_logprobs() && !sequence.InAnswer(length);
+  if (sequence.length > length && scores) return false;
+  if (sequence.length > length) {
+    int position = length;
+    for (const TokenId token : last.counted) sequence.counts.Remove(token, sequence.InAnswer(position++));
+  }
+  RestoreConvColumns(*config_, last.conv, length, &sequence.cache);
+  sequence.length = length;
+  sequence.error = last.error;
+  return true;
 }
 
 Sequence* SequenceTable::Find(SequenceId id) {

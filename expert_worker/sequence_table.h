@@ -19,11 +19,21 @@ struct Sequence {
   v1::SequenceStart start;
   SequenceCache cache;  // with all blocks it will ever need
   int length = 0;       // positions [0, length) are in the cache
-  TokenCounts counts;   // kept only if its sampling has penalties
+  bool InAnswer(int position) const { return position >= static_cast<int>(start.prompt_tokens()); }
+  TokenCounts counts;  // kept only if its sampling has penalties
   // Logits behind the last prompt token so far, kept while prompt scores are wanted: they score the first token of the
   // next chunk. Empty otherwise.
   std::vector<float> score_next;
   std::string error;  // not empty: its logits were not finite
+
+  // What its last chunk changes, noted before it is run.
+  struct LastChunk {
+    int position = -1;             // -1: it cannot be taken back
+    std::vector<TokenId> counted;  // its tokens, if they are counted
+    std::vector<float> conv;       // see SaveConvColumns
+    std::string error;             // what it was
+  };
+  LastChunk last_chunk;
 };
 
 // The sequences of one worker and the KV blocks they hold. The router decides; this refuses what contradicts itself.
@@ -40,12 +50,23 @@ class SequenceTable {
   void Release(SequenceId id);
   void Clear();
 
+  // A chunk is about to be run: from here on it can be taken back. REQUIRES: CheckChunks, as for Advance.
+  void Note(const v1::SequenceChunk& chunk);
+  // The chunk that was noted is in the cache.
+  void Advance(const v1::SequenceChunk& chunk);
+  // A new epoch begins: takes the last chunk of each sequence back, if it was run in part or is not committed, and
+  // forgets all others. Returns those that are not here or cannot be brought to that length; they are forgotten as
+  // well. What is kept is bit for bit as if the chunk had never been.
+  std::vector<uint64_t> Keep(const v1::Begin& begin);
+
   // Null if unknown. Valid until it is released.
   Sequence* Find(SequenceId id);
   int size() const { return static_cast<int>(sequences_.size()); }
   const BlockAllocator& blocks() const { return blocks_; }
 
  private:
+  bool RollBack(Sequence& sequence, int length) const;
+
   const ModelConfig* config_;
   const KvPool* kv_;
   const int sequences_max_;

@@ -53,8 +53,9 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRun
   for (const v1::SequenceStart& start : plan.start()) RETURN_IF_ERROR(table_.Start(start));
   RETURN_IF_ERROR(CheckChunks(plan, *config_, options_.step_tokens_max, table_));
 
+  for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Note(chunk);
   RETURN_IF_ERROR(forward_(MakeChunks(plan), experts, &logits_));
-  AdvanceSequences(plan);
+  for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Advance(chunk);
 
   v1::StepDone done;
   RunJobs(MakeJobs(plan, &done));
@@ -74,17 +75,6 @@ std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
                       .logits = LogitsOf(chunk, sequence)});
   }
   return chunks;
-}
-
-void StepRunner::AdvanceSequences(const v1::StepPlan& plan) {
-  for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    Sequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
-    const bool count = UsesCounts(sequence.start.sampling());
-    for (const int32_t token : chunk.tokens()) {
-      const bool in_prompt = sequence.length++ < static_cast<int>(sequence.start.prompt_tokens());
-      if (count) in_prompt ? sequence.counts.AddPrompt(token) : sequence.counts.AddAnswer(token);
-    }
-  }
 }
 
 std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::StepDone* done) {

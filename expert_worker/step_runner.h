@@ -32,9 +32,13 @@ class StepRunner {
   StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options);
 
   // Everything of the plan: releases, starts, then one forward pass over the chunks and what is sampled from it. Fills
-  // sampled and prompt_scores. On an error the step is void and so are the sequences: Clear() and begin a new epoch.
-  // kInvalidArgument or kResourceExhausted if the plan contradicts itself or our state, else what `experts` returned.
+  // sampled and prompt_scores. On an error the step is void, and nothing can be run until a Begin has said which
+  // sequences go on. kInvalidArgument or kResourceExhausted if the plan contradicts itself or our state, else what
+  // `experts` returned.
   absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan, ExpertRunner& experts);
+
+  // Brings the sequences to where this says, also after an error of Run; see SequenceTable::Keep.
+  std::vector<uint64_t> Begin(const v1::Begin& begin) { return table_.Keep(begin); }
 
   // Drops every sequence.
   void Clear() { table_.Clear(); }
@@ -45,7 +49,6 @@ class StepRunner {
   struct Job;
 
   std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
-  void AdvanceSequences(const v1::StepPlan& plan);
   // What is to be done with the rows of logits; the jobs write into `done`.
   std::vector<Job> MakeJobs(const v1::StepPlan& plan, v1::StepDone* done);
   void AddPromptScores(const v1::SequenceChunk& chunk, Sequence& sequence, float* rows, std::vector<Job>* jobs,

@@ -14,14 +14,14 @@
 #include <vector>
 
 #include "base/status.h"
-#include "expert_worker/epoch_member.h"
 #include "expert_worker/exchange/in_process.h"
 #include "expert_worker/exchange/ucx.h"
+#include "expert_worker/load_weights.h"
 #include "expert_worker/memory.h"
 #include "expert_worker/probe.h"
 #include "expert_worker/router_link.h"
 #include "expert_worker/step_runner.h"
-#include "expert_worker/step_thread.h"
+#include "expert_worker/worker_threads.h"
 #include "kernels/thread_pool.h"
 #include "model/engine.h"
 #include "model/experts.h"
@@ -50,6 +50,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
     return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", kStepRowsMax));
   }
   if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
+  if (options.expert_slots < 0) return InvalidArgument("expert_slots must not be negative");
   if (options.exchange != "ucx" && options.exchange != "inprocess") {
     return InvalidArgument("exchange must be ucx or inprocess, not " + options.exchange);
   }
@@ -104,11 +105,16 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
   hello.set_context_tokens_max(
       static_cast<uint32_t>(std::min<int64_t>(config.context_tokens_max, int64_t{kv_blocks} * kKvBlockTokens)));
   hello.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
+  hello.set_moe_layers(static_cast<uint32_t>(config.moe_layer_count()));
+  const int experts = config.moe_layer_count() * config.experts;
+  const int slots = options.expert_slots > 0 ? std::min(options.expert_slots, experts) : experts;
+  hello.set_expert_slots(static_cast<uint32_t>(slots));
+  hello.set_group(options.group);
   return hello;
 }
 
 // Members in the order in which they use each other; destruction runs the other way: the link lets go of the router,
-// the step thread stops, then what it used goes.
+// the threads stop, then what they used goes.
 class WorkerImpl : public Worker {
  public:
   WorkerImpl(const ModelFile* model, const WorkerOptions& options, Metrics* metrics, int kv_blocks,
@@ -126,17 +132,25 @@ class WorkerImpl : public Worker {
                 {.step_tokens_max = options.step_tokens_max,
                  .sequences_max = options.sequences_max,
                  .masked = TokensToMask(*model)}),
-        member_(&config_, &runner_, &engine_->experts(), &pool_, exchanges_.get(), &probe_,
-                {.step_tokens_max = options.step_tokens_max, .exchange_timeout = options.exchange_timeout}),
-        steps_(&member_),
-        link_(options.channel ? options.channel : Dial(options.router), MakeHello(*model, options, kv_blocks), &steps_,
-              &probe_) {
+        threads_({.config = &config_,
+                  .ffn = &engine_->experts(),
+                  .pool = &pool_,
+                  .exchanges = exchanges_.get(),
+                  .load_experts =
+                      [model](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
+                        return LoadExperts(*model, placement, rank, stop);
+                      },
+                  .step_tokens_max = options.step_tokens_max,
+                  .exchange_timeout = options.exchange_timeout},
+                 &runner_, &probe_),
+        link_(options.channel ? options.channel : Dial(options.router), MakeHello(*model, options, kv_blocks),
+              &threads_, &probe_) {
     probe_.model_bytes.Set(static_cast<double>(model->weight_bytes()));
   }
 
   std::string NotReady() const override {
     std::string reason = link_.NotAttached();
-    if (reason.empty() && steps_.configured_epoch() == 0) reason = "waiting for the router to begin an epoch";
+    if (reason.empty() && threads_.serving_epoch() == 0) reason = "waiting for the router to begin an epoch";
     return reason;
   }
 
@@ -150,8 +164,7 @@ class WorkerImpl : public Worker {
   const std::unique_ptr<Engine> engine_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
-  EpochMember member_;
-  StepThread steps_;
+  WorkerThreads threads_;
   RouterLink link_;
 };
 

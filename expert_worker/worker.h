@@ -20,11 +20,13 @@ struct WorkerOptions {
   std::string router = "127.0.0.1:7070";   // used if `channel` is null
   std::shared_ptr<grpc::Channel> channel;  // in-process
   std::string name;                        // default host:pid
+  std::string group;                       // workers that name the same one belong together; empty: the router chooses
   std::string exchange = "ucx";            // "inprocess": peers are threads of this process (braid serve, tests)
   int threads = 0;                         // 0: one per core this process may use
   uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
+  int expert_slots = 0;  // experts there is memory for here, counted over all layers; 0: all
   absl::Duration exchange_timeout = absl::Seconds(30);
   absl::Duration exchange_spin = absl::ZeroDuration();  // ucx polls this long before it sleeps
   std::string ucx_transports = "tcp,posix,self";

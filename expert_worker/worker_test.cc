@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <functional>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "absl/synchronization/mutex.h"
@@ -54,11 +56,17 @@ class FakeRouter : public v1::WorkerControl::Service {
     absl::MutexLock lock(&mutex_);
     streams_[stream].stream->Write(message);
   }
-  void WaitForHeartbeat(int stream) {
+  // The next heartbeat of which `wanted` is true.
+  v1::Heartbeat WaitForHeartbeat(
+      int stream, const std::function<bool(const v1::Heartbeat&)>& wanted = [](const auto&) { return true; }) {
     absl::MutexLock lock(&mutex_);
-    const int before = streams_[stream].beats;
-    const auto beaten = [&] { return streams_[stream].beats > before; };
-    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&beaten), kPatience));
+    int seen = streams_[stream].beats;
+    const auto beaten = [&] { return streams_[stream].beats > seen; };
+    do {
+      seen = streams_[stream].beats;
+      EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&beaten), kPatience));
+    } while (streams_[stream].beats > seen && !wanted(streams_[stream].beat));
+    return streams_[stream].beat;
   }
   // Ends the stream from the router's side.
   void Close(int stream) {
@@ -84,6 +92,7 @@ class FakeRouter : public v1::WorkerControl::Service {
     Stream* stream = nullptr;
     std::deque<v1::AttachRequest> said;
     int beats = 0;
+    v1::Heartbeat beat;  // the last one
   };
 
   grpc::Status Attach(grpc::ServerContext* context, Stream* stream) override {
@@ -100,6 +109,7 @@ class FakeRouter : public v1::WorkerControl::Service {
       const bool leaving = message.has_leaving();
       if (message.has_heartbeat()) {
         ++streams_[id].beats;
+        streams_[id].beat = message.heartbeat();
       } else {
         streams_[id].said.push_back(message);
       }
@@ -121,6 +131,23 @@ v1::AttachResponse Prepare(uint64_t epoch, int rank, int size) {
   message.mutable_prepare()->set_epoch(epoch);
   message.mutable_prepare()->set_rank(rank);
   message.mutable_prepare()->set_size(size);
+  return message;
+}
+
+v1::AttachResponse Stop(uint64_t epoch) {
+  v1::AttachResponse message;
+  message.mutable_stop()->set_epoch(epoch);
+  return message;
+}
+
+v1::AttachResponse Begin(uint64_t epoch, const std::vector<std::pair<uint64_t, uint32_t>>& keep = {}) {
+  v1::AttachResponse message;
+  message.mutable_begin()->set_epoch(epoch);
+  for (const auto& [sequence, length] : keep) {
+    v1::SequenceKept* kept = message.mutable_begin()->add_keep();
+    kept->set_sequence(sequence);
+    kept->set_length(length);
+  }
   return message;
 }
 
@@ -153,6 +180,8 @@ void AddChunk(v1::StepPlan* plan, uint64_t id, uint32_t position, const std::vec
 // A router, a model, and workers on streams 0, 1, ... in the order in which they are started.
 class Cluster {
  public:
+  using Answers = std::vector<std::vector<TokenId>>;  // of the sequences 1 and 2
+
   explicit Cluster(std::string exchange = "inprocess") : exchange_(std::move(exchange)) {}
 
   WorkerOptions Options() {
@@ -173,19 +202,26 @@ class Cluster {
     return *std::move(worker);
   }
 
-  // Prepare and Configure on the first `size` streams, expert e at rank e % size.
-  void BeginEpoch(uint64_t epoch, int size, int first_stream = 0) {
-    std::vector<std::string> addresses;
+  // Makes `size` workers ready for `epoch`, from `first_stream` on: expert e is at rank e % size, and at the next one,
+  // too, if it is even.
+  void SetUp(uint64_t epoch, int size, int first_stream = 0) {
     for (int rank = 0; rank < size; ++rank) router_.Send(first_stream + rank, Prepare(epoch, rank, size));
+    v1::AttachResponse message;
+    message.mutable_configure()->set_epoch(epoch);
     for (int rank = 0; rank < size; ++rank) {
       const v1::AttachRequest prepared = router_.Next(first_stream + rank);
       ASSERT_EQ(prepared.prepared().epoch(), epoch) << prepared.ShortDebugString();
-      addresses.push_back(prepared.prepared().address());
+      message.mutable_configure()->add_addresses(prepared.prepared().address());
     }
-    v1::AttachResponse message;
-    message.mutable_configure()->set_epoch(epoch);
-    for (const std::string& address : addresses) message.mutable_configure()->add_addresses(address);
-    for (int e = 0; e < model_.config().experts; ++e) message.mutable_configure()->add_expert_rank(e % size);
+    for (int layer = 0; layer < model_.config().moe_layer_count(); ++layer) {
+      v1::LayerPlacement* placement = message.mutable_configure()->add_placement();
+      for (int e = 0; e < model_.config().experts; ++e) {
+        std::set<int> ranks = {e % size};
+        if (e % 2 == 0) ranks.insert((e + 1) % size);
+        placement->add_replicas(static_cast<uint32_t>(ranks.size()));
+        for (const int rank : ranks) placement->add_ranks(static_cast<uint32_t>(rank));
+      }
+    }
     for (int rank = 0; rank < size; ++rank) router_.Send(first_stream + rank, message);
     for (int rank = 0; rank < size; ++rank) {
       const v1::AttachRequest configured = router_.Next(first_stream + rank);
@@ -193,25 +229,43 @@ class Cluster {
     }
   }
 
-  // The tokens of one sequence per rank, with an epoch of `size` workers.
-  std::vector<std::vector<TokenId>> Generate(uint64_t epoch, int size, int tokens) {
-    std::vector<std::vector<TokenId>> answers(2);
-    for (int step = 1; step <= tokens; ++step) {
-      std::vector<v1::AttachResponse> plans(size, Plan(epoch, step));
-      for (int s = 0; s < 2; ++s) {
-        v1::StepPlan* plan = plans[s % size].mutable_step_plan();
-        if (step == 1) {
-          AddStart(plan, s + 1, 3);
-          AddChunk(plan, s + 1, 0, {4 + s, 7, 9});
-        } else {
-          AddChunk(plan, s + 1, 1 + step, {answers[s].back()});
-        }
+  // Sets up and begins, keeping nothing.
+  void BeginEpoch(uint64_t epoch, int size, int first_stream = 0) {
+    SetUp(epoch, size, first_stream);
+    for (int rank = 0; rank < size; ++rank) router_.Send(first_stream + rank, Begin(epoch));
+    for (int rank = 0; rank < size; ++rank) {
+      const v1::AttachRequest begun = router_.Next(first_stream + rank);
+      ASSERT_EQ(begun.begun().epoch(), epoch) << begun.ShortDebugString();
+    }
+  }
+
+  // Both sequences' next step, each on its worker (one for all if `size` is 1).
+  static std::vector<v1::AttachResponse> Plans(uint64_t epoch, uint64_t step, int size, const Answers& answers) {
+    std::vector<v1::AttachResponse> plans(size, Plan(epoch, step));
+    for (int s = 0; s < 2; ++s) {
+      v1::StepPlan* plan = plans[s % size].mutable_step_plan();
+      if (answers[s].empty()) {
+        AddStart(plan, s + 1, 3);
+        AddChunk(plan, s + 1, 0, {4 + s, 7, 9});
+      } else {
+        AddChunk(plan, s + 1, Length(answers[s]), {answers[s].back()});
       }
+    }
+    return plans;
+  }
+  // Committed positions of a sequence that has said this much.
+  static uint32_t Length(const std::vector<TokenId>& answer) { return 2 + static_cast<uint32_t>(answer.size()); }
+
+  // The tokens of two sequences, after `tokens` more steps in an epoch of `size` workers.
+  Answers Generate(uint64_t epoch, int size, int tokens, Answers answers = Answers(2)) {
+    for (int step = 1; step <= tokens; ++step) {
+      const std::vector<v1::AttachResponse> plans = Plans(epoch, step, size, answers);
       for (int rank = 0; rank < size; ++rank) router_.Send(rank, plans[rank]);
       for (int rank = 0; rank < size; ++rank) {
         const v1::AttachRequest done = router_.Next(rank);
         EXPECT_TRUE(done.has_step_done()) << done.ShortDebugString();
-        EXPECT_EQ(done.step_done().step(), step);
+        EXPECT_EQ(done.step_done().step(), static_cast<uint64_t>(step));
+        EXPECT_EQ(done.step_done().expert_rows_size(), model_.config().moe_layer_count() * model_.config().experts);
         for (const v1::Sampled& sampled : done.step_done().sampled()) {
           answers[sampled.sequence() - 1].push_back(sampled.token().token());
         }
@@ -241,6 +295,9 @@ TEST(Worker, SaysWhatItCanDo) {
   EXPECT_EQ(hello.model_digest(), cluster.model().digest());
   EXPECT_EQ(hello.vocab_size(), static_cast<uint32_t>(TinyWorkerModel::kVocab));
   EXPECT_EQ(hello.expert_count(), 8u);
+  EXPECT_EQ(hello.moe_layers(), 3u);
+  EXPECT_EQ(hello.expert_slots(), 24u);
+  EXPECT_EQ(hello.epoch(), 0u);
   EXPECT_EQ(hello.context_tokens_max(), 512u);
   EXPECT_EQ(hello.exchange(), "inprocess");
   EXPECT_EQ(hello.kv_blocks(), 256u);
@@ -253,6 +310,18 @@ TEST(Worker, SaysWhatItCanDo) {
   cluster.BeginEpoch(1, 1);
   EXPECT_EQ(worker->NotReady(), "");
   EXPECT_NE(cluster.metrics()->Serialize().find("braid_worker_kv_blocks 256"), std::string::npos);
+}
+
+TEST(Worker, SaysWhereItBelongsAndHowManyExpertsFit) {
+  Cluster cluster;
+  WorkerOptions options = cluster.Options();
+  options.group = "rack 7";
+  options.expert_slots = 5;
+  auto worker = Worker::Start(&cluster.model(), options, cluster.metrics());
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  const v1::Hello hello = cluster.router().Welcome(0);
+  EXPECT_EQ(hello.group(), "rack 7");
+  EXPECT_EQ(hello.expert_slots(), 5u);
 }
 
 TEST(Worker, TwoGiveTheTokensOfOneOverEveryTransport) {
@@ -304,10 +373,97 @@ TEST(Worker, IgnoresMessagesOfOtherEpochs) {
   cluster.router().Send(0, Plan(4, 1));
   cluster.router().Send(0, Prepare(5, 0, 1));
   cluster.router().Send(0, Prepare(2, 0, 1));
+  cluster.router().Send(0, Begin(5));
+  cluster.router().Send(0, Stop(4));
   EXPECT_EQ(cluster.Generate(5, 1, 2)[0].size(), 2u);
 }
 
-TEST(Worker, AHigherEpochWakesAStepThatWaitsForAPeer) {
+TEST(Worker, ServesWhileTheNextEpochIsSetUpAndSequencesGoOnInIt) {
+  for (const char* exchange : {"inprocess", "ucx"}) {
+    Cluster calm;
+    auto alone = calm.StartWorker();
+    calm.BeginEpoch(1, 1);
+    const Cluster::Answers expected = calm.Generate(1, 1, 9);
+
+    Cluster cluster(exchange);
+    auto first = cluster.StartWorker(), second = cluster.StartWorker();
+    cluster.BeginEpoch(1, 2);
+    Cluster::Answers answers = cluster.Generate(1, 2, 3);
+    for (int rank = 0; rank < 2; ++rank) cluster.router().Send(rank, Prepare(2, 1 - rank, 2));
+    for (int rank = 0; rank < 2; ++rank) EXPECT_TRUE(cluster.router().Next(rank).has_prepared());
+    // Epoch 2 never comes about; nobody minds.
+    cluster.SetUp(3, 2);
+    const auto plans = Cluster::Plans(1, 4, 2, answers);
+    for (int rank = 0; rank < 2; ++rank) cluster.router().Send(rank, plans[rank]);
+    for (int rank = 0; rank < 2; ++rank) {
+      const v1::AttachRequest done = cluster.router().Next(rank);
+      ASSERT_EQ(done.step_done().sampled_size(), 1) << done.ShortDebugString();
+      answers[rank].push_back(done.step_done().sampled(0).token().token());
+    }
+    for (uint64_t rank = 0; rank < 2; ++rank) {
+      cluster.router().Send(rank, Begin(3, {{rank + 1, Cluster::Length(answers[rank])}, {77, 5}}));
+      const v1::AttachRequest begun = cluster.router().Next(rank);
+      ASSERT_EQ(begun.begun().epoch(), 3u) << begun.ShortDebugString();
+      ASSERT_EQ(begun.begun().missing_size(), 1);
+      EXPECT_EQ(begun.begun().missing(0), 77u);
+    }
+    EXPECT_EQ(cluster.Generate(3, 2, 5, answers), expected) << exchange;
+  }
+}
+
+// Rank 0 has run a part of the step when the epoch ends: it waits for rank 1, which has no plan.
+TEST(Worker, AStepThatIsStoppedNeverHappened) {
+  for (const char* exchange : {"inprocess", "ucx"}) {
+    Cluster calm;
+    auto alone = calm.StartWorker();
+    calm.BeginEpoch(1, 1);
+    const Cluster::Answers expected = calm.Generate(1, 1, 9);
+
+    Cluster cluster(exchange);
+    auto first = cluster.StartWorker(), second = cluster.StartWorker();
+    cluster.BeginEpoch(1, 2);
+    Cluster::Answers answers = cluster.Generate(1, 2, 4);
+    cluster.router().Send(0, Cluster::Plans(1, 5, 2, answers)[0]);
+    const v1::Heartbeat waiting = cluster.router().WaitForHeartbeat(
+        0, [](const v1::Heartbeat& beat) { return beat.waiting_for_size() == 1 && beat.waited_ms() > 0; });
+    EXPECT_EQ(waiting.epoch(), 1u);
+    EXPECT_EQ(waiting.waiting_for(0), 1u);
+    const v1::Heartbeat idle =
+        cluster.router().WaitForHeartbeat(1, [](const v1::Heartbeat& beat) { return beat.epoch() == 1; });
+    EXPECT_LT(idle.phase(), waiting.phase());
+    EXPECT_EQ(idle.waited_ms(), 0u);
+    // One after the other: a rank whose peer stops first has lost it, and says so.
+    for (int rank = 0; rank < 2; ++rank) {
+      cluster.router().Send(rank, Stop(1));
+      cluster.router().WaitForHeartbeat(rank, [](const v1::Heartbeat& beat) { return beat.epoch() == 0; });
+    }
+    cluster.SetUp(2, 2);
+    for (uint64_t rank = 0; rank < 2; ++rank) {
+      cluster.router().Send(rank, Begin(2, {{rank + 1, Cluster::Length(answers[rank])}}));
+      const v1::AttachRequest begun = cluster.router().Next(rank);
+      ASSERT_EQ(begun.begun().epoch(), 2u) << begun.ShortDebugString();
+      EXPECT_EQ(begun.begun().missing_size(), 0);
+    }
+    EXPECT_EQ(cluster.Generate(2, 2, 5, answers), expected) << exchange;
+  }
+}
+
+TEST(Worker, AStepThatWasDoneHereButNotEverywhereNeverHappened) {
+  Cluster cluster;
+  auto first = cluster.StartWorker(), second = cluster.StartWorker();
+  cluster.BeginEpoch(1, 2);
+  const Cluster::Answers expected = cluster.Generate(1, 2, 6);
+  Cluster::Answers answers = expected;
+  for (std::vector<TokenId>& answer : answers) answer.pop_back();
+  cluster.SetUp(2, 2);
+  for (uint64_t rank = 0; rank < 2; ++rank) {
+    cluster.router().Send(rank, Begin(2, {{rank + 1, Cluster::Length(answers[rank])}}));
+    EXPECT_EQ(cluster.router().Next(rank).begun().missing_size(), 0);
+  }
+  EXPECT_EQ(cluster.Generate(2, 2, 1, answers), expected);
+}
+
+TEST(Worker, BeginWakesAStepThatWaitsForAPeer) {
   for (const char* exchange : {"inprocess", "ucx"}) {
     Cluster cluster(exchange);
     auto first = cluster.StartWorker(), second = cluster.StartWorker();
@@ -318,14 +474,59 @@ TEST(Worker, AHigherEpochWakesAStepThatWaitsForAPeer) {
   }
 }
 
+TEST(Worker, APeerThatIsGoneIsAFaultThatNamesItAndTheSurvivorGoesOn) {
+  Cluster cluster;
+  auto first = cluster.StartWorker(), second = cluster.StartWorker();
+  cluster.BeginEpoch(1, 2);
+  Cluster::Answers answers = cluster.Generate(1, 2, 4);
+  second.reset();
+  cluster.router().Send(0, Cluster::Plans(1, 5, 2, answers)[0]);
+  const v1::AttachRequest fault = cluster.router().Next(0);
+  ASSERT_EQ(fault.fault().step(), 5u) << fault.ShortDebugString();
+  ASSERT_EQ(fault.fault().suspect_ranks_size(), 1);
+  EXPECT_EQ(fault.fault().suspect_ranks(0), 1u);
+  cluster.SetUp(2, 1);
+  cluster.router().Send(0, Begin(2, {{1, Cluster::Length(answers[0])}}));
+  EXPECT_EQ(cluster.router().Next(0).begun().missing_size(), 0);
+  v1::AttachResponse plan = Plan(2, 1);
+  AddChunk(plan.mutable_step_plan(), 1, Cluster::Length(answers[0]), {answers[0].back()});
+  cluster.router().Send(0, plan);
+  EXPECT_EQ(cluster.router().Next(0).step_done().sampled_size(), 1);
+}
+
+TEST(Worker, AnAddressThatMakesNoSenseIsAFaultOfTheSetUpAlone) {
+  Cluster cluster;
+  auto worker = cluster.StartWorker();
+  cluster.BeginEpoch(1, 1);
+  cluster.router().Send(0, Prepare(2, 0, 2));
+  const v1::AttachRequest prepared = cluster.router().Next(0);
+  v1::AttachResponse message;
+  message.mutable_configure()->set_epoch(2);
+  message.mutable_configure()->add_addresses(prepared.prepared().address());
+  message.mutable_configure()->add_addresses("junk");
+  for (int layer = 0; layer < cluster.model().config().moe_layer_count(); ++layer) {
+    v1::LayerPlacement* placement = message.mutable_configure()->add_placement();
+    for (int e = 0; e < cluster.model().config().experts; ++e) {
+      placement->add_replicas(1);
+      placement->add_ranks(0);
+    }
+  }
+  cluster.router().Send(0, message);
+  const v1::AttachRequest fault = cluster.router().Next(0);
+  EXPECT_EQ(fault.fault().epoch(), 2u) << fault.ShortDebugString();
+  EXPECT_EQ(fault.fault().step(), 0u);
+  EXPECT_EQ(worker->NotReady(), "");
+  EXPECT_EQ(cluster.Generate(1, 1, 2)[0].size(), 2u);
+}
+
 TEST(Worker, AttachesAgainAfterTheStreamIsLostInTheMiddleOfAStep) {
   Cluster cluster;
   auto first = cluster.StartWorker(), second = cluster.StartWorker();
   cluster.BeginEpoch(9, 2);
   cluster.router().Send(0, Plan(9, 1));
   cluster.router().Close(0);
-  cluster.router().Welcome(2);
-  cluster.BeginEpoch(1, 1, /*first_stream=*/2);  // another router may count from the beginning
+  EXPECT_EQ(cluster.router().Welcome(2).epoch(), 9u) << "so that another router begins above it";
+  cluster.BeginEpoch(1, 1, /*first_stream=*/2);  // it need not
   EXPECT_EQ(first->NotReady(), "");
 }
 
@@ -369,6 +570,7 @@ TEST(Worker, RefusesOptionsThatCannotWork) {
   EXPECT_EQ(refused([](auto& o) { o.threads = -1; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto& o) { o.step_tokens_max = 0; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto& o) { o.sequences_max = 0; }), StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& o) { o.expert_slots = -1; }), StatusCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto& o) { o.kv_bytes = uint64_t{1} << 60; }), StatusCode::kResourceExhausted);
   EXPECT_EQ(refused([](auto& o) { o.kv_bytes = 1; }), StatusCode::kResourceExhausted);
 }

@@ -44,6 +44,7 @@ struct ModelConfig {
 
   int layer_count() const { return static_cast<int>(layers.size()); }
   bool is_moe_layer(int layer) const { return experts > 0 && layer >= dense_layers; }
+  int moe_layer_count() const { return experts > 0 ? layer_count() - dense_layers : 0; }
   int attention_layer_count() const;
   int conv_layer_count() const { return layer_count() - attention_layer_count(); }
   int kv_dim() const { return kv_heads * head_dim; }

@@ -22,7 +22,7 @@ class Engine {
 
   // Runs one step over `chunks` (may be empty: the MoE layers still run, for the peers' sake). `logits` gets (L, V)
   // rows in the order of the chunks and positions that asked for them. On an error nothing of the step may be used;
-  // sequences can go on from any position <= the chunk's after a rollback of at most kConvColumns - (C - 1) positions.
+  // sequences can go on from where their chunks began, see SaveConvColumns.
   // REQUIRES: at most kStepRowsMax rows over all chunks.
   virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
 

@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "base/check.h"
 
 // The arena is (attention layers, blocks, 2, kKvBlockTokens, kv_dim): a layer of a step reads one stretch of it.
@@ -11,7 +13,37 @@ namespace {
 
 size_t BlockFloats(int kv_dim) { return size_t{2} * kKvBlockTokens * static_cast<size_t>(kv_dim); }
 
+// Calls visit(offset of a column in SequenceCache::conv) for the columns before `position` that a token there reads, in
+// all layers.
+template <typename Visit>
+void ForEachColumnBefore(const ModelConfig& config, int position, const Visit& visit) {
+  for (int layer = 0; layer < config.conv_layer_count(); ++layer) {
+    for (int p = std::max(0, position - (config.conv_taps - 1)); p < position; ++p) {
+      visit((static_cast<size_t>(layer) * kConvColumns + p % kConvColumns) * config.model_dim);
+    }
+  }
+}
+
 }  // namespace
+
+std::vector<float> SaveConvColumns(const ModelConfig& config, const SequenceCache& cache, int position, int tokens) {
+  std::vector<float> saved;
+  if (tokens <= kConvColumns - (config.conv_taps - 1)) return saved;
+  ForEachColumnBefore(config, position, [&](size_t at) {
+    saved.insert(saved.end(), cache.conv.begin() + at, cache.conv.begin() + at + config.model_dim);
+  });
+  return saved;
+}
+
+void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved, int position, SequenceCache* cache) {
+  if (saved.empty()) return;
+  const float* column = saved.data();
+  ForEachColumnBefore(config, position, [&](size_t at) {
+    std::copy_n(column, config.model_dim, cache->conv.begin() + at);
+    column += config.model_dim;
+  });
+  CHECK(column == saved.data() + saved.size());
+}
 
 KvPool::KvPool(const ModelConfig& config, int blocks)
     : blocks_(blocks),

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/config.h"
@@ -12,8 +13,9 @@ namespace braid {
 // Positions per KV block. Attention walks the context in pieces of this many, combined in a fixed order, so it is part
 // of what makes answers reproducible: not a tuning knob.
 inline constexpr int kKvBlockTokens = 32;
-// Columns kept per conv layer and sequence, addressed by position modulo this. More than C - 1, so that a few steps in
-// flight can be rolled back by simply going on from an earlier position.
+// Columns kept per conv layer and sequence, addressed by position modulo this. More than C - 1, so that a run of up to
+// kConvColumns - (C - 1) tokens is taken back by simply going on from where it began; for longer ones see
+// SaveConvColumns.
 inline constexpr int kConvColumns = 16;
 
 // What a sequence has behind it: which KV blocks are its own and its conv columns. The worker owns it and decides which
@@ -22,6 +24,14 @@ struct SequenceCache {
   std::vector<int32_t> blocks;  // block i holds positions [i * kKvBlockTokens, (i + 1) * kKvBlockTokens)
   std::vector<float> conv;      // (conv layers, kConvColumns, D)
 };
+
+// Rolling back a run of `tokens` tokens from `position`, whether it was completed, failed in any layer, or never began:
+// keys and values are addressed by position, so they are overwritten. The C - 1 conv columns before `position` must be
+// what they were: a run that is longer than the ring allows overwrites them, so they are saved before it and put back
+// to take it back. Saves nothing (an empty vector) if they survive.
+std::vector<float> SaveConvColumns(const ModelConfig& config, const SequenceCache& cache, int position, int tokens);
+// REQUIRES: `saved` is what SaveConvColumns gave for this position.
+void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved, int position, SequenceCache* cache);
 
 // The arena of KV blocks of one worker, float32, allocated once (untouched pages cost nothing). Not thread-safe;
 // different blocks may be used from different threads.

@@ -111,7 +111,8 @@ class Endpoint : public MetricsEndpoint {
     } else if (target == "/readyz") {
       const std::string reason = options_.not_ready ? options_.not_ready() : "";
       if (!reason.empty()) response->result(http::status::service_unavailable);
-      response->body() = reason.empty() ? "ready\n" : reason + "\n";
+      const std::string warning = reason.empty() && options_.warning ? options_.warning() : "";
+      response->body() = (reason.empty() ? "ready" : reason) + (warning.empty() ? "" : "; " + warning) + "\n";
     } else {
       response->result(http::status::not_found);
       response->body() = "try /metrics, /livez or /readyz\n";

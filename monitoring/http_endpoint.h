@@ -16,7 +16,9 @@ class MetricsEndpoint {
   struct Options {
     std::string host = "127.0.0.1";
     int port = 0;                            // 0: any free one
-    std::function<std::string()> not_ready;  // empty string: ready; else the reason. Called on the server's thread.
+    // Both are called on the server's thread and may be empty.
+    std::function<std::string()> not_ready;  // empty string: ready; else the reason
+    std::function<std::string()> warning;    // what whoever runs this should know while it is ready; empty: nothing
   };
   // `metrics` must outlive the endpoint. kUnavailable if the port is taken, naming it.
   static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(Metrics* metrics, Options options);

@@ -55,6 +55,7 @@ TEST(MetricsEndpoint, ServesMetricsAndHealth) {
   std::string reason = "waiting for the router";
   MetricsEndpoint::Options options;
   options.not_ready = [&reason] { return reason; };
+  options.warning = [] { return "unprotected: one worker"; };
   auto endpoint = MetricsEndpoint::Start(&metrics, options);
   ASSERT_TRUE(endpoint.ok()) << endpoint.status();
   const int port = (*endpoint)->port();
@@ -65,6 +66,7 @@ TEST(MetricsEndpoint, ServesMetricsAndHealth) {
   EXPECT_THAT(Get(port, "/readyz"), HasSubstr("waiting for the router"));
   reason = "";
   EXPECT_THAT(Get(port, "/readyz"), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(Get(port, "/readyz"), HasSubstr("ready; unprotected: one worker"));
   EXPECT_THAT(Get(port, "/other"), StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Get(port, "/metrics", "POST"), StartsWith("HTTP/1.1 405"));
 

@@ -16,6 +16,8 @@ FakeWorker::FakeWorker(const std::string& name, uint64_t kv_blocks) {
   hello_.set_step_tokens_max(128);
   hello_.set_exchange("inprocess");
   hello_.set_expert_count(4);
+  hello_.set_moe_layers(1);
+  hello_.set_expert_slots(4);
   hello_.set_context_tokens_max(4096);
   hello_.set_vocab_size(kVocab);
 }
@@ -36,20 +38,27 @@ std::optional<v1::AttachRequest> FakeWorker::On(const v1::AttachResponse& messag
   v1::AttachRequest answer;
   switch (message.message_case()) {
     case v1::AttachResponse::kPrepare:
-      if (message.prepare().epoch() <= epoch_) Complain("the epoch did not rise");
-      epoch_ = message.prepare().epoch();
-      step_ = 0;
-      sequences_.clear();
-      answer.mutable_prepared()->set_epoch(epoch_);
+      if (message.prepare().epoch() <= std::max(epoch_, next_epoch_)) Complain("the epoch did not rise");
+      next_epoch_ = message.prepare().epoch();
+      answer.mutable_prepared()->set_epoch(next_epoch_);
       answer.mutable_prepared()->set_address(hello_.name());
       return answer;
     case v1::AttachResponse::kConfigure:
-      if (message.configure().epoch() != epoch_) return std::nullopt;
-      if (message.configure().expert_rank_size() != 4) Complain("the placement has another number of experts");
-      answer.mutable_configured()->set_epoch(epoch_);
+      if (message.configure().epoch() != next_epoch_) return std::nullopt;
+      if (message.configure().placement_size() != static_cast<int>(hello_.moe_layers())) {
+        Complain("the placement has another number of layers");
+      }
+      answer.mutable_configured()->set_epoch(next_epoch_);
       return answer;
+    case v1::AttachResponse::kBegin:
+      if (message.begin().epoch() != next_epoch_) return std::nullopt;
+      *answer.mutable_begun() = Begin(message.begin());
+      return answer;
+    case v1::AttachResponse::kStop:
+      if (message.stop().epoch() == epoch_) stopped_ = true;
+      return std::nullopt;
     case v1::AttachResponse::kStepPlan:
-      if (message.step_plan().epoch() != epoch_) return std::nullopt;
+      if (message.step_plan().epoch() != epoch_ || stopped_) return std::nullopt;
       return Run(message.step_plan());
     case v1::AttachResponse::kHeartbeat:
       answer.mutable_heartbeat()->set_epoch(epoch_);
@@ -59,6 +68,26 @@ std::optional<v1::AttachRequest> FakeWorker::On(const v1::AttachResponse& messag
       return std::nullopt;
   }
   return std::nullopt;
+}
+
+v1::Begun FakeWorker::Begin(const v1::Begin& begin) {
+  epoch_ = std::exchange(next_epoch_, 0);
+  step_ = 0;
+  stopped_ = false;
+  v1::Begun begun;
+  begun.set_epoch(epoch_);
+  std::map<uint64_t, Sequence> before = std::exchange(sequences_, {});
+  for (const v1::SequenceKept& kept : begin.keep()) {
+    auto found = before.find(kept.sequence());
+    if (found == before.end() || found->second.tokens.size() < kept.length()) {
+      Complain("asked to keep what is not here");
+      begun.add_missing(kept.sequence());
+      continue;
+    }
+    found->second.tokens.resize(kept.length());
+    sequences_.insert(std::move(*found));
+  }
+  return begun;
 }
 
 TokenId FakeWorker::Next(std::span<const TokenId> tokens, int prompt_tokens, uint64_t seed) {

@@ -39,13 +39,15 @@ class FakeWorker {
     std::vector<TokenId> tokens;
   };
   static TokenId Next(std::span<const TokenId> tokens, int prompt_tokens, uint64_t seed);
+  v1::Begun Begin(const v1::Begin& begin);
   v1::AttachRequest Run(const v1::StepPlan& plan);
   void Apply(const v1::StepPlan& plan);
   void Extend(const v1::SequenceChunk& chunk, v1::StepDone& done);
   void Complain(const std::string& complaint) { complaints_.push_back(hello_.name() + ": " + complaint); }
 
   v1::Hello hello_;
-  uint64_t epoch_ = 0;
+  uint64_t epoch_ = 0, next_epoch_ = 0;
+  bool stopped_ = false;
   uint64_t step_ = 0;
   std::map<uint64_t, Sequence> sequences_;
   std::vector<std::string> complaints_;

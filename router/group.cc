@@ -39,9 +39,18 @@ std::optional<int> Group::PickOwner(uint64_t blocks) const {
   };
   std::optional<int> best;
   for (int rank = 0; rank < size(); ++rank) {
-    if (HasRoom(worker(rank), blocks) && (!best || load(rank) < load(*best))) best = rank;
+    if (worker(rank).draining || !HasRoom(worker(rank), blocks)) continue;
+    if (!best || load(rank) < load(*best)) best = rank;
   }
   return best;
+}
+
+double Group::idlest_share() const {
+  double least = 1;
+  for (const Worker& w : workers_) {
+    least = std::min(least, static_cast<double>(w.kv_blocks_used) / static_cast<double>(w.kv_blocks_total));
+  }
+  return least;
 }
 
 void Group::Reserve(int rank, uint64_t blocks) {

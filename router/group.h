@@ -9,7 +9,7 @@
 namespace braid {
 
 // The workers of one epoch as the scheduler sees them: how much memory each has and how much of it is promised. Members
-// are named by rank. There is one group now; with several, each is one of these, and the scheduler first picks a group.
+// are named by rank.
 class Group {
  public:
   struct Worker {
@@ -19,6 +19,7 @@ class Group {
     int step_tokens_max = 0;  // rows of one step
     uint64_t kv_blocks_used = 0;
     int sequences = 0;
+    bool draining = false;  // gets no new sequences
   };
 
   // REQUIRES: at least one worker, kv_block_tokens >= 1.
@@ -39,7 +40,12 @@ class Group {
   // promised, then the fewest sequences, then the lowest rank. Knowing which worker has a prompt's prefix cached would
   // come first here. nullopt if nobody has room now.
   std::optional<int> PickOwner(uint64_t blocks) const;
-  // REQUIRES: PickOwner could have answered `rank`.
+  // Whether `rank` has room for them now, draining or not.
+  bool HasRoom(int rank, uint64_t blocks) const { return HasRoom(worker(rank), blocks); }
+  // The smallest share of its KV that a worker has promised: how busy the group is.
+  double idlest_share() const;
+  void SetDraining(int rank) { workers_.at(static_cast<size_t>(rank)).draining = true; }
+  // REQUIRES: HasRoom(rank, blocks).
   void Reserve(int rank, uint64_t blocks);
   void Release(int rank, uint64_t blocks);
 

@@ -36,8 +36,20 @@ void AddFlags(CLI::App& app, Flags& flags) {
     app.add_option(name, value, help)->capture_default_str()->envname(variable);
   };
   add("--listen", router.listen, "host:port for gateways and workers; port 0 picks one", "BRAID_ROUTER_LISTEN");
-  add("--workers", router.workers, "expert workers of the group; serving starts when this many are attached",
+  add("--workers", router.workers,
+      "expert workers that a group begins to serve with; it goes on with fewer, and takes in more",
       "BRAID_ROUTER_WORKERS");
+  add("--workers-max", router.workers_max, "expert workers of a group; further ones stand by. 0: no limit",
+      "BRAID_ROUTER_WORKERS_MAX");
+  add("--groups", router.groups, "groups that workers without --group are spread over", "BRAID_ROUTER_GROUPS");
+  add("--replica-experts", router.replica_experts,
+      "per layer, hot experts that a worker may hold beyond its even share: the memory for replicas",
+      "BRAID_ROUTER_REPLICA_EXPERTS");
+  add("--rebalance-experts", router.rebalance_experts, "per layer, experts that one rebalancing may move or replicate",
+      "BRAID_ROUTER_REBALANCE_EXPERTS");
+  AddMilliseconds(app, "--rebalance-interval-ms", router.rebalance_interval,
+                  "experts are placed anew by their load at most this often")
+      ->envname("BRAID_ROUTER_REBALANCE_INTERVAL_MS");
   add("--step-tokens", router.step_tokens, "rows of one step over all workers", "BRAID_ROUTER_STEP_TOKENS");
   add("--chunk-tokens", router.chunk_tokens, "longest piece of one prompt in a step", "BRAID_ROUTER_CHUNK_TOKENS");
   add("--sequences-max", router.sequences_max, "sequences running at once", "BRAID_ROUTER_SEQUENCES_MAX");
@@ -63,7 +75,11 @@ absl::Status Run(const Flags& flags, StopSignal& stop) {
   if (flags.metrics_port >= 0) {
     ASSIGN_OR_RETURN(endpoint, MetricsEndpoint::Start(&metrics, {.host = flags.metrics_host,
                                                                  .port = flags.metrics_port,
-                                                                 .not_ready = [&] { return router->NotReady(); }}));
+                                                                 .not_ready = [&] { return router->NotReady(); },
+                                                                 .warning = [&] {
+                                                                   const std::string what = router->Unprotected();
+                                                                   return what.empty() ? "" : "unprotected: " + what;
+                                                                 }}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
   while (!stop.Wait(absl::Hours(1))) {

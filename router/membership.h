@@ -2,6 +2,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,107 +12,167 @@
 #include "base/ids.h"
 #include "braid/v1/worker.pb.h"
 #include "router/actions.h"
+#include "router/placement.h"
 #include "router/router.h"
 
 namespace braid {
 
-// Who belongs to the group, decided here and nowhere else. Workers attach and say what they have; when enough are
-// there, an epoch is set up in two rounds and then serves until one member is lost, leaves or reports a fault:
+// Who belongs to one group and which experts each member holds, decided here and nowhere else, by epochs. Two epochs
+// live side by side: the one that serves and the next one, which is set up in the background:
 //
-//    kWaiting --enough workers--> kPreparing --all Prepared--> kConfiguring --all Configured--> kServing
-//        ^------------- a member lost, leaving, faulty, or silent for too long ----------------------|
+//    next:     none --> preparing --all Prepared--> connecting --all Configured--> ready --Begin--> (serves)
+//                ^------ a member lost, a fault, too late ------|
+//    serving:  none --Begin--> beginning --all Begun--> running
+//                ^------ a member lost, a fault, Stop ------|
 //
-// Workers beyond the number needed stand by and take a lost one's place at once. Silence is the only evidence against a
-// worker besides its stream's end: a Fault accuses but does not convict, so the same members get another epoch, after a
-// delay that grows while nothing succeeds.
+// A worker that joins, one that leaves, and experts that move are all the same: a next epoch with other members or
+// another placement, prepared while the serving one goes on, and one step boundary. After a loss there is nothing to go
+// on with, so the survivors' next epoch is all that happens.
+//
+// Workers accuse, this decides. A fault convicts nobody: the same members try again after a pause that grows. Members
+// that cannot reach each other (a set-up fails, a link is found to be cut) are another matter: the one that most others
+// cannot reach sits out for a while, a newcomer before one that served, the higher rank if nothing else tells.
 //
 // Pure: time is an argument. Thread-compatible.
 class Membership {
  public:
-  static constexpr int kAttachedMax = 4096;
-  static constexpr absl::Duration kSetupTimeout = absl::Seconds(30);  // members abort a step and connect within this
+  static constexpr absl::Duration kPrepareTimeout = absl::Seconds(5);    // to open an endpoint
+  static constexpr absl::Duration kConfigureTimeout = absl::Minutes(5);  // to read in experts, perhaps from a slow disk
   static constexpr absl::Duration kRetryMin = absl::Milliseconds(100);
   static constexpr absl::Duration kRetryMax = absl::Seconds(5);
+  static constexpr absl::Duration kBenchMin = absl::Seconds(1);
+  static constexpr absl::Duration kBenchMax = absl::Seconds(60);
+  // Accusations of one failure come in within this time; then it is judged.
+  static constexpr absl::Duration kJudgeDelay = absl::Milliseconds(250);
+  // How long the sequences of a worker that leaves get to end there; then they go on elsewhere, prefilled again.
+  static constexpr absl::Duration kLeavePatience = absl::Seconds(10);
+  // After its router has restarted, a group that has served before waits this long for all to come back.
+  static constexpr absl::Duration kRejoinGrace = absl::Seconds(2);
 
   struct Member {
     WorkerId id;
     v1::Hello hello;
   };
-
-  // Epoch numbers start above `before`: a router that starts later must be given a larger one, so that workers can tell
-  // its messages from those of its predecessor. Decisions are appended to `actions`, which must outlive *this.
-  Membership(const RouterOptions& options, Epoch before, std::vector<Action>* actions);
-
-  // A stream was opened. kResourceExhausted if there are too many.
-  absl::Status OnOpened(WorkerId worker, absl::Time now);
-  // A message of an attached worker came: it lives.
-  void OnHeard(WorkerId worker, absl::Time now);
-  // An error means that the worker broke the protocol or does not fit this group: close it.
-  absl::Status OnHello(WorkerId worker, const v1::Hello& hello, absl::Time now);
-  absl::Status OnPrepared(WorkerId worker, const v1::Prepared& prepared);
-  absl::Status OnConfigured(WorkerId worker, const v1::Configured& configured);
-  void OnFault(WorkerId worker, const v1::Fault& fault, absl::Time now);
-  void OnLeaving(WorkerId worker);
-  // The stream is over. Unknown workers are ignored.
-  void OnLost(WorkerId worker);
-  // The epoch has completed a step.
-  void OnProgress() { retry_delay_ = kRetryMin; }
-
-  // Sends heartbeats, gives up the silent and the late, starts an epoch when it can.
-  void Advance(absl::Time now);
-  // Lets leaving workers go. Call between steps.
-  void ReleaseLeaving();
-  // Closes workers that did not answer in time.
-  void Evict(const std::vector<WorkerId>& late, const std::string& what);
-  // Closes one worker, or all of them.
-  void Close(WorkerId worker, absl::Status status);
-  void CloseAll(const absl::Status& status);
-
-  // Members by rank while an epoch serves; empty otherwise.
-  const std::vector<Member>& serving() const { return serving_; }
-  // Of the epoch that serves or is being set up, or the last one.
-  Epoch epoch() const { return epoch_; }
-  std::optional<int> RankOf(WorkerId worker) const;  // in the serving epoch
-  bool attached(WorkerId worker) const { return attached_.contains(worker); }
-  bool heard_hello(WorkerId worker) const;
-  // Attached workers that have said Hello, by id. Valid until the next non-const call.
-  std::vector<std::pair<WorkerId, const v1::Hello*>> Attached() const;
-  int attached_count() const { return static_cast<int>(attached_.size()); }
-  // Why no epoch serves, for people; empty if one does.
-  std::string NotReady() const;
-
- private:
-  enum class State { kWaiting, kPreparing, kConfiguring, kServing };
-  struct Worker {
-    std::optional<v1::Hello> hello;
-    absl::Time heard;  // its last message
-    absl::Time said;   // our last message
-    bool leaving = false;
-    bool answered = false;  // the current round of the set-up
-    std::string address;
+  struct View {  // the members of an epoch, by rank
+    Epoch epoch;
+    std::vector<Member> members;
+    Placement placement;
+    std::optional<int> RankOf(WorkerId worker) const;
+    std::vector<WorkerId> ids() const;
+  };
+  // Why the serving epoch ended, if it did.
+  enum class Loss {
+    kFault,  // a member could not go on, or has left; nobody is gone without a word
+    kCrash,  // a member is gone without a word
   };
 
-  void Send(WorkerId worker, v1::AttachResponse message);
-  bool IsMember(WorkerId worker) const;
-  bool AllAnswered() const;
-  std::vector<WorkerId> Candidates() const;
-  void GiveUpSilent(absl::Time now);
-  void SendHeartbeats(absl::Time now);
-  void StartEpoch(absl::Time now);
-  void Configure();
-  void EndEpoch();
+  // Epoch numbers are taken from `last_epoch`, which all groups share and which starts above those of any earlier
+  // router. Decisions are appended to `actions`. Both must outlive *this.
+  Membership(std::string name, const RouterOptions& options, Epoch* last_epoch, std::vector<Action>* actions);
 
+  void OnJoined(WorkerId worker, const v1::Hello& hello, absl::Time now);
+  // An error means that the worker broke the protocol: close it.
+  absl::Status OnPrepared(WorkerId worker, const v1::Prepared& prepared, absl::Time now);
+  absl::Status OnConfigured(WorkerId worker, const v1::Configured& configured);
+  absl::Status OnBegun(WorkerId worker, const v1::Begun& begun);
+  void OnFault(WorkerId worker, const v1::Fault& fault, absl::Time now);
+  // The worker wants to leave. It stays a member until it is drained, or kLeavePatience has passed.
+  void OnLeaving(WorkerId worker, absl::Time now);
+  // It owns no sequence any more.
+  void OnDrained(WorkerId worker, absl::Time now);
+  // The worker is gone: it will never say anything again.
+  void OnLost(WorkerId worker, absl::Time now);
+  // Two members of the serving epoch that both live cannot reach each other.
+  void OnCut(WorkerId one, WorkerId other, absl::Time now);
+  // The epoch has completed a step.
+  void OnProgress();
+
+  // Another placement is wanted, see Rebalanced.
+  void Rebalance() { rebalance_ = true; }
+  // Sets up what is due. `load` as in PlacementProblem.
+  void Advance(absl::Time now, std::span<const double> load);
+
+  // Not null when the next epoch can begin: at once if none serves, else at a step boundary.
+  const View* ready() const { return next_ && next_->stage == Stage::kReady ? &next_->view : nullptr; }
+  // The next epoch serves from now on; `keep` by rank. REQUIRES: ready().
+  void Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Time now);
+
+  // The epoch that serves; steps may be sent once it is running(). nullptr if none serves.
+  const View* serving() const { return serving_ ? &*serving_ : nullptr; }
+  bool running() const { return serving_ && beginning_.empty(); }
+  // How the last serving epoch ended; cleared by the call.
+  std::optional<Loss> TakeLoss() { return std::exchange(loss_, std::nullopt); }
+  // The placement that Rebalance would lead to. REQUIRES: serving().
+  std::optional<Placement> Rebalanced(std::span<const double> load) const;
+
+  const std::string& name() const { return name_; }
+  bool has(WorkerId worker) const { return members_.contains(worker); }
+  int size() const { return static_cast<int>(members_.size()); }
+  // Workers that may be let go: they leave, and no epoch needs them. `idle`: the group has nothing to do, so even the
+  // last one may go.
+  std::vector<WorkerId> Releasable(bool idle) const;
+  // All that are left are leaving.
+  bool dissolving() const { return serving_ && Candidates(absl::InfiniteFuture()).empty(); }
+  bool leaving(WorkerId worker) const { return members_.at(worker).leave_at.has_value(); }
+  // Why no epoch serves, or not for long, for people; empty if one does.
+  std::string NotReady() const;
+  // What the next loss of a worker would break, for people; empty if nothing.
+  std::string Unprotected() const;
+
+ private:
+  enum class Stage { kPreparing, kConnecting, kReady };
+  struct Candidate {
+    v1::Hello hello;
+    absl::Time joined;
+    std::optional<absl::Time> leave_at;
+    absl::Time benched_until = absl::InfinitePast();
+    absl::Duration bench = kBenchMin;  // how long the next time
+  };
+  struct Next {
+    View view;
+    Stage stage = Stage::kPreparing;
+    std::set<WorkerId> silent;  // have not answered the current round
+    std::map<WorkerId, std::string> addresses;
+    absl::Time deadline;
+  };
+
+  void Send(WorkerId worker, v1::AttachResponse message) {
+    actions_->push_back(SendToWorker{worker, std::move(message)});
+  }
+  std::vector<WorkerId> Candidates(absl::Time now) const;
+  // The members that an epoch set up now would have, in rank order; empty: not yet.
+  std::vector<WorkerId> Wanted(absl::Time now) const;
+  bool MayStart(const std::vector<WorkerId>& wanted, absl::Time now) const;
+  std::optional<Placement> PlacementFor(const std::vector<WorkerId>& ids, std::span<const double> load,
+                                        int moves_max) const;
+  void StartNext(std::vector<WorkerId> ids, absl::Time now);
+  void Connect(std::span<const double> load, absl::Time now);
+  void AbandonNext(absl::Time now);
+  void StopServing(Loss loss);
+  void Accuse(WorkerId accuser, WorkerId accused, absl::Time now);
+  void Judge(absl::Time now);
+  void Bench(WorkerId worker, absl::Time now);
+
+  const std::string name_;
   const RouterOptions options_;
-  State state_ = State::kWaiting;
-  Epoch epoch_;
-  std::map<WorkerId, Worker> attached_;
-  std::vector<WorkerId> ranks_;  // members by rank of the epoch that serves or is being set up
-  std::vector<Member> serving_;
-  absl::Time setup_deadline_;
+  Epoch* const last_epoch_;
+  std::vector<Action>* const actions_;
+
+  std::map<WorkerId, Candidate> members_;
+  std::optional<View> serving_;
+  std::set<WorkerId> beginning_;  // members of serving_ that have not said Begun
+  std::optional<Next> next_;
+  std::optional<Loss> loss_;
+  Placement memory_;  // what members have in memory: the placement of the last epoch that served
+  bool has_served_ = false;
+  bool rebalance_ = false;
+
+  std::map<WorkerId, std::set<WorkerId>> accusers_;  // by accused
+  std::optional<absl::Time> judge_at_;
+  int faults_ = 0;  // in steps, since the last progress
   absl::Time retry_at_ = absl::InfinitePast();
   absl::Duration retry_delay_ = kRetryMin;
-  absl::Time advanced_ = absl::InfiniteFuture();
-  std::vector<Action>* const actions_;
+  std::string problem_;  // why the last attempt failed, for people
 };
 
 }  // namespace braid

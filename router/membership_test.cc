@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "router/fake_worker.h"
 
 namespace braid {
 namespace {
@@ -11,257 +13,262 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::SizeIs;
-
-constexpr Epoch kBefore(1000);
-
-v1::Hello NewHello(const std::string& name = "worker") {
-  v1::Hello hello;
-  hello.set_name(name);
-  hello.set_model_digest("digest");
-  hello.set_kv_blocks(100);
-  hello.set_kv_block_tokens(32);
-  hello.set_sequences_max(10);
-  hello.set_step_tokens_max(64);
-  hello.set_exchange("inprocess");
-  hello.set_expert_count(8);
-  hello.set_context_tokens_max(1000);
-  hello.set_vocab_size(500);
-  return hello;
-}
 
 class MembershipTest : public ::testing::Test {
  protected:
-  explicit MembershipTest(int workers = 2) : options_{.workers = workers}, membership_(options_, kBefore, &actions_) {}
-
-  void Attach(uint32_t id) {
-    ASSERT_TRUE(membership_.OnOpened(WorkerId(id), now_).ok());
-    ASSERT_TRUE(membership_.OnHello(WorkerId(id), NewHello(), now_).ok());
+  explicit MembershipTest(RouterOptions options = {.workers = 2}) : options_(options) {}
+  void Join(uint32_t id, uint64_t served_in = 0) {
+    v1::Hello hello = FakeWorker(absl::StrCat("worker-", id)).hello();
+    hello.set_epoch(served_in);
+    membership_.OnJoined(WorkerId(id), hello, now_);
   }
-  absl::Status Prepared(uint32_t id) {
+  void Prepared(uint32_t id, uint64_t epoch = 0) {
     v1::Prepared prepared;
-    prepared.set_epoch(membership_.epoch().value);
+    prepared.set_epoch(epoch > 0 ? epoch : epoch_.value);
     prepared.set_address(absl::StrCat("address ", id));
-    return membership_.OnPrepared(WorkerId(id), prepared);
+    EXPECT_TRUE(membership_.OnPrepared(WorkerId(id), prepared, now_).ok());
   }
-  absl::Status Configured(uint32_t id) {
+  void Configured(uint32_t id) {
     v1::Configured configured;
-    configured.set_epoch(membership_.epoch().value);
-    return membership_.OnConfigured(WorkerId(id), configured);
+    configured.set_epoch(epoch_.value);
+    EXPECT_TRUE(membership_.OnConfigured(WorkerId(id), configured).ok());
   }
-  void SetUpEpoch(std::vector<uint32_t> ids) {
-    for (uint32_t id : ids) ASSERT_TRUE(Prepared(id).ok());
-    for (uint32_t id : ids) ASSERT_TRUE(Configured(id).ok());
+  void Begun(uint32_t id) {
+    v1::Begun begun;
+    begun.set_epoch(epoch_.value);
+    EXPECT_TRUE(membership_.OnBegun(WorkerId(id), begun).ok());
+  }
+  void Fault(uint32_t id, uint64_t epoch, std::vector<uint32_t> suspect_ranks) {
+    v1::Fault fault;
+    fault.set_epoch(epoch);
+    fault.set_message("something broke");
+    fault.mutable_suspect_ranks()->Add(suspect_ranks.begin(), suspect_ranks.end());
+    membership_.OnFault(WorkerId(id), fault, now_);
+  }
+  void Advance(absl::Duration time = absl::ZeroDuration()) {
+    now_ += time;
+    membership_.Advance(now_, {});
+  }
+  // Takes the next epoch, which has begun to be set up, until it serves.
+  void Serve(std::vector<uint32_t> ids) {
+    for (uint32_t id : ids) Prepared(id);
+    Advance();
+    for (uint32_t id : ids) Configured(id);
+    ASSERT_NE(membership_.ready(), nullptr);
+    membership_.Begin(std::vector<std::vector<v1::SequenceKept>>(ids.size()), now_);
+    for (uint32_t id : ids) Begun(id);
+    ASSERT_TRUE(membership_.running());
+    ASSERT_EQ(Members(), ids);
     actions_.clear();
   }
-  void Serve() {
-    Attach(1);
-    Attach(2);
-    membership_.Advance(now_);
-    SetUpEpoch({1, 2});
-    ASSERT_THAT(membership_.serving(), SizeIs(2));
+  void ServeWith(std::vector<uint32_t> ids) {
+    for (uint32_t id : ids) Join(id);
+    Advance();
+    Serve(ids);
   }
-  void Pass(absl::Duration time, std::vector<uint32_t> alive) {
-    for (absl::Time end = now_ + time; now_ < end;) {
-      now_ += absl::Milliseconds(100);
-      for (uint32_t id : alive) {
-        if (membership_.attached(WorkerId(id))) membership_.OnHeard(WorkerId(id), now_);
-      }
-      membership_.Advance(now_);
-    }
+  std::vector<uint32_t> Members() {
+    std::vector<uint32_t> ids;
+    if (membership_.serving() == nullptr) return ids;
+    for (WorkerId id : membership_.serving()->ids()) ids.push_back(id.value);
+    return ids;
   }
-  // What was sent since the last clear, by kind, as "<worker> <kind>".
+  // What was sent since the last call, as "<worker> <kind>".
   std::vector<std::string> Said() {
-    static constexpr const char* kNames[] = {"nothing", "welcome", "prepare", "configure", "plan", "heartbeat"};
+    static constexpr const char* kNames[] = {"nothing", "welcome",   "prepare", "configure",
+                                             "plan",    "heartbeat", "begin",   "stop"};
     std::vector<std::string> said;
-    for (const Action& action : actions_) {
-      if (const auto* send = std::get_if<SendToWorker>(&action)) {
-        if (!send->message.has_heartbeat()) {
-          said.push_back(absl::StrCat(send->worker.value, " ", kNames[send->message.message_case()]));
-        }
-      } else if (const auto* close = std::get_if<CloseWorker>(&action)) {
-        said.push_back(absl::StrCat(close->worker.value, " closed ", static_cast<int>(close->status.code())));
-      }
+    for (const Action& action : std::exchange(actions_, {})) {
+      const auto& send = std::get<SendToWorker>(action);
+      said.push_back(absl::StrCat(send.worker.value, " ", kNames[send.message.message_case()]));
     }
-    actions_.clear();
     return said;
   }
 
-  RouterOptions options_;
+  const RouterOptions options_;
+  Epoch epoch_{1000};
   std::vector<Action> actions_;
-  Membership membership_;
+  Membership membership_{"g", options_, &epoch_, &actions_};
   absl::Time now_ = absl::UnixEpoch();
 };
 
-TEST_F(MembershipTest, SetsUpAnEpochOnceEnoughWorkersAreAttached) {
-  Attach(1);
-  membership_.Advance(now_);
+TEST_F(MembershipTest, SetsUpAnEpochOnceEnoughWorkersAreThere) {
+  Join(1);
+  Advance();
   EXPECT_EQ(membership_.NotReady(), "waiting for 1 of 2 workers");
-  EXPECT_THAT(Said(), ElementsAre("1 welcome"));
-  Attach(2);
-  membership_.Advance(now_);
-  EXPECT_THAT(Said(), ElementsAre("2 welcome", "1 prepare", "2 prepare"));
-  EXPECT_GT(membership_.epoch(), kBefore);
-
-  EXPECT_TRUE(Prepared(2).ok());
   EXPECT_THAT(Said(), IsEmpty());
-  EXPECT_TRUE(Prepared(1).ok());
-  const auto& configure = std::get<SendToWorker>(actions_[0]).message.configure();
+  Join(2);
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare"));
+  EXPECT_GT(epoch_, Epoch(1000));
+  Prepared(2);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  Prepared(1);
+  Advance();
+  const auto& configure = std::get<SendToWorker>(actions_.at(0)).message.configure();
   EXPECT_THAT(configure.addresses(), ElementsAre("address 1", "address 2"));
-  EXPECT_THAT(configure.expert_rank(), ElementsAre(0, 0, 0, 0, 1, 1, 1, 1));
+  EXPECT_THAT(configure.placement(0).ranks(), ElementsAre(0, 1, 0, 1));
   EXPECT_THAT(Said(), ElementsAre("1 configure", "2 configure"));
-
-  EXPECT_TRUE(Configured(1).ok());
-  EXPECT_THAT(membership_.serving(), IsEmpty());
-  EXPECT_TRUE(Configured(2).ok());
-  ASSERT_THAT(membership_.serving(), SizeIs(2));
+  Configured(1);
+  EXPECT_EQ(membership_.ready(), nullptr);
+  Configured(2);
+  ASSERT_NE(membership_.ready(), nullptr);
+  membership_.Begin({{}, {}}, now_);
+  EXPECT_THAT(Said(), ElementsAre("1 begin", "2 begin"));
+  Begun(1);
+  EXPECT_FALSE(membership_.running());
+  Begun(2);
+  EXPECT_TRUE(membership_.running());
   EXPECT_EQ(membership_.NotReady(), "");
 }
 
-TEST_F(MembershipTest, RefusesAWorkerThatDiffersAndSaysInWhat) {
-  Attach(1);
-  ASSERT_TRUE(membership_.OnOpened(WorkerId(2), now_).ok());
-  v1::Hello odd = NewHello();
-  odd.set_model_digest("another");
-  absl::Status status = membership_.OnHello(WorkerId(2), odd, now_);
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(StdView(status.message())), HasSubstr("model_digest"));
-  odd = NewHello();
-  odd.set_expert_count(9);
-  EXPECT_THAT(std::string(StdView(membership_.OnHello(WorkerId(2), odd, now_).message())), HasSubstr("expert_count"));
-}
-
-TEST_F(MembershipTest, RefusesAHelloThatMakesNoSense) {
-  ASSERT_TRUE(membership_.OnOpened(WorkerId(1), now_).ok());
-  v1::Hello hello = NewHello();
-  hello.set_kv_blocks(~uint64_t{0});
-  EXPECT_EQ(membership_.OnHello(WorkerId(1), hello, now_).code(), absl::StatusCode::kInvalidArgument);
-  hello = NewHello();
-  hello.set_kv_block_tokens(0);
-  EXPECT_EQ(membership_.OnHello(WorkerId(1), hello, now_).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(membership_.OnHello(WorkerId(1), NewHello(), now_).ok());
-  EXPECT_FALSE(membership_.OnHello(WorkerId(1), NewHello(), now_).ok()) << "hello comes once";
-}
-
-TEST_F(MembershipTest, ALostMemberEndsTheEpochAndAnotherTakesItsPlace) {
-  Serve();
-  const Epoch first = membership_.epoch();
-  membership_.OnLost(WorkerId(1));
-  EXPECT_THAT(membership_.serving(), IsEmpty());
-  membership_.Advance(now_);
-  EXPECT_EQ(membership_.NotReady(), "waiting for 1 of 2 workers");
-  Attach(3);
-  membership_.Advance(now_);
-  EXPECT_GT(membership_.epoch(), first);
-  SetUpEpoch({2, 3});
-  EXPECT_EQ(membership_.RankOf(WorkerId(2)), 0);
-  EXPECT_EQ(membership_.RankOf(WorkerId(3)), 1);
-}
-
-TEST_F(MembershipTest, AStandbyTakesOverAtOnce) {
-  Serve();
-  Attach(3);
-  membership_.Advance(now_);
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
-  actions_.clear();
-  membership_.OnLost(WorkerId(2));
-  membership_.Advance(now_);
+TEST_F(MembershipTest, TheLossOfAMemberStopsTheOthersAndTheyGoOnWithoutIt) {
+  ServeWith({1, 2, 3});
+  membership_.OnLost(WorkerId(2), now_);
+  EXPECT_EQ(membership_.TakeLoss(), Membership::Loss::kCrash);
+  EXPECT_THAT(Said(), ElementsAre("1 stop", "3 stop"));
+  Advance();
   EXPECT_THAT(Said(), ElementsAre("1 prepare", "3 prepare"));
+  Serve({1, 3});
 }
 
-TEST_F(MembershipTest, TheLossOfAStandbyChangesNothing) {
-  Serve();
-  Attach(3);
-  membership_.OnLost(WorkerId(3));
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
+TEST_F(MembershipTest, AnArrivalIsSetUpWhileTheOthersServe) {
+  ServeWith({1, 2});
+  Join(3);
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare", "3 prepare"));
+  EXPECT_TRUE(membership_.running());
+  EXPECT_EQ(membership_.TakeLoss(), std::nullopt);
+  Serve({1, 2, 3});
 }
 
-TEST_F(MembershipTest, GivesUpASilentWorker) {
-  Serve();
-  Pass(options_.heartbeat_timeout, {1});
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
-  Pass(absl::Milliseconds(200), {1});
-  EXPECT_THAT(Said(), ElementsAre("2 closed 4"));
-  EXPECT_THAT(membership_.serving(), IsEmpty());
+TEST_F(MembershipTest, AnArrivalThatDiesInItsSetUpDisturbsNobody) {
+  ServeWith({1, 2});
+  Join(3);
+  Advance();
+  membership_.OnLost(WorkerId(3), now_);
+  Advance();
+  EXPECT_TRUE(membership_.running());
+  EXPECT_EQ(membership_.ready(), nullptr);
 }
 
-TEST_F(MembershipTest, GivesUpAStreamThatNeverSaysHello) {
-  ASSERT_TRUE(membership_.OnOpened(WorkerId(1), now_).ok());
-  Pass(options_.heartbeat_timeout + absl::Milliseconds(200), {});
-  EXPECT_THAT(Said(), ElementsAre("1 closed 4"));
+TEST_F(MembershipTest, AnArrivalThatCannotBeReachedSitsOutForGrowingTimes) {
+  ServeWith({1, 2});
+  Join(3);
+  Advance();
+  Said();
+  Fault(1, epoch_.value, {2});  // rank 2 is worker 3
+  Advance(Membership::kJudgeDelay);
+  EXPECT_THAT(Said(), IsEmpty());
+  Advance(Membership::kBenchMin);
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare", "3 prepare"));
+  Fault(3, epoch_.value, {0});  // whoever says it: the newcomer it is
+  Advance(Membership::kJudgeDelay);
+  Advance(Membership::kBenchMin);
+  EXPECT_THAT(Said(), IsEmpty());
+  Advance(Membership::kBenchMin);
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare", "3 prepare"));
+  EXPECT_TRUE(membership_.running());
 }
 
-TEST_F(MembershipTest, ARouterThatSleptAccusesNobody) {
-  Serve();
-  now_ += absl::Minutes(5);
-  membership_.Advance(now_);
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
-  Pass(options_.heartbeat_timeout + absl::Milliseconds(200), {1, 2});
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
-}
+class WithStandby : public MembershipTest {
+ protected:
+  WithStandby() : MembershipTest({.workers = 2, .workers_max = 2}) {}
+};
 
-TEST_F(MembershipTest, SendsHeartbeatsToEveryWorker) {
-  Serve();
-  Pass(options_.heartbeat * 4, {1, 2});
-  EXPECT_THAT(actions_, SizeIs(8));
-}
-
-TEST_F(MembershipTest, GivesUpWhoDoesNotAnswerTheSetUp) {
-  Attach(1);
-  Attach(2);
-  membership_.Advance(now_);
-  EXPECT_TRUE(Prepared(1).ok());
-  actions_.clear();
-  Pass(Membership::kSetupTimeout, {1, 2});
-  EXPECT_THAT(Said(), ElementsAre("2 closed 4"));
-  EXPECT_EQ(membership_.NotReady(), "waiting for 1 of 2 workers");
+TEST_F(WithStandby, AStandbyTakesALostOnesPlace) {
+  ServeWith({1, 2});
+  Join(3);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  membership_.OnLost(WorkerId(1), now_);
+  Said();
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
 }
 
 TEST_F(MembershipTest, AFaultStartsAnotherEpochWithTheSameMembersAfterAGrowingDelay) {
-  Serve();
-  v1::Fault fault;
-  fault.set_epoch(membership_.epoch().value);
-  membership_.OnFault(WorkerId(1), fault, now_);
-  membership_.OnFault(WorkerId(2), fault, now_);  // of the same trouble; the epoch is already over
-  EXPECT_THAT(membership_.serving(), IsEmpty());
-  membership_.Advance(now_);
+  ServeWith({1, 2});
+  Fault(1, epoch_.value, {1});
+  Fault(2, epoch_.value, {0});  // of the same trouble; the epoch is already over
+  EXPECT_EQ(membership_.TakeLoss(), Membership::Loss::kFault);
+  Said();
+  Advance();
   EXPECT_THAT(Said(), IsEmpty());
-  Pass(Membership::kRetryMin, {1, 2});
+  Advance(Membership::kRetryMin);
   EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare"));
+  Serve({1, 2});
+}
 
-  SetUpEpoch({1, 2});
-  fault.set_epoch(membership_.epoch().value);
-  membership_.OnFault(WorkerId(1), fault, now_);
-  Pass(Membership::kRetryMin, {1, 2});
-  EXPECT_THAT(Said(), IsEmpty());
-  Pass(Membership::kRetryMin, {1, 2});
-  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare"));
+TEST_F(MembershipTest, TwoThatCannotReachEachOtherAreParted) {
+  ServeWith({1, 2, 3});
+  membership_.OnCut(WorkerId(1), WorkerId(3), now_);
+  EXPECT_EQ(membership_.TakeLoss(), Membership::Loss::kFault);
+  Said();
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "2 prepare")) << "of two that accuse each other the higher rank goes";
+}
+
+TEST_F(MembershipTest, TheOneThatMostCannotReachSitsOut) {
+  ServeWith({1, 2, 3});
+  Fault(2, epoch_.value, {});
+  Advance(Membership::kRetryMin);
+  Said();
+  Fault(2, epoch_.value, {0});
+  Fault(3, epoch_.value, {0});
+  Advance(Membership::kJudgeDelay);
+  EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
+}
+
+TEST_F(MembershipTest, WhoDoesNotAnswerTheSetUpSitsOut) {
+  ServeWith({1, 2});
+  Fault(1, epoch_.value, {});
+  Advance(Membership::kRetryMin);
+  Prepared(1);
+  Said();
+  Advance(Membership::kPrepareTimeout);
+  EXPECT_THAT(Said(), ElementsAre("1 prepare"));
 }
 
 TEST_F(MembershipTest, IgnoresWhatBelongsToAnotherEpoch) {
-  Serve();
-  v1::Fault fault;
-  fault.set_epoch(membership_.epoch().value - 1);
-  membership_.OnFault(WorkerId(1), fault, now_);
-  v1::Prepared prepared;
-  prepared.set_epoch(membership_.epoch().value + 1);
-  EXPECT_TRUE(membership_.OnPrepared(WorkerId(1), prepared).ok());
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
+  ServeWith({1, 2});
+  Fault(1, epoch_.value - 1, {});
+  Prepared(1, epoch_.value + 1);
+  EXPECT_TRUE(membership_.running());
 }
 
 TEST_F(MembershipTest, AnAnswerThatWasNotAskedForBreaksTheProtocol) {
-  Serve();
-  EXPECT_FALSE(Prepared(1).ok());
-  EXPECT_FALSE(Configured(1).ok());
+  ServeWith({1, 2});
+  Join(3);
+  Advance();
+  v1::Prepared prepared;
+  prepared.set_epoch(epoch_.value);
+  EXPECT_TRUE(membership_.OnPrepared(WorkerId(1), prepared, now_).ok());
+  EXPECT_FALSE(membership_.OnPrepared(WorkerId(1), prepared, now_).ok());
+  v1::Configured configured;
+  configured.set_epoch(epoch_.value);
+  EXPECT_FALSE(membership_.OnConfigured(WorkerId(1), configured).ok());
 }
 
-TEST_F(MembershipTest, ALeavingWorkerGoesAtTheBoundaryAndIsNotAskedAgain) {
-  Serve();
-  membership_.OnLeaving(WorkerId(1));
-  EXPECT_THAT(membership_.serving(), SizeIs(2));
-  membership_.ReleaseLeaving();
-  EXPECT_THAT(Said(), ElementsAre("1 closed 0"));
-  EXPECT_THAT(membership_.serving(), IsEmpty());
+TEST_F(MembershipTest, ALeavingWorkerIsNeededUntilTheNextEpoch) {
+  ServeWith({1, 2});
+  membership_.OnLeaving(WorkerId(1), now_);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty()) << "it still has sequences";
+  membership_.OnDrained(WorkerId(1), now_);
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("2 prepare"));
+  EXPECT_THAT(membership_.Releasable(false), IsEmpty());
+  Serve({2});
+  EXPECT_THAT(membership_.Releasable(false), ElementsAre(WorkerId(1)));
+}
+
+TEST_F(MembershipTest, AfterARestartOfTheRouterThoseThatServedBeforeDoNotWaitForEver) {
+  Join(1, 77);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  Advance(Membership::kRejoinGrace);
+  EXPECT_THAT(Said(), ElementsAre("1 prepare"));
 }
 
 }  // namespace

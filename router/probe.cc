@@ -1,8 +1,5 @@
 #include "router/probe.h"
 
-#include <algorithm>
-#include <numeric>
-
 namespace braid {
 
 RouterProbe::RouterProbe(Metrics* metrics)
@@ -11,7 +8,11 @@ RouterProbe::RouterProbe(Metrics* metrics)
       queue_seconds(metrics->AddHistogram("braid_router_queue_seconds", "Time from arrival to reserved memory.",
                                           LatencyBuckets())),
       sequences_requeued(metrics->AddCounter("braid_router_sequences_requeued_total",
-                                             "Running sequences sent back to the queue by the loss of an epoch.")),
+                                             "Running sequences whose owner was lost: prefilled again.")),
+      sequences_kept(metrics->AddCounter("braid_router_sequences_kept_total",
+                                         "Running sequences that went on in the next epoch where they were.")),
+      quarantined(metrics->AddCounter("braid_router_sequences_quarantined_total",
+                                      "Sequences ended because workers crashed whenever they ran them.")),
       steps(metrics->AddCounter("braid_router_steps_total", "Steps committed.")),
       step_seconds(metrics->AddHistogram("braid_router_step_seconds", "Time from a step's plan to its commit.",
                                          TokenLatencyBuckets())),
@@ -24,15 +25,27 @@ RouterProbe::RouterProbe(Metrics* metrics)
                                                   "Of braid_router_worker_step_seconds_total, time spent waiting for "
                                                   "peers and moving bytes.")),
       expert_imbalance(metrics->AddGauge("braid_expert_imbalance_ratio",
-                                         "Rows of the busiest expert over the mean, over the last window of steps.")),
+                                         "Rows of the busiest expert of each layer over the mean, lately.")),
+      placement_imbalance(metrics->AddGauge("braid_placement_imbalance_ratio",
+                                            "Rows of the busiest worker of each layer over the mean, as placed now.")),
+      rebalances(metrics->AddCounter("braid_rebalances_total", "Times experts were moved because of their load.")),
+      experts_moved(metrics->AddCounter("braid_experts_moved_total",
+                                        "Experts read in by a worker because of a change of epoch, over all layers.")),
       kv_blocks_used(metrics->AddGauge("braid_kv_blocks_used", "KV blocks reserved for sequences, over all workers.")),
       kv_blocks_total(metrics->AddGauge("braid_kv_blocks", "KV blocks of all workers of the epoch.")),
-      ready(metrics->AddGauge("braid_router_ready", "1 while an epoch serves and nothing drains, else 0.")),
-      workers_wanted(metrics->AddGauge("braid_router_workers_wanted", "Workers that make the group complete.")),
+      ready(
+          metrics->AddGauge("braid_router_ready", "1 while an epoch serves, or did a moment ago, and nothing drains.")),
+      is_protected(metrics->AddGauge("braid_router_protected",
+                                     "1 while the loss of any one worker would be only a pause, else 0.")),
+      groups_ready(metrics->AddGauge("braid_router_groups_ready", "Groups in which an epoch serves.")),
+      workers_wanted(metrics->AddGauge("braid_router_workers_wanted", "Workers that all groups begin with.")),
       workers_attached(metrics->AddGauge("braid_router_workers_attached", "Workers attached, standby ones included.")),
       epoch(metrics->AddGauge("braid_router_epoch", "The epoch that serves; 0 if none does.")),
-      epochs_lost(
-          metrics->AddCounter("braid_router_epochs_lost_total", "Epochs ended by a loss, a fault or a leave.")) {
+      epochs_lost(metrics->AddCounter("braid_router_epochs_lost_total", "Epochs ended by a loss or a fault.")),
+      links_cut(metrics->AddCounter("braid_router_links_cut_total",
+                                    "Times two live workers were found not to reach each other.")),
+      epoch_pause_seconds(metrics->AddHistogram("braid_router_epoch_pause_seconds",
+                                                "Time without steps at a change of epoch.", LatencyBuckets())) {
   auto finished = [metrics](const char* reason) {
     return metrics->AddCounter("braid_router_sequences_finished_total", "Sequences ended, by reason.",
                                {{"reason", reason}});
@@ -47,15 +60,6 @@ RouterProbe::RouterProbe(Metrics* metrics)
   };
   prefill_rows = rows("prefill");
   decode_rows = rows("decode");
-}
-
-bool ExpertImbalance::EndStep(double* ratio) {
-  const double total = std::accumulate(rows_.begin(), rows_.end(), 0.0);
-  if (total == 0 || ++steps_ < kWindowSteps) return false;
-  *ratio = *std::max_element(rows_.begin(), rows_.end()) * static_cast<double>(rows_.size()) / total;
-  rows_.assign(rows_.size(), 0);
-  steps_ = 0;
-  return true;
 }
 
 }  // namespace braid

@@ -18,11 +18,17 @@ namespace braid {
 // workers' Hello.
 struct RouterOptions {
   std::string listen = "127.0.0.1:0";  // host:port; port 0 picks one; empty: in-process channels only
-  int workers = 1;                     // an epoch starts when this many are attached
-  int step_tokens = 512;               // rows of one step over all workers
-  int chunk_tokens = 256;              // longest prefill chunk of one sequence in a step
-  int sequences_max = 256;             // running at once
-  int queue_max = 1024;                // waiting for memory; beyond it RESOURCE_EXHAUSTED
+  int workers = 1;                     // a group begins to serve when this many are attached; then it goes on with
+                                       // those that are left, and takes in those that come
+  int workers_max = 0;                 // in one group; further ones stand by. 0: no limit
+  int groups = 1;                      // that workers without a group of their own are spread over
+  int replica_experts = 2;             // per layer: hot experts that a worker may hold beyond its even share
+  int rebalance_experts = 2;           // per layer: experts that one rebalancing may move or replicate
+  absl::Duration rebalance_interval = absl::Seconds(30);  // at most this often; infinite: never
+  int step_tokens = 512;                                  // rows of one step over all workers
+  int chunk_tokens = 256;                                 // longest prefill chunk of one sequence in a step
+  int sequences_max = 256;                                // running at once
+  int queue_max = 1024;                                   // waiting for memory; beyond it RESOURCE_EXHAUSTED
   absl::Duration heartbeat = absl::Milliseconds(500);
   absl::Duration heartbeat_timeout = absl::Seconds(2);
   absl::Duration step_timeout = absl::Seconds(120);
@@ -38,6 +44,8 @@ class Router {
   virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
   // Empty string when ready, else why not ("waiting for 1 of 2 workers", "draining").
   virtual std::string NotReady() const = 0;
+  // Empty string while the loss of any one worker would be only a pause, else what it would cost.
+  virtual std::string Unprotected() const = 0;
   // Refuses new work at once (UNAVAILABLE), lets running sequences finish until `grace` has passed, then ends.
   virtual void Shutdown(absl::Duration grace) = 0;
 };

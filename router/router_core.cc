@@ -12,33 +12,24 @@
 namespace braid {
 namespace {
 
-Scheduler::Limits LimitsOf(const RouterOptions& options) {
-  return {.step_tokens = options.step_tokens,
-          .chunk_tokens = options.chunk_tokens,
-          .sequences_max = options.sequences_max,
-          .queue_max = options.queue_max};
-}
-
-Group GroupOf(Epoch epoch, const std::vector<Membership::Member>& members) {
-  std::vector<Group::Worker> workers;
-  for (const Membership::Member& member : members) {
-    workers.push_back({.id = member.id,
-                       .kv_blocks_total = member.hello.kv_blocks(),
-                       .sequences_max = static_cast<int>(member.hello.sequences_max()),
-                       .step_tokens_max = static_cast<int>(member.hello.step_tokens_max())});
-  }
-  return Group(epoch, members.front().hello.kv_block_tokens(), std::move(workers));
-}
+constexpr size_t kAffinityEntriesMax = 1 << 16;
+// A group that knows a prompt's beginning is preferred until it is this much busier than the idlest one.
+constexpr double kAffinityWorth = 0.25;
 
 }  // namespace
 
 RouterCore::RouterCore(const RouterOptions& options, Epoch before, RouterProbe* probe)
-    : options_(options), probe_(probe), membership_(options, before, &actions_), scheduler_(LimitsOf(options)) {
+    : options_(options),
+      probe_(probe),
+      last_epoch_(before),
+      roster_(options, &actions_),
+      queue_(options.queue_max),
+      affinity_(kAffinityEntriesMax) {
   CHECK_OK(CheckOptions(options));
 }
 
 void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time now) {
-  absl::Status status = CheckAdmissible(request);
+  absl::Status status = CheckAdmissible(request, now);
   if (!status.ok()) {
     probe_->refused.Add();
     const bool retry = absl::IsUnavailable(status);
@@ -48,11 +39,11 @@ void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& re
   auto sequence = std::make_unique<Sequence>(id, request, now);
   if (std::optional<v1::SequenceFinished::Reason> reason = sequence->Finished()) {
     // The earlier call was cut between its last token and its end.
-    Accept(*sequence);
-    Finish(id, *reason);
+    Accept(*sequence, &actions_);
+    Finish(id, *reason, probe_, &actions_);
     return;
   }
-  status = scheduler_.Enqueue(std::move(sequence));
+  status = queue_.Push(std::move(sequence));
   if (!status.ok()) {
     probe_->refused.Add();
     actions_.push_back(EndSequence{id, std::move(status), kRetryWhenFull});
@@ -62,331 +53,311 @@ void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& re
 }
 
 void RouterCore::OnCancel(SequenceId id) {
-  if (scheduler_.Remove(id) != nullptr) probe_->cancelled.Add();
+  bool known = queue_.Remove(id) != nullptr;
+  for (const auto& [name, group] : groups_) known = known || group->Remove(id) != nullptr;
+  if (known) probe_->cancelled.Add();
 }
 
 void RouterCore::OnWorkerOpened(WorkerId worker, absl::Time now) {
   absl::Status status =
-      stopped_ ? absl::UnavailableError("the router is shutting down") : membership_.OnOpened(worker, now);
+      stopped_ ? absl::UnavailableError("the router is shutting down") : roster_.OnOpened(worker, now);
   if (!status.ok()) actions_.push_back(CloseWorker{worker, std::move(status)});
 }
 
 void RouterCore::OnWorkerMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now) {
-  if (!membership_.attached(worker)) return;
-  membership_.OnHeard(worker, now);
+  if (roster_.Find(worker) == nullptr) return;
+  roster_.OnHeard(worker, now);
   absl::Status status = Dispatch(worker, message, now);
-  if (!status.ok()) membership_.Close(worker, std::move(status));
-  FollowEpoch();
+  if (!status.ok()) Close(worker, std::move(status), now);
 }
 
-void RouterCore::OnWorkerLost(WorkerId worker) {
-  membership_.OnLost(worker);
-  FollowEpoch();
-}
+void RouterCore::OnWorkerLost(WorkerId worker, absl::Time now) { Forget(worker, now); }
 
 void RouterCore::Drain() {
   draining_ = true;
-  for (SequenceId id : scheduler_.Ids()) {
-    if (!scheduler_.Find(id)->accepted) {
-      Fail(id, absl::UnavailableError("the router is draining; try another"), kRetryWhenNotReady);
-    }
+  for (int i = queue_.size() - 1; i >= 0; --i) {
+    if (queue_.at(i).accepted) continue;
+    FailWaiting(queue_.at(i).id(), absl::UnavailableError("the router is draining; try another"));
   }
 }
 
-void RouterCore::Stop(const absl::Status& status) {
+void RouterCore::Stop(const absl::Status& status, absl::Time now) {
   draining_ = stopped_ = true;
-  for (SequenceId id : scheduler_.Ids()) Fail(id, status, kRetryWhenNotReady);
-  membership_.CloseAll(status);
-  FollowEpoch();
+  while (!roster_.workers().empty()) Close(roster_.workers().begin()->first, status, now);
+  HandOver(now);
+  while (queue_.size() > 0) FailWaiting(queue_.at(0).id(), status);
 }
 
 void RouterCore::Advance(absl::Time now) {
-  if (!step_) membership_.ReleaseLeaving();
-  GiveUpLateStep(now);
-  membership_.Advance(now);
-  FollowEpoch();
-  if (scheduler_.group() != nullptr) {
-    Admit(now);
-    IssueStep(now);
+  now_ = now;
+  for (WorkerId worker : roster_.Silent(now)) {
+    const int64_t ms = absl::ToInt64Milliseconds(options_.heartbeat_timeout);
+    Close(worker, absl::DeadlineExceededError(absl::StrCat("nothing heard for ", ms, " ms")), now);
   }
+  for (const auto& [name, group] : groups_) {
+    for (WorkerId worker : group->Late(now)) {
+      Close(worker, absl::DeadlineExceededError("no answer in time to a step"), now);
+    }
+    for (WorkerId worker : group->Releasable()) Close(worker, absl::OkStatus(), now);
+    group->Advance(roster_, now);
+  }
+  for (const auto& [name, group] : groups_) {
+    for (uint64_t fingerprint : group->TakeQuarantined()) quarantine_.Add(fingerprint, now);
+  }
+  HandOver(now);
+  Admit(now);
+  for (const auto& [name, group] : groups_) group->Advance(roster_, now);  // what has just been admitted
+  roster_.SendHeartbeats(last_epoch_, now);
   UpdateGauges();
 }
 
 std::vector<Action> RouterCore::TakeActions() { return std::exchange(actions_, {}); }
 
-std::string RouterCore::NotReady() const { return draining_ ? "draining" : membership_.NotReady(); }
+std::string RouterCore::NotReady() const {
+  if (draining_) return "draining";
+  if (Ready()) return "";
+  if (groups_.empty()) return absl::StrCat("waiting for ", options_.workers, " of ", options_.workers, " workers");
+  std::string reasons;
+  for (const auto& [name, group] : groups_) {
+    const std::string prefix = groups_.size() == 1 ? "" : absl::StrCat("group ", name, ": ");
+    absl::StrAppend(&reasons, reasons.empty() ? "" : "; ", prefix, group->membership().NotReady());
+  }
+  return reasons;
+}
+
+std::string RouterCore::Unprotected() const {
+  std::string reasons;
+  int serving = 0;
+  for (const auto& [name, group] : groups_) {
+    serving += group->serving() ? 1 : 0;
+    const std::string reason = group->membership().Unprotected();
+    if (!reason.empty()) absl::StrAppend(&reasons, reasons.empty() ? "" : "; ", reason);
+  }
+  return serving > 1 ? "" : reasons;  // another group takes over
+}
 
 void RouterCore::FillStatus(v1::GetStatusResponse* status) const {
   status->Clear();
-  const Group* group = scheduler_.group();
-  status->set_state(draining_          ? v1::GetStatusResponse::STATE_DRAINING
-                    : group == nullptr ? v1::GetStatusResponse::STATE_LOADING
-                                       : v1::GetStatusResponse::STATE_READY);
+  status->set_state(draining_  ? v1::GetStatusResponse::STATE_DRAINING
+                    : !Ready() ? v1::GetStatusResponse::STATE_LOADING
+                               : v1::GetStatusResponse::STATE_READY);
   status->set_detail(NotReady());
-  status->set_sequences_running(static_cast<uint32_t>(scheduler_.running()));
-  status->set_sequences_waiting(static_cast<uint32_t>(scheduler_.waiting()));
-  if (group != nullptr) {
+  status->set_unprotected(Unprotected());
+  status->set_sequences_running(static_cast<uint32_t>(running()));
+  status->set_sequences_waiting(static_cast<uint32_t>(queue_.size()));
+  if (model_) {
     status->set_model_digest(model_->model_digest());
-    status->set_epoch(group->epoch().value);
     status->set_context_tokens_max(
-        static_cast<uint32_t>(std::min<uint64_t>(model_->context_tokens_max(), group->tokens_max())));
-    status->set_kv_blocks_used(group->kv_blocks_used());
-    status->set_kv_blocks_total(group->kv_blocks_total());
+        static_cast<uint32_t>(std::min<uint64_t>(model_->context_tokens_max(), kv_tokens_max_)));
   }
-  for (const auto& [id, hello] : membership_.Attached()) {
+  for (const auto& [id, worker] : roster_.workers()) {
+    if (!worker.hello) continue;
     v1::WorkerInfo* info = status->add_workers();
     info->set_worker_id(id.value);
-    info->set_kv_blocks_total(hello->kv_blocks());
-    std::optional<int> rank = membership_.RankOf(id);
-    if (!rank || group == nullptr) continue;
+    info->set_name(worker.hello->name());
+    info->set_kv_blocks_total(worker.hello->kv_blocks());
+    const GroupCore* core = GroupOf(id);
+    info->set_group(core->membership().name());
+    const Group* group = core->scheduler().group();
+    if (group == nullptr) continue;
+    const std::optional<int> rank = core->membership().serving()->RankOf(id);
+    if (!rank) continue;
     info->set_in_epoch(true);
     info->set_sequences(static_cast<uint32_t>(group->worker(*rank).sequences));
     info->set_kv_blocks_used(group->worker(*rank).kv_blocks_used);
   }
+  for (const auto& [name, core] : groups_) {
+    const Group* group = core->scheduler().group();
+    if (group == nullptr) continue;
+    status->set_groups_ready(status->groups_ready() + 1);
+    status->set_epoch(std::max(status->epoch(), group->epoch().value));
+    status->set_kv_blocks_used(status->kv_blocks_used() + group->kv_blocks_used());
+    status->set_kv_blocks_total(status->kv_blocks_total() + group->kv_blocks_total());
+  }
 }
 
-absl::Status RouterCore::CheckAdmissible(const v1::GenerateSequenceRequest& request) const {
+absl::Status RouterCore::CheckAdmissible(const v1::GenerateSequenceRequest& request, absl::Time now) {
+  if (quarantine_.Holds(Quarantine::Fingerprint(request), now)) {
+    return absl::AbortedError("workers crashed whenever they ran this request; it is not tried again");
+  }
   if (draining_) return absl::UnavailableError("the router is draining; try another");
-  const Group* group = scheduler_.group();
-  if (group == nullptr) return absl::UnavailableError(absl::StrCat("no group is ready: ", membership_.NotReady()));
+  if (!Ready()) return absl::UnavailableError(absl::StrCat("no group is ready: ", NotReady()));
   return CheckRequest(request, {.context_tokens_max = model_->context_tokens_max(),
                                 .vocab_size = model_->vocab_size(),
-                                .kv_tokens_max = group->tokens_max()});
+                                .kv_tokens_max = kv_tokens_max_});
 }
 
 absl::Status RouterCore::Dispatch(WorkerId worker, const v1::AttachRequest& message, absl::Time now) {
-  if (!message.has_hello() && !membership_.heard_hello(worker)) {
-    return InvalidArgument("the first message must be hello");
-  }
+  GroupCore* group = GroupOf(worker);
+  if (!message.has_hello() && group == nullptr) return InvalidArgument("the first message must be hello");
   switch (message.message_case()) {
     case v1::AttachRequest::kHello:
-      return membership_.OnHello(worker, message.hello(), now);
-    case v1::AttachRequest::kPrepared:
-      return membership_.OnPrepared(worker, message.prepared());
-    case v1::AttachRequest::kConfigured:
-      return membership_.OnConfigured(worker, message.configured());
-    case v1::AttachRequest::kStepDone:
-      return OnStepDone(worker, message.step_done(), now);
-    case v1::AttachRequest::kFault:
-      membership_.OnFault(worker, message.fault(), now);
-      return absl::OkStatus();
+      return OnHello(worker, message.hello(), now);
     case v1::AttachRequest::kHeartbeat:
+      roster_.OnHeartbeat(worker, message.heartbeat(), now);
       return absl::OkStatus();
     case v1::AttachRequest::kLeaving:
-      membership_.OnLeaving(worker);
+      roster_.OnLeaving(worker);
+      group->OnLeaving(worker, now);
       return absl::OkStatus();
     case v1::AttachRequest::MESSAGE_NOT_SET:
       return InvalidArgument("a message without content, or of a newer version");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status RouterCore::OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now) {
-  std::optional<int> rank = membership_.RankOf(worker);
-  if (!rank || Epoch(done.epoch()) != membership_.epoch()) return absl::OkStatus();  // of an epoch that is over
-  if (!step_) return InvalidArgument("step_done, but no step is in flight");
-  RETURN_IF_ERROR(CheckScores(done));
-  RETURN_IF_ERROR(step_->OnDone(*rank, done, membership_.serving()[static_cast<size_t>(*rank)].hello));
-  if (step_->complete()) Commit(now);
-  return absl::OkStatus();
-}
-
-void RouterCore::FollowEpoch() {
-  const bool serving = !membership_.serving().empty();
-  const Group* group = scheduler_.group();
-  if (group != nullptr && (!serving || group->epoch() != membership_.epoch())) LoseEpoch();
-  if (serving && scheduler_.group() == nullptr) BeginEpoch();
-}
-
-void RouterCore::LoseEpoch() {
-  std::vector<SequenceId> in_step;
-  for (int rank = 0; step_ && rank < step_->size(); ++rank) {
-    for (const Step::Chunk& chunk : step_->chunks(rank)) in_step.push_back(chunk.sequence);
-  }
-  step_.reset();
-  probe_->epochs_lost.Add();
-  probe_->sequences_requeued.Add(scheduler_.EndEpoch());
-  for (SequenceId id : in_step) {
-    Sequence* sequence = scheduler_.Find(id);
-    if (sequence == nullptr || ++sequence->failures < kFailuresMax) continue;
-    Fail(id, absl::InternalError(absl::StrCat("the request was running at ", kFailuresMax,
-                                              " failures of workers and is not tried again")));
+    default:
+      return group->OnMessage(worker, message, now);
   }
 }
 
-void RouterCore::BeginEpoch() {
-  const v1::Hello& hello = membership_.serving().front().hello;
-  Group group = GroupOf(membership_.epoch(), membership_.serving());
-  const bool same_model = !model_ || model_->model_digest() == hello.model_digest();
-  for (SequenceId id : scheduler_.Ids()) {
-    if (!same_model) {
-      Fail(id, absl::FailedPreconditionError("the workers now serve another model"));
-    } else if (scheduler_.Find(id)->tokens_max() > group.tokens_max()) {
-      Fail(id, absl::UnavailableError("no worker that is left has memory for this sequence"), kRetryWhenNotReady);
+absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::Time now) {
+  const bool alone = std::none_of(roster_.workers().begin(), roster_.workers().end(),
+                                  [](const auto& entry) { return entry.second.hello.has_value(); });
+  RETURN_IF_ERROR(roster_.OnHello(worker, hello));
+  // A rolling change of the model goes through a moment without workers.
+  if (alone && model_ && model_->model_digest() != hello.model_digest()) {
+    HandOver(now);
+    while (queue_.size() > 0) {
+      FailWaiting(queue_.at(0).id(), absl::FailedPreconditionError("the workers now serve another model"));
     }
+    kv_tokens_max_ = 0;
   }
+  const std::string name = ChooseGroup(hello);
+  std::unique_ptr<GroupCore>& group = groups_[name];
+  if (group == nullptr) group = std::make_unique<GroupCore>(name, options_, &last_epoch_, probe_, &actions_);
+  group->OnJoined(worker, hello, now);
   model_ = hello;
-  step_number_ = 0;
-  scheduler_.StartEpoch(std::move(group));
+  kv_tokens_max_ = std::max(kv_tokens_max_, hello.kv_blocks() * hello.kv_block_tokens());
+  return absl::OkStatus();
+}
+
+GroupCore* RouterCore::GroupOf(WorkerId worker) const {
+  for (const auto& [name, group] : groups_) {
+    if (group->membership().has(worker)) return group.get();
+  }
+  return nullptr;
+}
+
+std::string RouterCore::ChooseGroup(const v1::Hello& hello) const {
+  if (!hello.group().empty()) return hello.group();
+  std::optional<std::string> best;
+  int best_size = 0;
+  for (int i = 0; i < options_.groups; ++i) {
+    const std::string name = absl::StrCat(i);
+    auto found = groups_.find(name);
+    const int size = found == groups_.end() ? 0 : found->second->membership().size();
+    if (size < options_.workers) return name;  // it cannot begin without
+    if (!best || size < best_size) best = name, best_size = size;
+  }
+  return *best;
+}
+
+void RouterCore::Close(WorkerId worker, absl::Status status, absl::Time now) {
+  if (!status.ok()) spdlog::warn("worker {} is sent away: {}", worker.value, StdView(status.message()));
+  actions_.push_back(CloseWorker{worker, std::move(status)});
+  Forget(worker, now);
+}
+
+void RouterCore::Forget(WorkerId worker, absl::Time now) {
+  if (GroupCore* group = GroupOf(worker)) group->OnLost(worker, now);
+  roster_.Forget(worker);
+}
+
+void RouterCore::HandOver(absl::Time now) {
+  const bool other =
+      std::any_of(groups_.begin(), groups_.end(), [](const auto& entry) { return entry.second->serving(); });
+  for (const auto& [name, group] : groups_) {
+    if (group->serving()) continue;
+    const bool empty = group->membership().size() == 0;
+    if (empty || (other && now - group->stopped_at() > kHandOverAfter)) group->GiveUpSequences();
+  }
+  for (const auto& [name, group] : groups_) queue_.PushFront(group->TakeDisplaced());
 }
 
 void RouterCore::Admit(absl::Time now) {
-  for (Sequence* sequence : scheduler_.Admit()) {
-    if (sequence->accepted) continue;
-    probe_->queue_seconds.Observe(absl::ToDoubleSeconds(now - sequence->arrived()));
-    Accept(*sequence);
-  }
-}
-
-void RouterCore::IssueStep(absl::Time now) {
-  if (step_) return;
-  std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanStep();
-  if (!plans) return;
-  step_.emplace(++step_number_, *plans, now);
-  for (size_t rank = 0; rank < plans->size(); ++rank) {
-    SendToWorker send{membership_.serving()[rank].id, {}};
-    v1::StepPlan& plan = *send.message.mutable_step_plan();
-    plan = std::move((*plans)[rank]);
-    plan.set_epoch(membership_.epoch().value);
-    plan.set_step(step_number_);
-    actions_.push_back(std::move(send));
-  }
-}
-
-void RouterCore::GiveUpLateStep(absl::Time now) {
-  if (!step_ || now - step_->issued() < options_.step_timeout) return;
-  std::vector<WorkerId> late;
-  for (int rank = 0; rank < step_->size(); ++rank) {
-    if (!step_->answered(rank)) late.push_back(membership_.serving()[static_cast<size_t>(rank)].id);
-  }
-  membership_.Evict(late, absl::StrCat("step ", step_->number()));
-}
-
-void RouterCore::Commit(absl::Time now) {
-  const Step step = *std::exchange(step_, std::nullopt);
-  membership_.OnProgress();
-  Observe(step, now);
-  for (int rank = 0; rank < step.size(); ++rank) {
-    for (const Step::Chunk& chunk : step.chunks(rank)) {
-      if (Sequence* sequence = scheduler_.Find(chunk.sequence)) sequence->OnComputed(chunk.rows);
+  for (int i = 0; i < queue_.size();) {
+    const Sequence& next = queue_.at(i);
+    GroupCore* group = ChooseGroupFor(next);
+    // The head of the queue is never overtaken: a large request waits for room, but not behind smaller ones that came
+    // later. One that no worker of now could ever hold waits for other workers, and is in nobody's way.
+    if (group == nullptr && CouldHold(next)) break;
+    if (group == nullptr) {
+      ++i;
+      continue;
     }
-    for (const v1::PromptScores& scores : step.done(rank).prompt_scores()) DeliverScores(scores);
-    for (const v1::Sampled& sampled : step.done(rank).sampled()) DeliverToken(sampled);
-  }
-}
-
-absl::Status RouterCore::CheckScores(const v1::StepDone& done) const {
-  for (const v1::PromptScores& scores : done.prompt_scores()) {
-    const Sequence* sequence = scheduler_.Find(SequenceId(scores.sequence()));
-    if (sequence == nullptr) continue;  // cancelled
-    const uint64_t prompt_tokens = static_cast<uint64_t>(sequence->prompt_tokens());
-    const uint64_t begin = scores.position(), end = begin + static_cast<uint64_t>(scores.logprobs_size());
-    if (!sequence->want_prompt_logprobs() || begin < 1 || end > prompt_tokens ||
-        begin > static_cast<uint64_t>(sequence->scores_delivered())) {
-      return InvalidArgument(absl::StrCat("step_done.prompt_scores [", begin, ", ", end, ") of sequence ",
-                                          scores.sequence(), " were not asked for, or leave a gap"));
+    std::unique_ptr<Sequence> sequence = queue_.Take(i);
+    if (!sequence->accepted) {
+      probe_->queue_seconds.Observe(absl::ToDoubleSeconds(now - sequence->arrived()));
+      Accept(*sequence, &actions_);
     }
-    for (int i = 0; i < scores.logprobs_size(); ++i) {
-      if (scores.logprobs(i).token() == sequence->log()[begin + static_cast<uint64_t>(i)]) continue;
-      return InvalidArgument(absl::StrCat("step_done.prompt_scores of sequence ", scores.sequence(), " at ",
-                                          begin + static_cast<uint64_t>(i), " scores another token than the prompt's"));
-    }
+    affinity_.Remember({sequence->log().data(), static_cast<size_t>(sequence->prompt_tokens())},
+                       group->membership().name());
+    group->Admit(std::move(sequence));
   }
-  return absl::OkStatus();
 }
 
-void RouterCore::DeliverScores(const v1::PromptScores& scores) {
-  Sequence* sequence = scheduler_.Find(SequenceId(scores.sequence()));
-  if (sequence == nullptr) return;
-  // After the loss of an epoch the worker scores the prompt from its beginning again.
-  const int skip = sequence->scores_delivered() - static_cast<int>(scores.position());
-  if (skip >= scores.logprobs_size()) return;
-  v1::GenerateSequenceResponse event;
-  v1::PromptLogprobs* logprobs = event.mutable_prompt_logprobs();
-  logprobs->set_position(static_cast<uint32_t>(sequence->scores_delivered()));
-  for (int i = skip; i < scores.logprobs_size(); ++i) *logprobs->add_logprobs() = scores.logprobs(i);
-  sequence->OnScoresDelivered(sequence->scores_delivered() + logprobs->logprobs_size());
-  Say(sequence->id(), std::move(event));
-}
-
-void RouterCore::DeliverToken(const v1::Sampled& sampled) {
-  const SequenceId id(sampled.sequence());
-  Sequence* sequence = scheduler_.Find(id);
-  if (sequence == nullptr) return;  // cancelled while the step was in flight
-  if (!sampled.error().empty()) {
-    return Fail(id, absl::InternalError(absl::StrCat("the model could not go on: ", sampled.error().substr(0, 200))));
+GroupCore* RouterCore::ChooseGroupFor(const Sequence& sequence) const {
+  GroupCore* best = nullptr;
+  double best_load = 0;
+  for (const auto& [name, group] : groups_) {
+    if (group->membership().dissolving() && !sequence.accepted) continue;
+    const std::optional<double> load = group->LoadFor(sequence);
+    if (load && (best == nullptr || *load < best_load)) best = group.get(), best_load = *load;
   }
-  if (sequence->scores_missing()) {
-    return Fail(id, absl::InternalError("the worker did not report all log probabilities of the prompt"));
-  }
-  v1::GenerateSequenceResponse event;
-  v1::SequenceTokens* tokens = event.mutable_tokens();
-  tokens->set_position(static_cast<uint32_t>(sequence->answer_tokens()));
-  tokens->add_tokens(sampled.token().token());
-  if (sequence->want_logprobs()) *tokens->add_logprobs() = sampled.token();
-  sequence->Append(sampled.token().token());
-  Say(id, std::move(event));
-  if (std::optional<v1::SequenceFinished::Reason> reason = sequence->Finished()) Finish(id, *reason);
+  if (best == nullptr || groups_.size() == 1) return best;
+  const std::optional<std::string> known =
+      affinity_.Find({sequence.log().data(), static_cast<size_t>(sequence.prompt_tokens())});
+  auto found = known ? groups_.find(*known) : groups_.end();
+  if (found == groups_.end()) return best;
+  const std::optional<double> load = found->second->LoadFor(sequence);
+  return load && *load <= best_load + kAffinityWorth ? found->second.get() : best;
 }
 
-void RouterCore::Observe(const Step& step, absl::Time now) {
-  probe_->steps.Add();
-  probe_->step_seconds.Observe(absl::ToDoubleSeconds(now - step.issued()));
-  probe_->step_rows.Observe(step.rows());
-  int decode_rows = 0;
-  for (int rank = 0; rank < step.size(); ++rank) {
-    for (const Step::Chunk& chunk : step.chunks(rank)) {
-      const Sequence* sequence = scheduler_.Find(chunk.sequence);
-      if (sequence != nullptr && sequence->decoding()) decode_rows += chunk.rows;
-    }
-    const v1::StepDone& done = step.done(rank);
-    probe_->worker_step_seconds.Add(static_cast<double>(done.step_us()) * 1e-6);
-    probe_->worker_exchange_seconds.Add(static_cast<double>(done.exchange_us()) * 1e-6);
-    imbalance_.Add(done.expert_rows());
-  }
-  probe_->decode_rows.Add(decode_rows);
-  probe_->prefill_rows.Add(step.rows() - decode_rows);
-  double ratio = 0;
-  if (imbalance_.EndStep(&ratio)) probe_->expert_imbalance.Set(ratio);
+bool RouterCore::CouldHold(const Sequence& sequence) const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [&](const auto& entry) { return entry.second->CouldHold(sequence); });
 }
 
-void RouterCore::Say(SequenceId id, v1::GenerateSequenceResponse event) {
-  actions_.push_back(SendToSequence{id, std::move(event)});
+bool RouterCore::Ready() const {
+  if (!model_) return false;
+  return std::any_of(groups_.begin(), groups_.end(), [this](const auto& entry) {
+    const GroupCore& group = *entry.second;
+    if (group.membership().dissolving()) return false;
+    return group.serving() || now_ - group.stopped_at() < kRecoveryPatience;
+  });
 }
 
-void RouterCore::Accept(Sequence& sequence) {
-  sequence.accepted = true;
-  v1::GenerateSequenceResponse event;
-  event.mutable_accepted();
-  Say(sequence.id(), std::move(event));
-}
-
-void RouterCore::Finish(SequenceId id, v1::SequenceFinished::Reason reason) {
-  v1::GenerateSequenceResponse event;
-  event.mutable_finished()->set_reason(reason);
-  Say(id, std::move(event));
-  actions_.push_back(EndSequence{id, absl::OkStatus(), absl::ZeroDuration()});
-  scheduler_.Remove(id);
-  (reason == v1::SequenceFinished::REASON_STOP ? probe_->finished_stop : probe_->finished_length).Add();
-}
-
-void RouterCore::Fail(SequenceId id, absl::Status status, absl::Duration retry_after) {
+void RouterCore::FailWaiting(SequenceId id, absl::Status status) {
   CHECK(!status.ok());
-  scheduler_.Remove(id);
-  actions_.push_back(EndSequence{id, std::move(status), retry_after});
+  queue_.Remove(id);
+  actions_.push_back(EndSequence{id, std::move(status), kRetryWhenNotReady});
   probe_->failed.Add();
 }
 
+int RouterCore::running() const {
+  int count = 0;
+  for (const auto& [name, group] : groups_) count += group->scheduler().running();
+  return count;
+}
+
 void RouterCore::UpdateGauges() {
-  const Group* group = scheduler_.group();
-  probe_->sequences_running.Set(scheduler_.running());
-  probe_->sequences_waiting.Set(scheduler_.waiting());
-  probe_->kv_blocks_used.Set(group == nullptr ? 0 : static_cast<double>(group->kv_blocks_used()));
-  probe_->kv_blocks_total.Set(group == nullptr ? 0 : static_cast<double>(group->kv_blocks_total()));
+  uint64_t used = 0, total = 0, epoch = 0;
+  int ready = 0;
+  for (const auto& [name, core] : groups_) {
+    const Group* group = core->scheduler().group();
+    if (group == nullptr) continue;
+    ++ready;
+    used += group->kv_blocks_used();
+    total += group->kv_blocks_total();
+    epoch = std::max(epoch, group->epoch().value);
+  }
+  probe_->sequences_running.Set(running());
+  probe_->sequences_waiting.Set(queue_.size());
+  probe_->kv_blocks_used.Set(static_cast<double>(used));
+  probe_->kv_blocks_total.Set(static_cast<double>(total));
   probe_->ready.Set(NotReady().empty() ? 1 : 0);
-  probe_->workers_wanted.Set(options_.workers);
-  probe_->workers_attached.Set(membership_.attached_count());
-  probe_->epoch.Set(group == nullptr ? 0 : static_cast<double>(group->epoch().value));
+  probe_->is_protected.Set(ready > 0 && Unprotected().empty() ? 1 : 0);
+  probe_->groups_ready.Set(ready);
+  probe_->workers_wanted.Set(options_.workers * options_.groups);
+  probe_->workers_attached.Set(static_cast<double>(roster_.workers().size()));
+  probe_->epoch.Set(static_cast<double>(epoch));
 }
 
 }  // namespace braid

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,11 +12,13 @@
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
 #include "router/actions.h"
-#include "router/membership.h"
+#include "router/affinity.h"
+#include "router/group_core.h"
 #include "router/probe.h"
+#include "router/quarantine.h"
+#include "router/queue.h"
+#include "router/roster.h"
 #include "router/router.h"
-#include "router/scheduler.h"
-#include "router/step.h"
 
 namespace braid {
 
@@ -23,25 +26,27 @@ namespace braid {
 // for a batch of inputs, then Advance once, then carry out TakeActions in order; also call Advance from time to time
 // when nothing comes in. It joins three parts:
 //
-//    Membership   which workers form the group, and its epochs
-//    Scheduler    which sequences run where, and what the next step computes
-//    Step         the step in flight; committed when every member has reported it
+//    Roster      the workers that are attached, and whether they live
+//    GroupCore   one per group: its epochs, its running sequences, its steps
+//    Queue       sequences that wait for room in any group
 //
-// When an epoch is lost, its step never happened, and running sequences start again from their token logs in the next.
-// Pure: time is an argument. Thread-compatible.
+// An accepted sequence ends by finishing, by its gateway's cancelling, or with an error that is its own: nothing that
+// happens to workers ends it. Pure: time is an argument. Thread-compatible.
 class RouterCore {
  public:
-  // A sequence that was in this many steps whose epoch was lost is taken to be the cause, and ends. A worker that
-  // leaves does so between steps and does not count.
-  static constexpr int kFailuresMax = 2;
   // How long gateways are asked to wait when the queue is full (some requests end within this) or no group is ready.
   static constexpr absl::Duration kRetryWhenFull = absl::Seconds(1);
   static constexpr absl::Duration kRetryWhenNotReady = absl::Milliseconds(500);
+  // A group that was lost is expected back within this: new requests wait for it, and it counts as ready.
+  static constexpr absl::Duration kRecoveryPatience = absl::Seconds(5);
+  // A group that does not serve for this long gives its sequences to the others, if there are any.
+  static constexpr absl::Duration kHandOverAfter = absl::Seconds(2);
 
-  // `before`: see Membership. `probe` must outlive *this. REQUIRES: CheckOptions(options).ok().
+  // `before`: epoch numbers start above it. A router that starts later must be given a larger one, so that workers can
+  // tell its messages from those of its predecessor. `probe` must outlive *this. REQUIRES: CheckOptions(options).ok().
   RouterCore(const RouterOptions& options, Epoch before, RouterProbe* probe);
 
-  // The first action for `id` is `accepted` or its end. REQUIRES: an id never seen before.
+  // The first action for `id` is `accepted` or its end. REQUIRES: an id above all those before.
   void OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time now);
   // Nothing more is said about the sequence. Unknown ids are ignored.
   void OnCancel(SequenceId id);
@@ -50,57 +55,60 @@ class RouterCore {
   void OnWorkerOpened(WorkerId worker, absl::Time now);
   // From here on a worker that was closed is unknown; messages of unknown workers are ignored.
   void OnWorkerMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now);
-  void OnWorkerLost(WorkerId worker);
+  void OnWorkerLost(WorkerId worker, absl::Time now);
 
   // Accepts nothing new and lets go of what waits; what was accepted goes on.
   void Drain();
   // Ends every sequence with `status` and every worker's stream.
-  void Stop(const absl::Status& status);
+  void Stop(const absl::Status& status, absl::Time now);
 
   void Advance(absl::Time now);
   std::vector<Action> TakeActions();
 
-  bool idle() const { return scheduler_.running() + scheduler_.waiting() == 0; }
+  bool idle() const { return queue_.size() == 0 && running() == 0; }
   // As for Router::NotReady.
   std::string NotReady() const;
+  // What the next loss of a worker would break; empty: nothing.
+  std::string Unprotected() const;
   void FillStatus(v1::GetStatusResponse* status) const;
 
  private:
-  absl::Status CheckAdmissible(const v1::GenerateSequenceRequest& request) const;
+  absl::Status CheckAdmissible(const v1::GenerateSequenceRequest& request, absl::Time now);
   absl::Status Dispatch(WorkerId worker, const v1::AttachRequest& message, absl::Time now);
-  absl::Status OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now);
-  // Brings scheduler and step in line with the membership's epoch.
-  void FollowEpoch();
-  void LoseEpoch();
-  void BeginEpoch();
+  absl::Status OnHello(WorkerId worker, const v1::Hello& hello, absl::Time now);
+  // The group that an attached worker belongs to; nullptr before its Hello.
+  GroupCore* GroupOf(WorkerId worker) const;
+  // The name of the group that a new worker joins.
+  std::string ChooseGroup(const v1::Hello& hello) const;
+  void Close(WorkerId worker, absl::Status status, absl::Time now);
+  void Forget(WorkerId worker, absl::Time now);
+
+  void HandOver(absl::Time now);
   void Admit(absl::Time now);
-  void IssueStep(absl::Time now);
-  void GiveUpLateStep(absl::Time now);
-
-  void Commit(absl::Time now);
-  absl::Status CheckScores(const v1::StepDone& done) const;
-  void DeliverScores(const v1::PromptScores& scores);
-  void DeliverToken(const v1::Sampled& sampled);
-  void Observe(const Step& step, absl::Time now);
-
-  void Say(SequenceId id, v1::GenerateSequenceResponse event);
-  void Accept(Sequence& sequence);
-  void Finish(SequenceId id, v1::SequenceFinished::Reason reason);
-  // REQUIRES: an error. The sequence is forgotten.
-  void Fail(SequenceId id, absl::Status status, absl::Duration retry_after = absl::ZeroDuration());
+  // The group for a sequence: where its beginning is known unless that one is much busier, else the idlest with room.
+  GroupCore* ChooseGroupFor(const Sequence& sequence) const;
+  bool CouldHold(const Sequence& sequence) const;
+  // Some group serves, or did a moment ago.
+  bool Ready() const;
+  // REQUIRES: an error, and that it waits in the queue.
+  void FailWaiting(SequenceId id, absl::Status status);
+  int running() const;
   void UpdateGauges();
 
   const RouterOptions options_;
   RouterProbe* const probe_;
   std::vector<Action> actions_;
-  Membership membership_;
-  Scheduler scheduler_;
-  std::optional<Step> step_;
-  uint64_t step_number_ = 0;        // of the last step issued in this epoch
-  std::optional<v1::Hello> model_;  // what the members of the last epoch agreed on
+  Epoch last_epoch_;
+  absl::Time now_;  // of the last Advance
+  Roster roster_;
+  std::map<std::string, std::unique_ptr<GroupCore>> groups_;  // as they are needed
+  Queue queue_;
+  Affinity affinity_;
+  Quarantine quarantine_;
+  std::optional<v1::Hello> model_;  // what the workers of the last epoch agreed on
+  uint64_t kv_tokens_max_ = 0;      // of the roomiest worker that ever served
   bool draining_ = false;
   bool stopped_ = false;
-  ExpertImbalance imbalance_;
 };
 
 }  // namespace braid

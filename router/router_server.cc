@@ -42,8 +42,8 @@
 namespace braid {
 namespace {
 
-constexpr int kCallsBeyondQueue = 256;      // being refused or ended while the queue is full
-constexpr int kStreamsBeyondNeed = 256;     // standby workers, and those being replaced
+constexpr int kCallsBeyondQueue = 256;                  // being refused or ended while the queue is full
+constexpr int kStreamsMax = Roster::kAttachedMax + 64;  // and those being sent away
 constexpr int kMessageBytesMax = 16 << 20;  // a prompt of a whole context, or a step's results, and to spare
 constexpr int kInputsPerRound = 256;        // handled before the core acts
 constexpr absl::Duration kCloseGrace = absl::Seconds(5);  // for a worker to read the last words
@@ -60,15 +60,18 @@ void SetTransportOptions(grpc::ServerBuilder& builder) {
   builder.SetMaxSendMessageSize(kMessageBytesMax);
 }
 
+int CallsMax(const RouterOptions& options) {
+  return options.groups * options.sequences_max + options.queue_max + kCallsBeyondQueue;
+}
+
 class RouterServer final : public Router {
  public:
   RouterServer(const RouterOptions& options, Metrics* metrics)
       : options_(options),
         probe_(metrics),
-        calls_(options.sequences_max + options.queue_max + kCallsBeyondQueue),
-        streams_(options.workers + kStreamsBeyondNeed),
-        inbox_(static_cast<size_t>(kInputsPerCall * (options.sequences_max + options.queue_max + kCallsBeyondQueue) +
-                                   kInputsPerStream * (options.workers + kStreamsBeyondNeed) + kInputsOther)),
+        calls_(CallsMax(options)),
+        streams_(kStreamsMax),
+        inbox_(static_cast<size_t>(kInputsPerCall * CallsMax(options) + kInputsPerStream * kStreamsMax + kInputsOther)),
         // Unix time: above every epoch of an earlier router, which would have to start one each millisecond.
         core_(options, Epoch(static_cast<uint64_t>(absl::ToUnixMillis(Clock::Real().Now()))), &probe_) {
     core_.FillStatus(&status_);
@@ -108,6 +111,11 @@ class RouterServer final : public Router {
   std::string NotReady() const override {
     absl::MutexLock lock(&status_mutex_);
     return not_ready_;
+  }
+
+  std::string Unprotected() const override {
+    absl::MutexLock lock(&status_mutex_);
+    return status_.unprotected();
   }
 
   void Shutdown(absl::Duration grace) override {
@@ -222,7 +230,7 @@ class RouterServer final : public Router {
   }
   void On(const WorkerEnded& input, absl::Time now) {
     attached_.erase(input.stream->id());
-    core_.OnWorkerLost(input.stream->id());
+    core_.OnWorkerLost(input.stream->id(), now);
     input.stream->Close(absl::OkStatus());
   }
   void On(const DrainRequested&, absl::Time now) {
@@ -230,7 +238,7 @@ class RouterServer final : public Router {
     draining_ = true;
   }
   void On(const StopRequested&, absl::Time now) {
-    core_.Stop(absl::UnavailableError("the router is shutting down"));
+    core_.Stop(absl::UnavailableError("the router is shutting down"), now);
     stopping_ = true;
   }
 

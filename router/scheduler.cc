@@ -50,13 +50,66 @@ class Scheduler::Budget {
   std::vector<Rows> by_rank_;
 };
 
-absl::Status Scheduler::Enqueue(std::unique_ptr<Sequence> sequence) {
-  if (waiting() >= limits_.queue_max) {
-    return absl::ResourceExhaustedError("the queue is full; retry later");
+Scheduler::Sequences Scheduler::StartEpoch(Group group, std::vector<std::vector<v1::SequenceKept>>* keep) {
+  EndEpoch();
+  keep->assign(static_cast<size_t>(group.size()), {});
+  releases_.assign(static_cast<size_t>(group.size()), {});
+  group_ = std::move(group);
+  std::vector<SequenceId> homeless;
+  for (const auto& sequence : running_) {
+    std::optional<int> home;
+    for (int rank = 0; rank < group_->size(); ++rank) {
+      if (group_->worker(rank).id == sequence->home()) home = rank;
+    }
+    if (!home || !group_->HasRoom(*home, sequence->kv_blocks())) {
+      homeless.push_back(sequence->id());
+      continue;
+    }
+    group_->Reserve(*home, sequence->kv_blocks());
+    sequence->Return(*home);
+    if (!sequence->started()) continue;
+    v1::SequenceKept& kept = (*keep)[static_cast<size_t>(*home)].emplace_back();
+    kept.set_sequence(sequence->id().value);
+    kept.set_length(static_cast<uint32_t>(sequence->computed()));
   }
+  return Displace(homeless);
+}
+
+void Scheduler::EndEpoch() {
+  if (!group_) return;
+  for (const auto& sequence : running_) sequence->Park(group_->worker(*sequence->owner()).id);
+  group_.reset();
+  releases_.clear();
+}
+
+Scheduler::Sequences Scheduler::Displace(const std::vector<SequenceId>& ids) {
+  Sequences displaced;
+  for (SequenceId id : ids) {
+    if (std::unique_ptr<Sequence> sequence = Remove(id)) {
+      sequence->Displace();
+      displaced.push_back(std::move(sequence));
+    }
+  }
+  return displaced;
+}
+
+Scheduler::Sequences Scheduler::DisplaceAll() {
+  CHECK(!group_);
+  return Displace(Ids());
+}
+
+std::optional<int> Scheduler::PickOwner(const Sequence& sequence) const {
+  CHECK(group_);
+  if (running() >= limits_.sequences_max) return std::nullopt;
+  return group_->PickOwner(group_->BlocksFor(sequence.tokens_max()));
+}
+
+void Scheduler::Admit(std::unique_ptr<Sequence> sequence, int owner) {
+  const uint64_t blocks = group_->BlocksFor(sequence->tokens_max());
+  group_->Reserve(owner, blocks);
+  sequence->Place(owner, blocks);
   CHECK(by_id_.emplace(sequence->id(), sequence.get()).second);
-  waiting_.push_back(std::move(sequence));
-  return absl::OkStatus();
+  running_.push_back(std::move(sequence));
 }
 
 std::unique_ptr<Sequence> Scheduler::Remove(SequenceId id) {
@@ -64,58 +117,16 @@ std::unique_ptr<Sequence> Scheduler::Remove(SequenceId id) {
   if (found == by_id_.end()) return nullptr;
   const Sequence* wanted = found->second;
   by_id_.erase(found);
-  auto take = [wanted](auto& from) -> std::unique_ptr<Sequence> {
-    auto it = std::find_if(from.begin(), from.end(), [wanted](const auto& s) { return s.get() == wanted; });
-    if (it == from.end()) return nullptr;
-    std::unique_ptr<Sequence> sequence = std::move(*it);
-    from.erase(it);
-    return sequence;
-  };
-  if (!wanted->owner()) return take(waiting_);
-  std::unique_ptr<Sequence> sequence = take(running_);
-  Free(*sequence);
+  auto it = std::find_if(running_.begin(), running_.end(), [wanted](const auto& s) { return s.get() == wanted; });
+  std::unique_ptr<Sequence> sequence = std::move(*it);
+  running_.erase(it);
+  if (sequence->owner()) Free(*sequence);
   return sequence;
 }
 
 Sequence* Scheduler::Find(SequenceId id) const {
   auto found = by_id_.find(id);
   return found == by_id_.end() ? nullptr : found->second;
-}
-
-void Scheduler::StartEpoch(Group group) {
-  CHECK(!group_);
-  releases_.assign(static_cast<size_t>(group.size()), {});
-  group_ = std::move(group);
-}
-
-int Scheduler::EndEpoch() {
-  group_.reset();
-  releases_.clear();
-  const int count = running();
-  std::sort(running_.begin(), running_.end(), [](const auto& a, const auto& b) { return a->id() < b->id(); });
-  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    (*it)->Displace();
-    waiting_.push_front(std::move(*it));
-  }
-  running_.clear();
-  return count;
-}
-
-std::vector<Sequence*> Scheduler::Admit() {
-  CHECK(group_);
-  std::vector<Sequence*> admitted;
-  while (!waiting_.empty() && running() < limits_.sequences_max) {
-    Sequence& head = *waiting_.front();
-    const uint64_t blocks = group_->BlocksFor(head.tokens_max());
-    const std::optional<int> owner = group_->PickOwner(blocks);
-    if (!owner) break;
-    group_->Reserve(*owner, blocks);
-    head.Place(*owner, blocks);
-    admitted.push_back(&head);
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-  }
-  return admitted;
 }
 
 std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
@@ -125,9 +136,14 @@ std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
     plans[rank].mutable_release()->Add(releases_[rank].begin(), releases_[rank].end());
     releases_[rank].clear();
   }
+  const Sequence* suspect = Find(suspect_);
+  if (suspect == nullptr || !suspect->suspicion.serious()) {
+    auto next = std::find_if(running_.begin(), running_.end(), [](const auto& s) { return s->suspicion.serious(); });
+    suspect_ = next == running_.end() ? SequenceId() : (*next)->id();
+  }
   Budget budget(limits_.step_tokens, *group_);
   for (const auto& sequence : running_) {
-    if (!sequence->decoding()) budget.KeepForPrefill(*sequence->owner());
+    if (!sequence->decoding() && !HeldBack(*sequence)) budget.KeepForPrefill(*sequence->owner());
   }
   PlanDecodes(budget, plans);
   budget.GiveBack();
@@ -146,7 +162,7 @@ std::vector<SequenceId> Scheduler::Ids() const {
 void Scheduler::PlanDecodes(Budget& budget, std::vector<v1::StepPlan>& plans) {
   bool all_served = true;
   for (const auto& sequence : running_) {
-    if (!sequence->decoding()) continue;
+    if (!sequence->decoding() || HeldBack(*sequence)) continue;
     sequence->left_out = budget.Take(*sequence->owner(), 1) == 0;
     if (!sequence->left_out) AddChunk(*sequence, 1, plans);
     all_served &= !sequence->left_out;
@@ -158,7 +174,7 @@ void Scheduler::PlanDecodes(Budget& budget, std::vector<v1::StepPlan>& plans) {
 
 void Scheduler::PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans) {
   for (const auto& sequence : running_) {
-    if (sequence->decoding()) continue;
+    if (sequence->decoding() || HeldBack(*sequence)) continue;
     const int rows = budget.Take(*sequence->owner(), std::min(sequence->remaining(), limits_.chunk_tokens));
     if (rows == 0) continue;
     AddChunk(*sequence, rows, plans);

@@ -11,9 +11,10 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 using ::testing::SizeIs;
 
-constexpr Scheduler::Limits kLimits{.step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 10};
+constexpr Scheduler::Limits kLimits{.step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8};
 constexpr uint32_t kBlockTokens = 16;
 
 std::unique_ptr<Sequence> NewSequence(uint64_t id, int prompt, uint32_t max_new_tokens, int generated = 0) {
@@ -38,12 +39,15 @@ Group NewGroup(int workers, uint64_t kv_blocks = 1000, int sequences_max = 100, 
 // A scheduler with workers that answer every step with the same token.
 struct Bench {
   explicit Bench(Scheduler::Limits limits = kLimits, Group group = NewGroup(1)) : scheduler(limits) {
-    scheduler.StartEpoch(std::move(group));
+    scheduler.StartEpoch(std::move(group), &keep);
   }
 
-  void Add(uint64_t id, int prompt, uint32_t max_new_tokens = 50, int generated = 0) {
-    ASSERT_TRUE(scheduler.Enqueue(NewSequence(id, prompt, max_new_tokens, generated)).ok());
-    scheduler.Admit();
+  // False if there is no room.
+  bool Add(uint64_t id, int prompt, uint32_t max_new_tokens = 50, int generated = 0) {
+    std::unique_ptr<Sequence> sequence = NewSequence(id, prompt, max_new_tokens, generated);
+    const std::optional<int> owner = scheduler.PickOwner(*sequence);
+    if (owner) scheduler.Admit(std::move(sequence), *owner);
+    return owner.has_value();
   }
 
   // Plans a step and commits it at once; returns the rows by sequence.
@@ -62,7 +66,8 @@ struct Bench {
   }
 
   Scheduler scheduler;
-  std::vector<v1::StepPlan> plans;  // of the last Run
+  std::vector<std::vector<v1::SequenceKept>> keep;  // of the last StartEpoch
+  std::vector<v1::StepPlan> plans;                  // of the last Run
 };
 
 int Total(const std::map<uint64_t, int>& rows) {
@@ -131,7 +136,7 @@ TEST(Scheduler, ServesDecodesBeforePrefill) {
 }
 
 TEST(Scheduler, DecodesLeaveRoomForPrefill) {
-  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100, .queue_max = 100});
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100});
   for (uint64_t id = 1; id <= 16; ++id) bench.Add(id, 1, 200);
   bench.Run();
   bench.Add(17, 20);
@@ -143,7 +148,7 @@ TEST(Scheduler, DecodesLeaveRoomForPrefill) {
 }
 
 TEST(Scheduler, DecodesThatWereLeftOutComeFirstNextTime) {
-  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100, .queue_max = 100});
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 100});
   for (uint64_t id = 1; id <= 24; ++id) bench.Add(id, 1, 200);
   for (int step = 0; step < 60; ++step) bench.Run();
   int least = 1000, most = 0;
@@ -157,7 +162,7 @@ TEST(Scheduler, DecodesThatWereLeftOutComeFirstNextTime) {
 }
 
 TEST(Scheduler, ALongPromptNeitherStarvesOthersNorIsStarved) {
-  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 10});
+  Bench bench({.step_tokens = 16, .chunk_tokens = 16, .sequences_max = 8});
   bench.Add(1, 5000);
   bench.Run();
   uint64_t next = 2;
@@ -179,22 +184,11 @@ TEST(Scheduler, ALongPromptNeitherStarvesOthersNorIsStarved) {
 
 TEST(Scheduler, ReservesAllMemoryAtAdmission) {
   Bench bench(kLimits, NewGroup(1, 10));
-  bench.Add(1, 16, 96);  // 7 of 10 blocks
-  bench.Add(2, 16, 96);
-  EXPECT_EQ(bench.scheduler.running(), 1);
-  EXPECT_EQ(bench.scheduler.waiting(), 1);
+  EXPECT_TRUE(bench.Add(1, 16, 96));  // 7 of 10 blocks
+  EXPECT_FALSE(bench.Add(2, 16, 96));
+  EXPECT_TRUE(bench.Add(3, 1, 1));
+  bench.scheduler.Remove(SequenceId(3));
   EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 7u);
-}
-
-TEST(Scheduler, TheHeadOfTheQueueIsNeverOvertaken) {
-  Bench bench(kLimits, NewGroup(1, 10));
-  bench.Add(1, 16, 96);
-  bench.Add(2, 16, 96);
-  bench.Add(3, 1, 1);  // would fit
-  EXPECT_EQ(bench.scheduler.running(), 1);
-  bench.scheduler.Remove(SequenceId(1));
-  bench.scheduler.Admit();
-  EXPECT_EQ(bench.scheduler.running(), 2);
 }
 
 TEST(Scheduler, PlacesOnTheWorkerWithTheLeastPromised) {
@@ -216,19 +210,12 @@ TEST(Scheduler, HoldsNoMoreSequencesThanWorkersAndRouterAllow) {
   EXPECT_EQ(overall.scheduler.running(), kLimits.sequences_max);
 }
 
-TEST(Scheduler, RefusesBeyondTheQueue) {
-  Scheduler scheduler(kLimits);
-  for (uint64_t id = 1; id <= 10; ++id) EXPECT_TRUE(scheduler.Enqueue(NewSequence(id, 1, 1)).ok());
-  EXPECT_EQ(scheduler.Enqueue(NewSequence(11, 1, 1)).code(), absl::StatusCode::kResourceExhausted);
-}
-
 TEST(Scheduler, TellsTheOwnerWhatToForgetBeforeItsMemoryIsUsedAgain) {
   Bench bench(kLimits, NewGroup(1, 7));
   bench.Add(1, 16, 96);
   bench.Run();
-  bench.Add(2, 16, 96);
   bench.scheduler.Remove(SequenceId(1));
-  bench.scheduler.Admit();
+  bench.Add(2, 16, 96);
   bench.Run();
   EXPECT_THAT(bench.plans[0].release(), ElementsAre(1));
   ASSERT_THAT(bench.plans[0].start(), SizeIs(1));
@@ -253,23 +240,78 @@ TEST(Scheduler, SaysNothingOfASequenceTheOwnerNeverHeardOf) {
   EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
 }
 
-TEST(Scheduler, AfterTheLossOfAnEpochRunningSequencesComeFirstInOrderWithTheirLogs) {
-  Bench bench({.step_tokens = 64, .chunk_tokens = 16, .sequences_max = 2, .queue_max = 10});
-  for (uint64_t id = 1; id <= 3; ++id) bench.Add(id, 2);
-  for (int step = 0; step < 3; ++step) bench.Run();
-  EXPECT_EQ(bench.scheduler.EndEpoch(), 2);
-  EXPECT_EQ(bench.scheduler.waiting(), 3);
-  bench.scheduler.StartEpoch(NewGroup(2));
-  bench.scheduler.Admit();
-  bench.plans = *bench.scheduler.PlanStep();
-  ASSERT_THAT(bench.plans, SizeIs(2));
-  for (int rank = 0; rank < 2; ++rank) {
-    ASSERT_THAT(bench.plans[rank].start(), SizeIs(1));
-    EXPECT_EQ(bench.plans[rank].start(0).sequence(), static_cast<uint64_t>(rank + 1));
-    EXPECT_EQ(bench.plans[rank].start(0).prompt_tokens(), 2u);
-    EXPECT_THAT(bench.plans[rank].chunks(0).tokens(), ElementsAre(0, 1, 7, 7, 7));
-    EXPECT_TRUE(bench.plans[rank].chunks(0).sample());
+TEST(Scheduler, InTheNextEpochSequencesGoOnWhereTheirStateIs) {
+  Bench bench(kLimits, NewGroup(2));
+  for (uint64_t id = 1; id <= 2; ++id) bench.Add(id, 20);
+  for (int step = 0; step < 4; ++step) bench.Run();
+  ASSERT_EQ(bench.scheduler.Find(SequenceId(2))->computed(), 22);
+  ASSERT_NE(bench.scheduler.PlanStep(), std::nullopt);  // under way when the epoch ends: it never happened
+  bench.scheduler.EndEpoch();
+  std::vector<Group::Worker> members(2, NewGroup(1).worker(0));
+  members[0].id = WorkerId(7);
+  members[1].id = WorkerId(2);
+  const Scheduler::Sequences displaced =
+      bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, members), &bench.keep);
+  ASSERT_THAT(displaced, SizeIs(1)) << "its owner is gone";
+  EXPECT_EQ(displaced[0]->id(), SequenceId(1));
+  EXPECT_EQ(displaced[0]->computed(), 0);
+  EXPECT_THAT(bench.keep[0], IsEmpty());
+  ASSERT_THAT(bench.keep[1], SizeIs(1));
+  EXPECT_EQ(bench.keep[1][0].sequence(), 2u);
+  EXPECT_EQ(bench.keep[1][0].length(), 22u);
+  bench.Run();
+  EXPECT_THAT(bench.plans[1].start(), IsEmpty()) << "the owner knows it";
+  EXPECT_EQ(bench.plans[1].chunks(0).position(), 22u);
+  EXPECT_THAT(bench.plans[1].chunks(0).tokens(), ElementsAre(7));
+}
+
+TEST(Scheduler, AStartInAVoidStepIsSaidAgain) {
+  Bench bench;
+  bench.Add(1, 20);
+  ASSERT_NE(bench.scheduler.PlanStep(), std::nullopt);
+  EXPECT_THAT(bench.scheduler.StartEpoch(NewGroup(1), &bench.keep), IsEmpty());
+  EXPECT_THAT(bench.keep[0], IsEmpty()) << "nothing of it is committed";
+  bench.Run();
+  EXPECT_THAT(bench.plans[0].start(), SizeIs(1));
+  EXPECT_EQ(bench.plans[0].chunks(0).position(), 0u);
+}
+
+TEST(Scheduler, WhatAnOwnerHasLostComesOutAndItsMemoryIsFree) {
+  Bench bench;
+  bench.Add(1, 20);
+  bench.Run();
+  bench.scheduler.StartEpoch(NewGroup(1), &bench.keep);
+  EXPECT_THAT(bench.scheduler.Displace({SequenceId(1), SequenceId(99)}), SizeIs(1));
+  EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
+  EXPECT_EQ(bench.scheduler.running(), 0);
+}
+
+TEST(Scheduler, SeriousSuspectsRunOneAtATime) {
+  Bench bench;
+  for (uint64_t id = 1; id <= 4; ++id) bench.Add(id, 10);
+  for (uint64_t id = 2; id <= 4; ++id) {
+    for (int crash = 0; crash < 2; ++crash) bench.scheduler.Find(SequenceId(id))->suspicion.OnCrash(0, 10);
   }
+  EXPECT_THAT(bench.Run(), ElementsAre(Pair(1, 10), Pair(2, 10)));
+  bench.scheduler.Find(SequenceId(2))->suspicion.OnComputed(10);  // cleared
+  EXPECT_THAT(bench.Run(), ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 10)));
+}
+
+TEST(Suspicion, IsClearedByGettingPastTheRowsOfTheCrash) {
+  Suspicion suspicion;
+  suspicion.OnCrash(100, 16);
+  suspicion.OnComputed(115);
+  suspicion.OnCrash(100, 16);
+  EXPECT_TRUE(suspicion.serious());
+  suspicion.OnComputed(116);
+  EXPECT_EQ(suspicion.crashes, 0);
+}
+
+TEST(Suspicion, ACrashOnTheWayBackIsAnotherOne) {
+  Suspicion suspicion;
+  suspicion.OnCrash(1000, 1);
+  suspicion.OnCrash(0, 256);  // the prefill after the first
+  EXPECT_FALSE(suspicion.serious());
 }
 
 }  // namespace

@@ -3,12 +3,21 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "router/quarantine.h"
 
 namespace braid {
+
+void Suspicion::OnCrash(int position, int rows) {
+  if (crashes > 0 && position + rows <= begin) return;  // on the way back to where it was: another crash than that one
+  ++crashes;
+  begin = position;
+  end = position + rows;
+}
 
 Sequence::Sequence(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time arrived)
     : id_(id),
       arrived_(arrived),
+      fingerprint_(Quarantine::Fingerprint(request)),
       sampling_(request.sampling()),
       stop_tokens_(request.stop_tokens().begin(), request.stop_tokens().end()),
       log_(request.prompt().begin(), request.prompt().end()),
@@ -32,14 +41,28 @@ std::optional<v1::SequenceFinished::Reason> Sequence::Finished() const {
 }
 
 void Sequence::Place(int rank, uint64_t kv_blocks) {
-  CHECK(!owner_);
+  CHECK(!owner_ && !home_);
   owner_ = rank;
   kv_blocks_ = kv_blocks;
   prefill_tokens_ = static_cast<int>(log_.size());
 }
 
+void Sequence::Park(WorkerId home) {
+  CHECK(owner_);
+  owner_.reset();
+  home_ = home;
+  started_ = started_ && computed_ > 0;  // a start in a void step never happened
+}
+
+void Sequence::Return(int rank) {
+  CHECK(home_);
+  home_.reset();
+  owner_ = rank;
+}
+
 void Sequence::Displace() {
   owner_.reset();
+  home_.reset();
   kv_blocks_ = 0;
   computed_ = 0;
   started_ = false;

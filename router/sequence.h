@@ -11,6 +11,21 @@
 
 namespace braid {
 
+// Whether a sequence crashes the workers that run it. A sequence that was in a step at whose time a worker crashed is a
+// suspect; one that gets past those rows is cleared. So a bystander is cleared by its next step, a request that kills
+// whoever computes it never is, and a long prompt on an unlucky cluster is not taken for one.
+struct Suspicion {
+  int crashes = 0;         // in a row, with these positions in the step
+  int begin = 0, end = 0;  // positions that were to be computed then
+
+  void OnCrash(int position, int rows);
+  void OnComputed(int computed) {
+    if (computed >= end) *this = {};
+  }
+  // It has been there twice: it runs apart from other suspects, so that the next crash tells which of them it is.
+  bool serious() const { return crashes >= 2; }
+};
+
 // One stream of tokens being extended: its request, its token log and where it runs. The log is the truth; everything
 // on the workers can be rebuilt from it, and a replay gives the same tokens.
 //
@@ -24,6 +39,7 @@ class Sequence {
 
   SequenceId id() const { return id_; }
   absl::Time arrived() const { return arrived_; }
+  uint64_t fingerprint() const { return fingerprint_; }  // see Quarantine
   int prompt_tokens() const { return prompt_tokens_; }
   const std::vector<TokenId>& log() const { return log_; }
   int answer_tokens() const { return static_cast<int>(log_.size()) - prompt_tokens_; }
@@ -46,6 +62,11 @@ class Sequence {
   uint64_t kv_blocks() const { return kv_blocks_; }
   bool started() const { return started_; }  // the owner has been told of it
   void Place(int rank, uint64_t kv_blocks);
+  // The epoch is over; the owner, known as `home` until the next one, still holds state for what is computed.
+  void Park(WorkerId home);
+  std::optional<WorkerId> home() const { return home_; }
+  // The home is in the new epoch as `rank`.
+  void Return(int rank);
   // The owner's state is gone: all of the log is to be computed again.
   void Displace();
   v1::SequenceStart Start();
@@ -63,11 +84,12 @@ class Sequence {
   bool left_out = false;  // of the last step, for want of rows
   int turn_tokens = 0;    // prefilled since its turn began
   bool accepted = false;  // the gateway has been told
-  int failures = 0;       // epochs that were lost while a step with its rows was in flight
+  Suspicion suspicion;
 
  private:
   SequenceId id_;
   absl::Time arrived_;
+  uint64_t fingerprint_;
   v1::SamplingParams sampling_;
   std::vector<TokenId> stop_tokens_;
   std::vector<TokenId> log_;
@@ -81,6 +103,7 @@ class Sequence {
   int computed_ = 0;
   int prefill_tokens_;  // length of the log when it was placed
   std::optional<int> owner_;
+  std::optional<WorkerId> home_;  // not while it has an owner
   uint64_t kv_blocks_ = 0;
   bool started_ = false;
 };

@@ -37,9 +37,10 @@ absl::Status Step::OnDone(int rank, v1::StepDone done, const v1::Hello& worker) 
   if (answer.done) return InvalidArgument(absl::StrCat("step_done for step ", number_, " came twice"));
   RETURN_IF_ERROR(CheckSampled(answer, done, worker.vocab_size()));
   RETURN_IF_ERROR(CheckScores(answer, done, worker.vocab_size()));
-  if (static_cast<uint32_t>(done.expert_rows_size()) > worker.expert_count()) {
+  if (static_cast<uint64_t>(done.expert_rows_size()) > uint64_t{worker.moe_layers()} * worker.expert_count()) {
     return InvalidArgument(absl::StrCat("step_done.expert_rows has ", done.expert_rows_size(),
-                                        " entries; the model has ", worker.expert_count(), " experts"));
+                                        " entries; the model has ", worker.moe_layers(), " layers of ",
+                                        worker.expert_count(), " experts"));
   }
   answer.done = std::move(done);
   ++answers_;

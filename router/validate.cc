@@ -96,6 +96,14 @@ absl::Status CheckGenerated(const v1::GenerateSequenceRequest& request) {
 
 absl::Status CheckOptions(const RouterOptions& options) {
   RETURN_IF_ERROR(InRange(options.workers, 1, 4096, "workers"));
+  RETURN_IF_ERROR(InRange(options.workers_max, 0, 4096, "workers_max"));
+  if (options.workers_max > 0 && options.workers_max < options.workers) {
+    return InvalidArgument("workers_max is less than workers, so that no group could ever begin");
+  }
+  RETURN_IF_ERROR(InRange(options.groups, 1, 1024, "groups"));
+  RETURN_IF_ERROR(InRange(options.replica_experts, 0, 1 << 16, "replica_experts"));
+  RETURN_IF_ERROR(InRange(options.rebalance_experts, 0, 1 << 16, "rebalance_experts"));
+  if (options.rebalance_interval < absl::Seconds(1)) return InvalidArgument("rebalance_interval must be at least 1 s");
   RETURN_IF_ERROR(InRange(options.step_tokens, Scheduler::kStepTokensMin, 1 << 20, "step_tokens"));
   RETURN_IF_ERROR(InRange(options.chunk_tokens, 1, 1 << 20, "chunk_tokens"));
   RETURN_IF_ERROR(InRange(options.sequences_max, 1, 1 << 20, "sequences_max"));
@@ -135,21 +143,27 @@ absl::Status CheckHello(const v1::Hello& hello) {
   RETURN_IF_ERROR(InRange(hello.sequences_max(), 1, kCountMax, "hello.sequences_max"));
   RETURN_IF_ERROR(InRange(hello.step_tokens_max(), Scheduler::kStepTokensMin, kCountMax, "hello.step_tokens_max"));
   RETURN_IF_ERROR(InRange(hello.expert_count(), 0, 1 << 16, "hello.expert_count"));
+  RETURN_IF_ERROR(InRange(hello.moe_layers(), hello.expert_count() > 0 ? 1 : 0, hello.expert_count() > 0 ? 1024 : 0,
+                          "hello.moe_layers"));
+  RETURN_IF_ERROR(InRange(hello.expert_slots(), 0,
+                          static_cast<double>(uint64_t{hello.moe_layers()} * hello.expert_count()),
+                          "hello.expert_slots"));
+  RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");
 }
 
-absl::Status CheckSameGroup(const v1::Hello& hello, const v1::Hello& other) {
+absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other) {
   auto same = [&other](const auto& mine, const auto& theirs, const char* field) {
     if (mine == theirs) return absl::OkStatus();
     return absl::FailedPreconditionError(absl::StrCat("hello.", field, " is ", mine, ", but worker \"", other.name(),
-                                                      "\" attached with ", theirs,
-                                                      "; all workers of a group must agree"));
+                                                      "\" attached with ", theirs, "; all workers must agree"));
   };
   RETURN_IF_ERROR(same(hello.model_digest(), other.model_digest(), "model_digest"));
   RETURN_IF_ERROR(same(hello.exchange(), other.exchange(), "exchange"));
   RETURN_IF_ERROR(same(hello.kv_block_tokens(), other.kv_block_tokens(), "kv_block_tokens"));
   RETURN_IF_ERROR(same(hello.expert_count(), other.expert_count(), "expert_count"));
+  RETURN_IF_ERROR(same(hello.moe_layers(), other.moe_layers(), "moe_layers"));
   RETURN_IF_ERROR(same(hello.vocab_size(), other.vocab_size(), "vocab_size"));
   return same(hello.context_tokens_max(), other.context_tokens_max(), "context_tokens_max");
 }

@@ -12,7 +12,7 @@ namespace braid {
 // kInvalidArgument naming the option: out of range, or contradicting another.
 absl::Status CheckOptions(const RouterOptions& options);
 
-// What all workers of a group agree on, and what requests are checked against.
+// What all workers agree on, and what requests are checked against.
 struct ModelLimits {
   uint32_t context_tokens_max = 0;
   uint32_t vocab_size = 0;
@@ -25,7 +25,7 @@ absl::Status CheckRequest(const v1::GenerateSequenceRequest& request, const Mode
 // kInvalidArgument naming the field.
 absl::Status CheckHello(const v1::Hello& hello);
 // kFailedPrecondition naming the field in which a worker differs from those attached before it.
-absl::Status CheckSameGroup(const v1::Hello& hello, const v1::Hello& other);
+absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other);
 
 // kInvalidArgument if a token does not exist, a log probability is not a number or there are too many alternatives.
 absl::Status CheckLogprob(const v1::TokenLogprob& logprob, uint32_t vocab_size);

@@ -21,15 +21,23 @@ struct ExchangeOptions {
   int rank = 0;  // of this worker, in [0, size)
   int size = 1;
   size_t message_bytes_max = 0;  // longest message; equal on all ranks. Memory for it is touched only when used.
-  absl::Duration timeout = absl::Seconds(30);  // for Connect and for each AllToAll, the peers' computing included
+  absl::Duration timeout = absl::Seconds(30);          // for each AllToAll, the peers' computing included
+  absl::Duration connect_timeout = absl::Seconds(30);  // for Connect, the peers' way to theirs included
 };
 
-// One rank's end of the all-to-all of one epoch. Used by one thread, except Abort. Once a call has failed, all later
-// ones fail with the same status; the only way on is a new epoch.
+// How far an exchange has come.
+struct ExchangeProgress {
+  uint64_t phase = 0;            // the last AllToAll that was entered, by its sequence; 0: none
+  absl::Duration waited;         // in it, if it is not over
+  std::vector<int> waiting_for;  // ranks whose message of that phase has not come, if it is not over
+};
+
+// One rank's end of the all-to-all of one epoch. Used by one thread at a time, except where it says thread-safe. Once a
+// call has failed, all later ones fail with the same status; the only way on is a new epoch.
 //
 // Errors: kAborted      Abort was called
 //         kUnavailable  a peer is gone
-//         kDeadlineExceeded  a peer was silent for `timeout`
+//         kDeadlineExceeded  a peer was silent for too long
 //         kDataLoss     a peer broke the protocol (other epoch, other sequence, malformed)
 class Exchange {
  public:
@@ -45,7 +53,8 @@ class Exchange {
   // the next AllToAll.
   virtual std::span<std::byte> Outgoing(int peer) = 0;
   // Sends the first bytes[p] of Outgoing(p) to each peer p and waits for one message from each. `sequence` names the
-  // phase, only rises, and must be what every peer calls this phase. REQUIRES: bytes has `size` entries, the own is 0.
+  // phase, only rises from 1, and must be what every peer calls this phase. REQUIRES: bytes has `size` entries, the own
+  // is 0.
   virtual absl::Status AllToAll(uint64_t sequence, std::span<const size_t> bytes) = 0;
   // The message from `peer` in the last AllToAll, aligned to 64. Valid until the next AllToAll.
   virtual std::span<const std::byte> Incoming(int peer) const = 0;
@@ -57,9 +66,11 @@ class Exchange {
   virtual std::vector<int> suspects() const = 0;
   // Time spent inside AllToAll so far.
   virtual absl::Duration waited() const = 0;
+  // Thread-safe.
+  virtual ExchangeProgress progress() const = 0;
 };
 
-// Makes one Exchange per epoch. Used by the thread that uses the exchanges.
+// Makes one Exchange per epoch. Used by one thread at a time; its exchanges by others, if they like.
 class ExchangeFactory {
  public:
   virtual ~ExchangeFactory() = default;

@@ -13,6 +13,8 @@
 #include <thread>
 
 #include "absl/synchronization/barrier.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "expert_worker/exchange/in_process.h"
 #include "expert_worker/exchange/ucx.h"
 
@@ -41,7 +43,8 @@ class ExchangeTest : public testing::TestWithParam<Transport> {
   // Runs `body` on `size` threads, each with an exchange of its own, after all have been prepared. They connect in
   // `body`. The exchanges live until all bodies have returned.
   using Body = std::function<void(Exchange& exchange, int rank, std::span<const std::string> addresses)>;
-  void OnEachRank(int size, const Body& body, absl::Duration timeout = absl::Seconds(20)) {
+  void OnEachRank(int size, const Body& body, absl::Duration timeout = absl::Seconds(20),
+                  absl::Duration connect_timeout = absl::Seconds(20)) {
     std::vector<std::string> addresses(size);
     std::vector<std::thread> threads;
     absl::Barrier* const prepared = new absl::Barrier(size);
@@ -49,8 +52,12 @@ class ExchangeTest : public testing::TestWithParam<Transport> {
     for (int rank = 0; rank < size; ++rank) {
       threads.emplace_back([&, rank] {
         auto factory = GetParam().make();
-        auto exchange = factory->Prepare(
-            {.epoch = 7, .rank = rank, .size = size, .message_bytes_max = kMessageMax, .timeout = timeout});
+        auto exchange = factory->Prepare({.epoch = 7,
+                                          .rank = rank,
+                                          .size = size,
+                                          .message_bytes_max = kMessageMax,
+                                          .timeout = timeout,
+                                          .connect_timeout = connect_timeout});
         if (exchange.ok()) addresses[rank] = (*exchange)->address();
         if (prepared->Block()) delete prepared;
         EXPECT_TRUE(exchange.ok()) << exchange.status();
@@ -136,6 +143,55 @@ TEST_P(ExchangeTest, AbortBeforeConnectMakesItFail) {
   OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
     exchange.Abort("never mind");
     EXPECT_EQ(exchange.Connect(addresses).code(), StatusCode::kAborted);
+  });
+}
+
+TEST_P(ExchangeTest, AbortWakesWhoConnects) {
+  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+    if (rank == 1) return;  // never connects
+    std::thread other([&] { exchange.Abort("epoch 8 began"); });
+    EXPECT_EQ(exchange.Connect(addresses), absl::AbortedError("epoch 8 began"));
+    other.join();
+  });
+}
+
+TEST_P(ExchangeTest, APeerThatDoesNotConnectIsSuspectedAtTheDeadlineForThat) {
+  OnEachRank(
+      3,
+      [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+        if (rank == 2) return;
+        EXPECT_EQ(exchange.Connect(addresses).code(), StatusCode::kDeadlineExceeded);
+        EXPECT_EQ(exchange.suspects(), std::vector<int>{2});
+        EXPECT_EQ(exchange.progress().phase, 0u);
+      },
+      /*timeout=*/absl::Seconds(100), /*connect_timeout=*/absl::Milliseconds(700));
+}
+
+TEST_P(ExchangeTest, TellsOtherThreadsHowFarItIs) {
+  absl::Notification asked;
+  OnEachRank(3, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+    ASSERT_TRUE(exchange.Connect(addresses).ok());
+    EXPECT_EQ(exchange.progress().phase, 0u);
+    EXPECT_TRUE(exchange.progress().waiting_for.empty());
+    if (rank == 2) asked.WaitForNotification();
+    std::thread other;
+    if (rank == 0) {
+      other = std::thread([&] {
+        ExchangeProgress progress;
+        do {
+          progress = exchange.progress();
+          // Never of another phase.
+          EXPECT_TRUE(progress.phase == 5 || progress.waiting_for.empty());
+        } while (progress.waiting_for != std::vector<int>{2} || progress.waited == absl::ZeroDuration());
+        EXPECT_EQ(progress.phase, 5u);
+        asked.Notify();
+      });
+    }
+    EXPECT_EQ(ExchangePatterns(exchange, rank, 3, 5, 1000), absl::OkStatus());
+    if (rank == 0) other.join();
+    EXPECT_EQ(exchange.progress().phase, 5u);
+    EXPECT_TRUE(exchange.progress().waiting_for.empty());
+    EXPECT_EQ(exchange.progress().waited, absl::ZeroDuration());
   });
 }
 
@@ -254,38 +310,57 @@ std::unique_ptr<Exchange> ConnectOverSocket(ExchangeFactory& factory, int rank, 
   return *std::move(exchange);
 }
 
+constexpr char kTransportsVariable[] = "EXCHANGE_TEST_TRANSPORTS";
+
 // The other process of the test below, which starts this program again for it.
-TEST(UcxPeer, DISABLED_DiesAfterOnePhase) {
-  auto factory = Ucx("tcp,posix,self");
+TEST(UcxPeer, DISABLED_DiesWhileItIsWaitedFor) {
+  auto factory = Ucx(getenv(kTransportsVariable));
   auto exchange = ConnectOverSocket(*factory, 1, kPeerSocket);
   EXPECT_EQ(ExchangePatterns(*exchange, 1, 2, 1, 1000), absl::OkStatus());
   ReceiveBlob(kPeerSocket);
   raise(SIGKILL);
 }
 
-TEST(Ucx, TheDeathOfAProcessIsNoticedOverSharedMemory) {
-  int sockets[2];
-  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+pid_t SpawnPeer(const std::string& transports, int socket) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, sockets[1], kPeerSocket);
+  posix_spawn_file_actions_adddup2(&actions, socket, kPeerSocket);
   std::string arguments[] = {"exchange_test", "--gtest_also_run_disabled_tests", "--gtest_filter=UcxPeer.*"};
   char* argv[] = {arguments[0].data(), arguments[1].data(), arguments[2].data(), nullptr};
+  setenv(kTransportsVariable, transports.c_str(), 1);
   pid_t child = 0;
-  ASSERT_EQ(posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv, environ), 0);
+  EXPECT_EQ(posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv, environ), 0);
   posix_spawn_file_actions_destroy(&actions);
+  return child;
+}
+
+class UcxDeathTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(UcxDeathTest, AProcessThatIsKilledIsMissedLongBeforeTheDeadline) {
+  int sockets[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+  const pid_t child = SpawnPeer(GetParam(), sockets[1]);
   close(sockets[1]);
-  auto factory = Ucx("tcp,posix,self");
+  auto factory = Ucx(GetParam());
   auto exchange = ConnectOverSocket(*factory, 0, sockets[0]);
   EXPECT_EQ(ExchangePatterns(*exchange, 0, 2, 1, 1000), absl::OkStatus());
-  SendBlob(sockets[0], "die");
-  int how = 0;
-  ASSERT_EQ(waitpid(child, &how, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(how));
+  std::thread killer([&] {
+    while (exchange->progress().waiting_for.empty()) sched_yield();
+    SendBlob(sockets[0], "die");
+  });
+  const absl::Time start = absl::Now();
   EXPECT_EQ(ExchangePatterns(*exchange, 0, 2, 2, 1000).code(), StatusCode::kUnavailable);
+  RecordProperty("noticed_after_ms", static_cast<int>(absl::ToInt64Milliseconds(absl::Now() - start)));
   EXPECT_EQ(exchange->suspects(), std::vector<int>{1});
+  killer.join();
+  int how = 0;  // only now: nobody else may have waited for it either
+  ASSERT_EQ(waitpid(child, &how, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(how));
   close(sockets[0]);
 }
+
+INSTANTIATE_TEST_SUITE_P(Transports, UcxDeathTest, testing::Values("tcp,posix,self", "tcp,self"),
+                         [](const auto& info) { return info.index == 0 ? "SharedMemory" : "Tcp"; });
 
 TEST(Ucx, RefusesUnknownTransports) {
   EXPECT_EQ(MakeUcxExchangeFactory({.transports = "pigeon"}).status().code(), StatusCode::kUnavailable);

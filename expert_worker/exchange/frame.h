@@ -28,8 +28,6 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 64);
 
-inline constexpr int kRanksMax = 1024;
-
 FrameHeader MakeFrameHeader(const ExchangeOptions& options, uint64_t sequence, size_t payload_bytes);
 
 // kDataLoss saying what is wrong with `frame` as the message of `source` in phase `sequence`.

@@ -23,6 +23,8 @@
 namespace braid {
 namespace {
 
+constexpr uint64_t kConnecting = 0;  // the phase of Connect, which no step uses
+
 struct Buffer {
   explicit Buffer(size_t bytes)
       : memory(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64}))), size(bytes) {}
@@ -72,11 +74,16 @@ class Mailbox {
     for (const auto& watcher : watchers) watcher->MarkGone(self);
   }
 
-  // One message of every other rank, by rank; on an error `suspects` gets the ranks that sent none.
-  absl::StatusOr<std::vector<Message>> TakeAll(int self, absl::Time deadline, std::vector<int>* suspects) {
+  // One message of every other rank, by rank; on an error `suspects` gets the ranks that sent none. `phase` 0: of
+  // Connect.
+  absl::StatusOr<std::vector<Message>> TakeAll(int self, uint64_t phase, absl::Time deadline,
+                                               std::vector<int>* suspects) {
     absl::MutexLock lock(&mutex_);
     self_ = self;
+    phase_ = phase;
+    waiting_since_ = absl::Now();
     const bool settled = mutex_.AwaitWithDeadline(absl::Condition(this, &Mailbox::Settled), deadline);
+    waiting_since_ = absl::InfiniteFuture();
     if (abort_reason_) return absl::AbortedError(*abort_reason_);
     if (!AllHere()) return Accuse(settled, suspects);
     std::vector<Message> taken(sources_.size());
@@ -86,6 +93,17 @@ class Mailbox {
       sources_[source].messages.pop_front();
     }
     return taken;
+  }
+
+  ExchangeProgress progress() const {
+    absl::MutexLock lock(&mutex_);
+    ExchangeProgress progress = {.phase = phase_};
+    if (phase_ == 0 || waiting_since_ == absl::InfiniteFuture()) return progress;
+    progress.waited = absl::Now() - waiting_since_;
+    for (int source = 0; source < static_cast<int>(sources_.size()); ++source) {
+      if (Missing(source)) progress.waiting_for.push_back(source);
+    }
+    return progress;
   }
 
  private:
@@ -125,6 +143,8 @@ class Mailbox {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<std::string> abort_reason_ ABSL_GUARDED_BY(mutex_);
   int self_ ABSL_GUARDED_BY(mutex_) = -1;
+  uint64_t phase_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time waiting_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();  // in that phase, if it is not over
 };
 
 // All mailboxes of the process by id. Thread-safe.
@@ -172,6 +192,7 @@ class InProcessExchange : public Exchange {
   const std::string& address() const override { return address_; }
 
   absl::Status Connect(std::span<const std::string> addresses) override {
+    RETURN_IF_ERROR(failure_);
     if (static_cast<int>(addresses.size()) != options_.size) {
       return Fail(InvalidArgument(fmt::format("{} addresses for {} ranks", addresses.size(), options_.size)));
     }
@@ -180,7 +201,9 @@ class InProcessExchange : public Exchange {
       if (absl::Status status = ConnectPeer(rank, addresses[rank]); !status.ok()) return Fail(status);
     }
     // An empty exchange: nobody goes on before everybody has come this far.
-    return AllToAll(0, std::vector<size_t>(options_.size));
+    const std::vector<size_t> nothing(options_.size);
+    const absl::Status status = SendAndTake(kConnecting, nothing, absl::Now() + options_.connect_timeout);
+    return status.ok() ? status : Fail(status);
   }
 
   std::span<std::byte> Outgoing(int peer) override {
@@ -205,6 +228,7 @@ class InProcessExchange : public Exchange {
   void Abort(const std::string& reason) override { mailbox_->Abort(reason); }
   std::vector<int> suspects() const override { return suspects_; }
   absl::Duration waited() const override { return waited_; }
+  ExchangeProgress progress() const override { return mailbox_->progress(); }
 
  private:
   absl::Status Fail(const absl::Status& status) {
@@ -238,7 +262,7 @@ class InProcessExchange : public Exchange {
       peers_[peer]->Deliver(options_.rank, {outgoing_[phase_ % 2][peer], sizeof(header) + bytes[peer]});
     }
     ++phase_;
-    ASSIGN_OR_RETURN(incoming_, mailbox_->TakeAll(options_.rank, deadline, &suspects_));
+    ASSIGN_OR_RETURN(incoming_, mailbox_->TakeAll(options_.rank, sequence, deadline, &suspects_));
     for (int peer = 0; peer < options_.size; ++peer) {
       if (peer == options_.rank) continue;
       const Message& message = incoming_[peer];

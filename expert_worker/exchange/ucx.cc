@@ -21,11 +21,12 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "expert_worker/exchange/frame.h"
+#include "expert_worker/exchange/peer_process.h"
 
 // One ucp_worker per epoch: after the death of a peer on shared memory a kept worker may hold a poisoned receive queue.
 // We drive progress ourselves and look at everything that can end a wait: the requests, the abort flag, endpoints that
 // reported an error, the deadline. A tagged receive belongs to no endpoint and never fails by itself when its peer
-// dies, hence the flag per peer that UCX's error callback sets.
+// dies, hence the flag per peer that UCX's error callback sets, and beside it our own look at the peer's process.
 //
 // Tags are (epoch, source) and are matched in full, so a stray message of an old epoch is never taken for one of ours.
 // The phase is not part of the tag: messages of one source stay in order, and one of another phase is then seen at once
@@ -39,6 +40,8 @@ constexpr absl::Duration kPollMax = absl::Milliseconds(20);
 // Phases of Connect, which no step uses.
 constexpr uint64_t kConnecting = ~uint64_t{0} - 1, kConnected = ~uint64_t{0};
 constexpr ucp_tag_t kFullMask = ~ucp_tag_t{0};
+
+constexpr char kEnded[] = "its process has ended";
 
 std::string Explain(ucs_status_t status) { return ucs_status_string(status); }
 
@@ -55,7 +58,7 @@ class Context {
   ucp_context_h handle_;
 };
 
-absl::StatusOr<std::shared_ptr<Context>> OpenContext(const UcxOptions& options) {
+absl::StatusOr<std::unique_ptr<Context>> OpenContext(const UcxOptions& options) {
   ucp_config_t* config = nullptr;
   if (ucs_status_t status = ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
     return absl::UnavailableError("ucx: cannot read its configuration: " + Explain(status));
@@ -63,7 +66,7 @@ absl::StatusOr<std::shared_ptr<Context>> OpenContext(const UcxOptions& options) 
   std::vector<std::pair<const char*, std::string>> settings = {
       {"TLS", options.transports},
       {"RNDV_THRESH", "256k"},         // below it eager messages are several times faster
-      {"KEEPALIVE_INTERVAL", "500ms"}  // how a dead peer on shared memory is noticed; the default is 20 s
+      {"KEEPALIVE_INTERVAL", "500ms"}  // how UCX notices a dead peer on shared memory; the default is 20 s
   };
   // Else peers on one host silently fall back to tcp. (UCX_POSIX_ERROR_HANDLING is known in the environment only; this
   // is its name for ucp_config_modify.) Without posix it would be warned about.
@@ -85,7 +88,7 @@ absl::StatusOr<std::shared_ptr<Context>> OpenContext(const UcxOptions& options) 
   }
   ucp_config_release(config);
   if (status != UCS_OK) return absl::UnavailableError(fmt::format("ucx: {}: {}", failed, Explain(status)));
-  return std::make_shared<Context>(handle);
+  return std::make_unique<Context>(handle);
 }
 
 // Memory for one frame; pages cost nothing until they are written.
@@ -129,9 +132,53 @@ class Request {
   ucs_status_t status_ = UCS_OK;
 };
 
+// Where the exchange is, for whoever asks from another thread. A sequence lock: the version is odd while a phase is
+// being entered, so that nobody takes the wait of one phase for that of another, and who exchanges never waits for who
+// asks.
+class PhaseClock {
+ public:
+  explicit PhaseClock(int size) : missing_(size) {}
+
+  void Enter(uint64_t phase, int self) {
+    const uint64_t version = version_.load(std::memory_order_relaxed);
+    version_.store(version + 1, std::memory_order_relaxed);
+    phase_.store(phase, std::memory_order_release);
+    entered_ns_.store(absl::GetCurrentTimeNanos(), std::memory_order_release);
+    for (int rank = 0; rank < static_cast<int>(missing_.size()); ++rank) {
+      missing_[rank].store(rank != self, std::memory_order_release);
+    }
+    version_.store(version + 2, std::memory_order_release);
+  }
+  void Arrived(int rank) { missing_[rank].store(false, std::memory_order_release); }
+  void Leave() { entered_ns_.store(0, std::memory_order_release); }
+
+  ExchangeProgress Read() const {
+    for (;;) {
+      const uint64_t version = version_.load(std::memory_order_acquire);
+      ExchangeProgress progress = {.phase = phase_.load(std::memory_order_acquire)};
+      const int64_t entered_ns = entered_ns_.load(std::memory_order_acquire);
+      if (entered_ns != 0) {
+        progress.waited = absl::Nanoseconds(absl::GetCurrentTimeNanos() - entered_ns);
+        for (int rank = 0; rank < static_cast<int>(missing_.size()); ++rank) {
+          if (missing_[rank].load(std::memory_order_acquire)) progress.waiting_for.push_back(rank);
+        }
+      }
+      if (version % 2 == 0 && version_.load(std::memory_order_acquire) == version) return progress;
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> version_{0};
+  std::atomic<uint64_t> phase_{0};
+  std::atomic<int64_t> entered_ns_{0};  // 0: the phase is over
+  std::vector<std::atomic<bool>> missing_;
+};
+
 struct Peer {
   ucp_ep_h endpoint = nullptr;
   ucs_status_t error = UCS_OK;  // what the error callback said
+  int process_fd = -1;          // readable once its process has ended; -1: not known
+  bool ended = false;
   std::unique_ptr<Slot> out, in;
   Request send, receive;
   ucp_tag_recv_info_t received = {};
@@ -141,11 +188,14 @@ void OnEndpointError(void* peer, ucp_ep_h, ucs_status_t status) { static_cast<Pe
 
 class UcxExchange : public Exchange {
  public:
-  UcxExchange(std::shared_ptr<Context> context, const ExchangeOptions& options, absl::Duration spin)
-      : context_(std::move(context)), options_(options), spin_(spin), peers_(options.size) {}
+  UcxExchange(std::unique_ptr<Context> context, const ExchangeOptions& options, absl::Duration spin)
+      : context_(std::move(context)), options_(options), spin_(spin), peers_(options.size), phases_(options.size) {}
 
   ~UcxExchange() override {
     if (worker_) CloseAll();
+    for (const Peer& peer : peers_) {
+      if (peer.process_fd >= 0) close(peer.process_fd);
+    }
     if (abort_fd_ >= 0) close(abort_fd_);
   }
 
@@ -162,7 +212,7 @@ class UcxExchange : public Exchange {
     size_t length = 0;
     if (status == UCS_OK) status = ucp_worker_get_address(worker_, &address, &length);
     if (status != UCS_OK) return absl::UnavailableError("ucx: cannot open a worker: " + Explain(status));
-    address_ = EncodeAddress(options_, std::string_view(reinterpret_cast<const char*>(address), length));
+    address_ = EncodeAddress(options_, ProcessTicket().append(reinterpret_cast<const char*>(address), length));
     ucp_worker_release_address(worker_, address);
     return absl::OkStatus();
   }
@@ -170,6 +220,8 @@ class UcxExchange : public Exchange {
   const std::string& address() const override { return address_; }
 
   absl::Status Connect(std::span<const std::string> addresses) override {
+    RETURN_IF_ERROR(failure_);
+    const absl::Time deadline = absl::Now() + options_.connect_timeout;
     if (static_cast<int>(addresses.size()) != options_.size) {
       return Fail(InvalidArgument(fmt::format("{} addresses for {} ranks", addresses.size(), options_.size)));
     }
@@ -181,8 +233,9 @@ class UcxExchange : public Exchange {
     // over for this rank when its own connections stand. The second round tells so: without it a rank could leave,
     // stop calling progress, and keep a slower peer waiting for the answer to its half of the handshake.
     const std::vector<size_t> nothing(options_.size);
-    RETURN_IF_ERROR(AllToAll(kConnecting, nothing));
-    return AllToAll(kConnected, nothing);
+    absl::Status status = Swap(kConnecting, nothing, deadline);
+    if (status.ok()) status = Swap(kConnected, nothing, deadline);
+    return status.ok() ? status : Fail(status);
   }
 
   std::span<std::byte> Outgoing(int peer) override {
@@ -192,11 +245,11 @@ class UcxExchange : public Exchange {
   absl::Status AllToAll(uint64_t sequence, std::span<const size_t> bytes) override {
     CHECK_EQ(static_cast<int>(bytes.size()), options_.size);
     RETURN_IF_ERROR(failure_);
+    if (absl::Status status = CheckAborted(); !status.ok()) return Fail(status);  // also if all messages are here
     const absl::Time start = absl::Now();
-    PostReceives();
-    PostSends(sequence, bytes);
-    absl::Status status = Wait(start);
-    if (status.ok()) status = CheckReceived(sequence);
+    phases_.Enter(sequence, options_.rank);
+    const absl::Status status = Swap(sequence, bytes, start + options_.timeout);
+    phases_.Leave();
     waited_ += absl::Now() - start;
     return status.ok() ? status : Fail(status);
   }
@@ -209,7 +262,7 @@ class UcxExchange : public Exchange {
     {
       absl::MutexLock lock(&abort_mutex_);
       if (!aborted_) abort_reason_ = reason;
-      aborted_ = true;
+      aborted_ = true;  // last: it is looked at without the lock
     }
     const uint64_t one = 1;
     // Cannot fail in a way that matters: the counter only has to be non-zero, and the wait polls every 20 ms anyway.
@@ -218,6 +271,7 @@ class UcxExchange : public Exchange {
 
   std::vector<int> suspects() const override { return suspects_; }
   absl::Duration waited() const override { return waited_; }
+  ExchangeProgress progress() const override { return phases_.Read(); }
 
  private:
   size_t slot_bytes() const { return sizeof(FrameHeader) + options_.message_bytes_max; }
@@ -245,7 +299,14 @@ class UcxExchange : public Exchange {
   }
 
   absl::Status ConnectPeer(int rank, const std::string& address) {
-    ASSIGN_OR_RETURN(const std::string_view remote, DecodeAddress(address, options_, rank));
+    ASSIGN_OR_RETURN(std::string_view remote, DecodeAddress(address, options_, rank));
+    if (remote.size() <= ProcessTicketBytes()) {
+      return InvalidArgument(fmt::format("address of rank {}: too short", rank));
+    }
+    const ProcessWatch watch = WatchProcess(remote.substr(0, ProcessTicketBytes()));
+    remote.remove_prefix(ProcessTicketBytes());
+    peers_[rank].process_fd = watch.fd;
+    if (watch.ended) return Accuse(rank, absl::UnavailableError(fmt::format("rank {} is gone: {}", rank, kEnded)));
     ucp_ep_params_t params = {};
     params.field_mask =
         UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -260,6 +321,13 @@ class UcxExchange : public Exchange {
         status == UCS_ERR_UNREACHABLE ? "; no transport that both allow (--ucx-transports) joins them" : "";
     return Accuse(
         rank, absl::UnavailableError(fmt::format("rank {} cannot be reached: {}{}", rank, Explain(status), remedy)));
+  }
+
+  absl::Status Swap(uint64_t sequence, std::span<const size_t> bytes, absl::Time deadline) {
+    PostReceives();
+    PostSends(sequence, bytes);
+    RETURN_IF_ERROR(Wait(deadline));
+    return CheckReceived(sequence);
   }
 
   void PostReceives() {
@@ -289,9 +357,8 @@ class UcxExchange : public Exchange {
   }
 
   // Waits until every message is sent and received.
-  absl::Status Wait(absl::Time start) {
-    const absl::Time deadline = start + options_.timeout;
-    const absl::Time spin_until = start + spin_;
+  absl::Status Wait(absl::Time deadline) {
+    const absl::Time spin_until = absl::Now() + spin_;
     for (;;) {
       bool done = false;
       RETURN_IF_ERROR(PollRequests(&done));
@@ -311,7 +378,9 @@ class UcxExchange : public Exchange {
     *done = true;
     ForEachPeer([&](int rank, Peer& peer) {
       const ucs_status_t sent = peer.send.Poll();
+      const bool was_missing = peer.receive.pending();
       const ucs_status_t received = peer.receive.PollReceive(&peer.received);
+      if (was_missing && !peer.receive.pending()) phases_.Arrived(rank);
       if (sent == UCS_INPROGRESS || received == UCS_INPROGRESS) *done = false;
       if (!failed.ok()) return;
       if (received != UCS_OK && received != UCS_INPROGRESS) {
@@ -325,16 +394,20 @@ class UcxExchange : public Exchange {
     return failed;
   }
 
+  absl::Status CheckAborted() {
+    if (!aborted_) return absl::OkStatus();
+    absl::MutexLock lock(&abort_mutex_);
+    return absl::AbortedError(abort_reason_);
+  }
+
   absl::Status CheckInterrupted(absl::Time deadline) {
-    {
-      absl::MutexLock lock(&abort_mutex_);
-      if (aborted_) return absl::AbortedError(abort_reason_);
-    }
+    RETURN_IF_ERROR(CheckAborted());
     absl::Status failed;
     ForEachPeer([&](int rank, Peer& peer) {
       // A peer that went away behind its message for this phase will be missed in the next one.
-      if (peer.error == UCS_OK || !peer.receive.pending() || !failed.ok()) return;
-      failed = Accuse(rank, absl::UnavailableError(fmt::format("rank {} is gone: {}", rank, Explain(peer.error))));
+      if ((peer.error == UCS_OK && !peer.ended) || !peer.receive.pending() || !failed.ok()) return;
+      const std::string why = peer.ended ? kEnded : Explain(peer.error);
+      failed = Accuse(rank, absl::UnavailableError(fmt::format("rank {} is gone: {}", rank, why)));
     });
     RETURN_IF_ERROR(failed);
     if (absl::Now() < deadline) return absl::OkStatus();
@@ -344,16 +417,22 @@ class UcxExchange : public Exchange {
     return absl::DeadlineExceededError(fmt::format("rank {} sent nothing in time", fmt::join(suspects_, ", ")));
   }
 
-  // Until something happens on the worker, an abort, or a moment has passed.
+  // Until something happens on the worker, an abort, the end of a peer that is waited for, or a moment has passed.
   void Sleep(absl::Time deadline) {
     if (ucp_worker_arm(worker_) == UCS_ERR_BUSY) {
       // Events are pending already. Letting others run first matters a lot when ranks share cores.
       sched_yield();
       return;
     }
-    pollfd fds[2] = {{worker_fd_, POLLIN, 0}, {abort_fd_, POLLIN, 0}};
+    poll_fds_.assign({{worker_fd_, POLLIN, 0}, {abort_fd_, POLLIN, 0}});
+    // poll() skips what is negative.
+    ForEachPeer([&](int, Peer& peer) {
+      poll_fds_.push_back({peer.receive.pending() && !peer.ended ? peer.process_fd : -1, POLLIN, 0});
+    });
     const absl::Duration left = std::clamp(deadline - absl::Now(), absl::Milliseconds(1), kPollMax);
-    poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(left)));
+    if (poll(poll_fds_.data(), poll_fds_.size(), static_cast<int>(absl::ToInt64Milliseconds(left))) <= 0) return;
+    size_t next = 2;
+    ForEachPeer([&](int, Peer& peer) { peer.ended |= poll_fds_[next++].revents != 0; });
   }
 
   absl::Status CheckReceived(uint64_t sequence) {
@@ -399,7 +478,7 @@ class UcxExchange : public Exchange {
     ucp_worker_destroy(worker_);
   }
 
-  const std::shared_ptr<Context> context_;  // shared with the factory, which may go first
+  const std::unique_ptr<Context> context_;  // its own: two exchanges may be used by two threads
   const ExchangeOptions options_;
   const absl::Duration spin_;
   std::vector<Peer> peers_;  // by rank; the own is unused. Never resized: UCX holds pointers into it.
@@ -408,36 +487,37 @@ class UcxExchange : public Exchange {
   int abort_fd_ = -1;
   std::string address_;
   Request flush_;
+  std::vector<pollfd> poll_fds_;
   absl::Status failure_;
   std::vector<int> suspects_;
   absl::Duration waited_;
+  PhaseClock phases_;
 
+  std::atomic<bool> aborted_ = false;
   absl::Mutex abort_mutex_;
-  bool aborted_ ABSL_GUARDED_BY(abort_mutex_) = false;
   std::string abort_reason_ ABSL_GUARDED_BY(abort_mutex_);
 };
 
 class UcxFactory : public ExchangeFactory {
  public:
-  UcxFactory(std::shared_ptr<Context> context, const UcxOptions& options)
-      : context_(std::move(context)), options_(options) {}
+  explicit UcxFactory(const UcxOptions& options) : options_(options) {}
 
   absl::StatusOr<std::unique_ptr<Exchange>> Prepare(const ExchangeOptions& options) override {
-    auto exchange = std::make_unique<UcxExchange>(context_, options, options_.spin);
+    ASSIGN_OR_RETURN(std::unique_ptr<Context> context, OpenContext(options_));
+    auto exchange = std::make_unique<UcxExchange>(std::move(context), options, options_.spin);
     RETURN_IF_ERROR(exchange->Open());
     return exchange;
   }
 
  private:
-  const std::shared_ptr<Context> context_;
   const UcxOptions options_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ExchangeFactory>> MakeUcxExchangeFactory(const UcxOptions& options) {
-  ASSIGN_OR_RETURN(std::shared_ptr<Context> context, OpenContext(options));
-  return std::make_unique<UcxFactory>(std::move(context), options);
+  RETURN_IF_ERROR(OpenContext(options).status());  // better now than in the first epoch
+  return std::make_unique<UcxFactory>(options);
 }
 
 }  // namespace braid

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/bounded_queue.h"
+#include "braid/v1/worker.pb.h"
+#include "expert_worker/epoch_member.h"
+#include "expert_worker/probe.h"
+#include "expert_worker/step_runner.h"
+#include "expert_worker/worker_protocol.h"
+
+namespace braid {
+
+// Carries out what WorkerProtocol orders, on two threads: one that computes, and one that sets up the next epoch beside
+// it. The stream's thread posts the router's messages; answers go to the stream that is attached. Thread-safe.
+class WorkerThreads {
+ public:
+  // Takes an answer and returns at once; called under a lock, so it must not call back.
+  using Answer = std::function<void(v1::AttachRequest)>;
+
+  // The pointers must outlive *this; `runner` is used by the computing thread from now on.
+  WorkerThreads(EpochMember::Shared shared, StepRunner* runner, WorkerProbe* probe);
+  ~WorkerThreads();  // aborts what is running
+
+  // A new stream. Answers to it begin with its first message.
+  void Attach(Answer answer);
+  // The stream is lost: aborts what is running and drops every sequence.
+  void Detach();
+  // An error means that the router has lost its mind: end the stream.
+  absl::Status Post(v1::AttachResponse message);
+
+  // The epoch in which this worker can run steps; 0: none.
+  uint64_t serving_epoch() const;
+  // The last one that was, on any stream; 0: none.
+  uint64_t last_served_epoch() const;
+  // What to tell the router now.
+  v1::Heartbeat heartbeat() const;
+
+ private:
+  // A member that is abandoned goes when its last user lets go of it: that is why it is shared.
+  using Member = std::shared_ptr<EpochMember>;
+  struct Task {
+    WorkerProtocol::Order order;
+    Member member;  // of the order's epoch; null: it has none
+  };
+
+  // Calls tell(protocol) and carries out what it orders.
+  template <typename F>
+  void Tell(const F& tell) ABSL_LOCKS_EXCLUDED(mutex_);
+  void CarryOut(WorkerProtocol::Order order, std::vector<Member>* abandoned) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Send(v1::AttachRequest message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void Do(const Task& task);
+  absl::StatusOr<v1::StepDone> RunStep(const v1::StepPlan& plan, EpochMember& member);
+  void ReportSequences();
+
+  const EpochMember::Shared shared_;
+  StepRunner* const runner_;
+  WorkerProbe* const probe_;
+
+  mutable absl::Mutex mutex_;
+  WorkerProtocol protocol_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, Member> members_ ABSL_GUARDED_BY(mutex_);  // by epoch, but for those abandoned
+  Answer answer_ ABSL_GUARDED_BY(mutex_);
+  // By WorkerProtocol's promise one order waits at most, and some to forget before it.
+  BoundedQueue<Task> set_ups_{16}, steps_{16};
+  std::thread set_up_thread_, step_thread_;
+};
+
+}  // namespace braid

@@ -1,0 +1,371 @@
+#include "router/group_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/logging.h"
+#include "base/status.h"
+
+namespace braid {
+namespace {
+
+// A rebalancing that makes the busiest worker this much less busy is worth its reading.
+constexpr double kRebalanceGain = 0.1;
+
+Group GroupOf(const Membership::View& view, const Membership& membership) {
+  std::vector<Group::Worker> workers;
+  for (const Membership::Member& member : view.members) {
+    workers.push_back({.id = member.id,
+                       .kv_blocks_total = member.hello.kv_blocks(),
+                       .sequences_max = static_cast<int>(member.hello.sequences_max()),
+                       .step_tokens_max = static_cast<int>(member.hello.step_tokens_max()),
+                       .draining = membership.leaving(member.id)});
+  }
+  return Group(view.epoch, view.members.front().hello.kv_block_tokens(), std::move(workers));
+}
+
+}  // namespace
+
+void Accept(Sequence& sequence, std::vector<Action>* actions) {
+  sequence.accepted = true;
+  SendToSequence send{sequence.id(), {}};
+  send.event.mutable_accepted();
+  actions->push_back(std::move(send));
+}
+
+void Finish(SequenceId id, v1::SequenceFinished::Reason reason, RouterProbe* probe, std::vector<Action>* actions) {
+  SendToSequence send{id, {}};
+  send.event.mutable_finished()->set_reason(reason);
+  actions->push_back(std::move(send));
+  actions->push_back(EndSequence{id, absl::OkStatus(), absl::ZeroDuration()});
+  (reason == v1::SequenceFinished::REASON_STOP ? probe->finished_stop : probe->finished_length).Add();
+}
+
+GroupCore::GroupCore(std::string name, const RouterOptions& options, Epoch* last_epoch, RouterProbe* probe,
+                     std::vector<Action>* actions)
+    : options_(options),
+      probe_(probe),
+      actions_(actions),
+      membership_(std::move(name), options, last_epoch, actions),
+      scheduler_({.step_tokens = options.step_tokens,
+                  .chunk_tokens = options.chunk_tokens,
+                  .sequences_max = options.sequences_max}),
+      links_(options.heartbeat_timeout) {}
+
+void GroupCore::OnLeaving(WorkerId worker, absl::Time now) {
+  membership_.OnLeaving(worker, now);
+  Group* group = scheduler_.group();
+  for (int rank = 0; group != nullptr && rank < group->size(); ++rank) {
+    if (group->worker(rank).id == worker) group->SetDraining(rank);
+  }
+}
+
+void GroupCore::OnLost(WorkerId worker, absl::Time now) {
+  membership_.OnLost(worker, now);
+  FollowLoss(now);
+}
+
+absl::Status GroupCore::OnMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now) {
+  switch (message.message_case()) {
+    case v1::AttachRequest::kPrepared:
+      return membership_.OnPrepared(worker, message.prepared(), now);
+    case v1::AttachRequest::kConfigured:
+      return membership_.OnConfigured(worker, message.configured());
+    case v1::AttachRequest::kBegun:
+      return OnBegun(worker, message.begun());
+    case v1::AttachRequest::kStepDone:
+      return OnStepDone(worker, message.step_done(), now);
+    case v1::AttachRequest::kFault:
+      membership_.OnFault(worker, message.fault(), now);
+      FollowLoss(now);
+      return absl::OkStatus();
+    default:
+      return absl::OkStatus();
+  }
+}
+
+void GroupCore::Advance(const Roster& roster, absl::Time now) {
+  WatchLinks(roster, now);
+  DrainLeaving(now);
+  membership_.Advance(now, load_.rows());
+  FollowLoss(now);
+  if (membership_.ready() != nullptr && !step_) BeginEpoch(now);
+  if (membership_.running()) IssueStep(now);
+}
+
+std::vector<WorkerId> GroupCore::Late(absl::Time now) const {
+  std::vector<WorkerId> late;
+  if (!step_ || now - step_->issued() < options_.step_timeout) return late;
+  for (int rank = 0; rank < step_->size(); ++rank) {
+    if (!step_->answered(rank)) late.push_back(scheduler_.group()->worker(rank).id);
+  }
+  return late;
+}
+
+void GroupCore::GiveUpSequences() {
+  for (auto& sequence : scheduler_.DisplaceAll()) displaced_.push_back(std::move(sequence));
+}
+
+std::optional<double> GroupCore::LoadFor(const Sequence& sequence) const {
+  const Group* group = scheduler_.group();
+  if (group == nullptr || !scheduler_.PickOwner(sequence)) return std::nullopt;
+  return group->idlest_share();
+}
+
+bool GroupCore::CouldHold(const Sequence& sequence) const {
+  const Group* group = scheduler_.group();
+  return group != nullptr && sequence.tokens_max() <= group->tokens_max();
+}
+
+void GroupCore::Admit(std::unique_ptr<Sequence> sequence) {
+  const std::optional<int> owner = scheduler_.PickOwner(*sequence);
+  CHECK(owner);
+  scheduler_.Admit(std::move(sequence), *owner);
+}
+
+absl::Status GroupCore::OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now) {
+  const Membership::View* view = membership_.serving();
+  const std::optional<int> rank = view != nullptr ? view->RankOf(worker) : std::nullopt;
+  if (!rank || Epoch(done.epoch()) != view->epoch) return absl::OkStatus();  // of an epoch that is over
+  if (!step_) return InvalidArgument("step_done, but no step is in flight");
+  RETURN_IF_ERROR(CheckScores(done));
+  RETURN_IF_ERROR(step_->OnDone(*rank, done, view->members[static_cast<size_t>(*rank)].hello));
+  if (step_->complete()) Commit(now);
+  return absl::OkStatus();
+}
+
+absl::Status GroupCore::OnBegun(WorkerId worker, const v1::Begun& begun) {
+  RETURN_IF_ERROR(membership_.OnBegun(worker, begun));
+  const Membership::View* view = membership_.serving();
+  if (view == nullptr || Epoch(begun.epoch()) != view->epoch) return absl::OkStatus();
+  const std::optional<int> rank = view->RankOf(worker);
+  std::vector<SequenceId> missing;
+  for (uint64_t id : begun.missing()) {
+    const Sequence* sequence = scheduler_.Find(SequenceId(id));
+    if (sequence != nullptr && sequence->owner() == rank) missing.push_back(SequenceId(id));
+  }
+  for (auto& sequence : scheduler_.Displace(missing)) displaced_.push_back(std::move(sequence));
+  return absl::OkStatus();
+}
+
+void GroupCore::FollowLoss(absl::Time now) {
+  const std::optional<Membership::Loss> loss = membership_.TakeLoss();
+  if (!loss) return;
+  const std::optional<Step> step = std::exchange(step_, std::nullopt);
+  probe_->epochs_lost.Add();
+  stopped_at_ = now;
+  paused_at_ = std::min(paused_at_ == absl::InfinitePast() ? now : paused_at_, now);
+  links_.Reset();
+  scheduler_.EndEpoch();
+  if (step && *loss == Membership::Loss::kCrash) Suspect(*step);
+}
+
+// A worker crashed while this step ran. If just one of its sequences was there at a crash before, without having got
+// past it since, that one is the cause.
+void GroupCore::Suspect(const Step& step) {
+  std::vector<SequenceId> serious;
+  for (int rank = 0; rank < step.size(); ++rank) {
+    for (const Step::Chunk& chunk : step.chunks(rank)) {
+      Sequence* sequence = scheduler_.Find(chunk.sequence);
+      if (sequence == nullptr) continue;
+      sequence->suspicion.OnCrash(chunk.position, chunk.rows);
+      if (sequence->suspicion.serious()) serious.push_back(sequence->id());
+    }
+  }
+  if (serious.size() != 1) return;
+  spdlog::error("sequence {} was running at {} crashes of workers in a row; it is not tried again", serious[0].value,
+                scheduler_.Find(serious[0])->suspicion.crashes);
+  probe_->quarantined.Add();
+  quarantined_.push_back(scheduler_.Find(serious[0])->fingerprint());
+  Fail(serious[0], absl::AbortedError("workers crashed whenever they ran this request; it is not tried again"));
+}
+
+void GroupCore::WatchLinks(const Roster& roster, absl::Time now) {
+  if (!membership_.running() || !step_) return links_.Reset();
+  const Membership::View& view = *membership_.serving();
+  std::vector<const v1::Heartbeat*> beats;
+  for (const Membership::Member& member : view.members) {
+    const Roster::Worker* worker = roster.Find(member.id);
+    const bool current = worker != nullptr && Epoch(worker->beat.epoch()) == view.epoch;
+    beats.push_back(current ? &worker->beat : nullptr);
+  }
+  const std::optional<std::pair<int, int>> cut = links_.Look(beats, now);
+  if (!cut) return;
+  probe_->links_cut.Add();
+  membership_.OnCut(view.members[static_cast<size_t>(cut->first)].id, view.members[static_cast<size_t>(cut->second)].id,
+                    now);
+  FollowLoss(now);
+}
+
+void GroupCore::DrainLeaving(absl::Time now) {
+  const Group* group = scheduler_.group();
+  for (int rank = 0; group != nullptr && rank < group->size(); ++rank) {
+    const Group::Worker& worker = group->worker(rank);
+    if (worker.draining && worker.sequences == 0) membership_.OnDrained(worker.id, now);
+  }
+}
+
+void GroupCore::BeginEpoch(absl::Time now) {
+  const Membership::View& view = *membership_.ready();
+  if (paused_at_ == absl::InfinitePast()) paused_at_ = now;
+  std::vector<std::vector<v1::SequenceKept>> keep;
+  const int before = scheduler_.running();
+  Scheduler::Sequences displaced = scheduler_.StartEpoch(GroupOf(view, membership_), &keep);
+  probe_->sequences_requeued.Add(static_cast<double>(displaced.size()));
+  probe_->sequences_kept.Add(static_cast<double>(before) - static_cast<double>(displaced.size()));
+  for (auto& sequence : displaced) displaced_.push_back(std::move(sequence));
+  step_number_ = 0;
+  if (const Membership::View* serving = membership_.serving()) {
+    probe_->experts_moved.Add(view.placement.CountNew(serving->placement));
+  }
+  membership_.Begin(std::move(keep), now);
+  rebalanced_at_ = now;
+}
+
+void GroupCore::IssueStep(absl::Time now) {
+  if (paused_at_ != absl::InfinitePast()) {
+    probe_->epoch_pause_seconds.Observe(absl::ToDoubleSeconds(now - paused_at_));
+    paused_at_ = absl::InfinitePast();
+  }
+  if (step_ || membership_.ready() != nullptr) return;
+  std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanStep();
+  if (!plans) return;
+  const Membership::View& view = *membership_.serving();
+  step_.emplace(++step_number_, *plans, now);
+  for (size_t rank = 0; rank < plans->size(); ++rank) {
+    SendToWorker send{view.members[rank].id, {}};
+    v1::StepPlan& plan = *send.message.mutable_step_plan();
+    plan = std::move((*plans)[rank]);
+    plan.set_epoch(view.epoch.value);
+    plan.set_step(step_number_);
+    actions_->push_back(std::move(send));
+  }
+}
+
+void GroupCore::PlanRebalance(absl::Time now) {
+  const Membership::View& view = *membership_.serving();
+  const int workers = static_cast<int>(view.members.size());
+  if (workers < 2 || now - rebalanced_at_ < options_.rebalance_interval || load_.rows().empty()) return;
+  const std::optional<Placement> better = membership_.Rebalanced(load_.rows());
+  if (!better) return;
+  rebalanced_at_ = now;
+  const double before = view.placement.Imbalance(load_.rows(), workers);
+  const double after = better->Imbalance(load_.rows(), workers);
+  probe_->placement_imbalance.Set(before);
+  if (after > before * (1 - kRebalanceGain)) return;
+  spdlog::info("group {}: experts move: the busiest worker has {:.2f} of the mean, then {:.2f}", membership_.name(),
+               before, after);
+  probe_->rebalances.Add();
+  membership_.Rebalance();
+}
+
+void GroupCore::Commit(absl::Time now) {
+  const Step step = *std::exchange(step_, std::nullopt);
+  membership_.OnProgress();
+  Observe(step, now);
+  for (int rank = 0; rank < step.size(); ++rank) {
+    for (const Step::Chunk& chunk : step.chunks(rank)) {
+      Sequence* sequence = scheduler_.Find(chunk.sequence);
+      if (sequence == nullptr) continue;
+      sequence->OnComputed(chunk.rows);
+      sequence->suspicion.OnComputed(sequence->computed());
+    }
+    for (const v1::PromptScores& scores : step.done(rank).prompt_scores()) DeliverScores(scores);
+    for (const v1::Sampled& sampled : step.done(rank).sampled()) DeliverToken(sampled);
+  }
+}
+
+absl::Status GroupCore::CheckScores(const v1::StepDone& done) const {
+  for (const v1::PromptScores& scores : done.prompt_scores()) {
+    const Sequence* sequence = scheduler_.Find(SequenceId(scores.sequence()));
+    if (sequence == nullptr) continue;  // cancelled
+    const uint64_t prompt_tokens = static_cast<uint64_t>(sequence->prompt_tokens());
+    const uint64_t begin = scores.position(), end = begin + static_cast<uint64_t>(scores.logprobs_size());
+    if (!sequence->want_prompt_logprobs() || begin < 1 || end > prompt_tokens ||
+        begin > static_cast<uint64_t>(sequence->scores_delivered())) {
+      return InvalidArgument(absl::StrCat("step_done.prompt_scores [", begin, ", ", end, ") of sequence ",
+                                          scores.sequence(), " were not asked for, or leave a gap"));
+    }
+    for (int i = 0; i < scores.logprobs_size(); ++i) {
+      if (scores.logprobs(i).token() == sequence->log()[begin + static_cast<uint64_t>(i)]) continue;
+      return InvalidArgument(absl::StrCat("step_done.prompt_scores of sequence ", scores.sequence(), " at ",
+                                          begin + static_cast<uint64_t>(i), " scores another token than the prompt's"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void GroupCore::DeliverScores(const v1::PromptScores& scores) {
+  Sequence* sequence = scheduler_.Find(SequenceId(scores.sequence()));
+  if (sequence == nullptr) return;
+  // After the loss of an epoch the worker scores the prompt from its beginning again.
+  const int skip = sequence->scores_delivered() - static_cast<int>(scores.position());
+  if (skip >= scores.logprobs_size()) return;
+  v1::GenerateSequenceResponse event;
+  v1::PromptLogprobs* logprobs = event.mutable_prompt_logprobs();
+  logprobs->set_position(static_cast<uint32_t>(sequence->scores_delivered()));
+  for (int i = skip; i < scores.logprobs_size(); ++i) *logprobs->add_logprobs() = scores.logprobs(i);
+  sequence->OnScoresDelivered(sequence->scores_delivered() + logprobs->logprobs_size());
+  Say(sequence->id(), std::move(event));
+}
+
+void GroupCore::DeliverToken(const v1::Sampled& sampled) {
+  const SequenceId id(sampled.sequence());
+  Sequence* sequence = scheduler_.Find(id);
+  if (sequence == nullptr) return;  // cancelled while the step was in flight
+  if (!sampled.error().empty()) {
+    return Fail(id, absl::InternalError(absl::StrCat("the model could not go on: ", sampled.error().substr(0, 200))));
+  }
+  if (sequence->scores_missing()) {
+    return Fail(id, absl::InternalError("the worker did not report all log probabilities of the prompt"));
+  }
+  v1::GenerateSequenceResponse event;
+  v1::SequenceTokens* tokens = event.mutable_tokens();
+  tokens->set_position(static_cast<uint32_t>(sequence->answer_tokens()));
+  tokens->add_tokens(sampled.token().token());
+  if (sequence->want_logprobs()) *tokens->add_logprobs() = sampled.token();
+  sequence->Append(sampled.token().token());
+  Say(id, std::move(event));
+  if (std::optional<v1::SequenceFinished::Reason> reason = sequence->Finished()) {
+    Finish(id, *reason, probe_, actions_);
+    scheduler_.Remove(id);
+  }
+}
+
+void GroupCore::Observe(const Step& step, absl::Time now) {
+  probe_->steps.Add();
+  probe_->step_seconds.Observe(absl::ToDoubleSeconds(now - step.issued()));
+  probe_->step_rows.Observe(step.rows());
+  int decode_rows = 0;
+  for (int rank = 0; rank < step.size(); ++rank) {
+    for (const Step::Chunk& chunk : step.chunks(rank)) {
+      const Sequence* sequence = scheduler_.Find(chunk.sequence);
+      if (sequence != nullptr && sequence->decoding()) decode_rows += chunk.rows;
+    }
+    const v1::StepDone& done = step.done(rank);
+    probe_->worker_step_seconds.Add(static_cast<double>(done.step_us()) * 1e-6);
+    probe_->worker_exchange_seconds.Add(static_cast<double>(done.exchange_us()) * 1e-6);
+    load_.Add(done.expert_rows());
+  }
+  probe_->decode_rows.Add(decode_rows);
+  probe_->prefill_rows.Add(step.rows() - decode_rows);
+  if (!load_.EndStep()) return;
+  const v1::Hello& hello = membership_.serving()->members.front().hello;
+  probe_->expert_imbalance.Set(load_.Imbalance(static_cast<int>(hello.expert_count())));
+  PlanRebalance(now);
+}
+
+void GroupCore::Say(SequenceId id, v1::GenerateSequenceResponse event) {
+  actions_->push_back(SendToSequence{id, std::move(event)});
+}
+
+void GroupCore::Fail(SequenceId id, absl::Status status) {
+  CHECK(!status.ok());
+  scheduler_.Remove(id);
+  actions_->push_back(EndSequence{id, std::move(status), absl::ZeroDuration()});
+  probe_->failed.Add();
+}
+
+}  // namespace braid

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/ids.h"
+#include "braid/v1/router.pb.h"
+#include "braid/v1/worker.pb.h"
+#include "router/actions.h"
+#include "router/expert_load.h"
+#include "router/link_watch.h"
+#include "router/membership.h"
+#include "router/probe.h"
+#include "router/roster.h"
+#include "router/router.h"
+#include "router/scheduler.h"
+#include "router/step.h"
+
+namespace braid {
+
+// One group at work. It joins three parts:
+//
+//    Membership   which workers form the group, and its epochs
+//    Scheduler    which sequences run where, and what the next step computes
+//    Step         the step in flight; committed when every member has reported it
+//
+// When an epoch is lost its step never happened: running sequences go on from their last committed token with the
+// workers that hold their state, in the next epoch; those whose owner is gone come out (TakeDisplaced).
+//
+// Pure: time is an argument. Thread-compatible.
+class GroupCore {
+ public:
+  // See Membership for the pointers; all must outlive *this.
+  GroupCore(std::string name, const RouterOptions& options, Epoch* last_epoch, RouterProbe* probe,
+            std::vector<Action>* actions);
+
+  void OnJoined(WorkerId worker, const v1::Hello& hello, absl::Time now) { membership_.OnJoined(worker, hello, now); }
+  void OnLeaving(WorkerId worker, absl::Time now);
+  // The worker is gone. Unknown ones are ignored.
+  void OnLost(WorkerId worker, absl::Time now);
+  // Prepared, Configured, Begun, StepDone or Fault. An error means that the worker broke the protocol: close it.
+  absl::Status OnMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now);
+
+  // Issues what is due: set-ups, the next epoch, the next step. `roster` knows how far each worker is.
+  void Advance(const Roster& roster, absl::Time now);
+  // Workers that have not reported their step for too long.
+  std::vector<WorkerId> Late(absl::Time now) const;
+  // Workers that may be let go, see Membership.
+  std::vector<WorkerId> Releasable() const { return membership_.Releasable(scheduler_.running() == 0 && !step_); }
+  // Sequences that have lost their state here and are to be admitted anew, wherever.
+  Scheduler::Sequences TakeDisplaced() { return std::exchange(displaced_, {}); }
+  // Fingerprints of sequences that were found to crash workers.
+  std::vector<uint64_t> TakeQuarantined() { return std::exchange(quarantined_, {}); }
+  // The group has not served for a while: its sequences go elsewhere, prefilled again.
+  void GiveUpSequences();
+
+  // How busy it is, in [0, 1]; nullopt if the sequence has no room here now.
+  std::optional<double> LoadFor(const Sequence& sequence) const;
+  // Whether it would have room if nothing else ran.
+  bool CouldHold(const Sequence& sequence) const;
+  // REQUIRES: LoadFor(*sequence).
+  void Admit(std::unique_ptr<Sequence> sequence);
+  Sequence* Find(SequenceId id) const { return scheduler_.Find(id); }
+  std::unique_ptr<Sequence> Remove(SequenceId id) { return scheduler_.Remove(id); }
+
+  const Membership& membership() const { return membership_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const ExpertLoad& expert_load() const { return load_; }
+  bool serving() const { return membership_.serving() != nullptr; }
+  // Since when it does not serve; infinite past if it never did.
+  absl::Time stopped_at() const { return stopped_at_; }
+
+ private:
+  absl::Status OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now);
+  absl::Status OnBegun(WorkerId worker, const v1::Begun& begun);
+  absl::Status CheckScores(const v1::StepDone& done) const;
+  void FollowLoss(absl::Time now);
+  void Suspect(const Step& step);
+  void WatchLinks(const Roster& roster, absl::Time now);
+  void DrainLeaving(absl::Time now);
+  void BeginEpoch(absl::Time now);
+  void IssueStep(absl::Time now);
+  void PlanRebalance(absl::Time now);
+
+  void Commit(absl::Time now);
+  void DeliverScores(const v1::PromptScores& scores);
+  void DeliverToken(const v1::Sampled& sampled);
+  void Observe(const Step& step, absl::Time now);
+  void Say(SequenceId id, v1::GenerateSequenceResponse event);
+  // REQUIRES: an error. The sequence is forgotten.
+  void Fail(SequenceId id, absl::Status status);
+
+  const RouterOptions options_;
+  RouterProbe* const probe_;
+  std::vector<Action>* const actions_;
+  Membership membership_;
+  Scheduler scheduler_;
+  std::optional<Step> step_;
+  uint64_t step_number_ = 0;  // of the last step issued in this epoch
+  Scheduler::Sequences displaced_;
+  std::vector<uint64_t> quarantined_;
+  ExpertLoad load_;
+  LinkWatch links_;
+  absl::Time rebalanced_at_ = absl::InfinitePast();
+  absl::Time stopped_at_ = absl::InfinitePast();
+  absl::Time paused_at_ = absl::InfinitePast();  // since when no step could be issued, for want of an epoch that runs
+};
+
+// Tells the sequence's gateway that it is accepted.
+void Accept(Sequence& sequence, std::vector<Action>* actions);
+// Tells it why no more tokens follow. The caller forgets the sequence.
+void Finish(SequenceId id, v1::SequenceFinished::Reason reason, RouterProbe* probe, std::vector<Action>* actions);
+
+}  // namespace braid
