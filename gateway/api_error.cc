@@ -31,7 +31,6 @@ int HttpStatus(const ApiError& error) {
     case absl::StatusCode::kCancelled:
       return 499;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
       return 503;
     case absl::StatusCode::kDeadlineExceeded:
       return 504;

@@ -73,6 +73,15 @@ class FakeInference : public Inference {
     return not_ready_;
   }
 
+  std::string Unprotected() const override {
+    absl::MutexLock lock(&mutex_);
+    return unprotected_;
+  }
+
+  void SetUnprotected(std::string what) {
+    absl::MutexLock lock(&mutex_);
+    unprotected_ = std::move(what);
+  }
   void SetNotReady(std::string why) {
     absl::MutexLock lock(&mutex_);
     not_ready_ = std::move(why);
@@ -109,7 +118,7 @@ class FakeInference : public Inference {
   }
 
   mutable absl::Mutex mutex_;
-  std::string not_ready_;
+  std::string not_ready_, unprotected_;
   std::optional<ApiError> refusal_;
   std::deque<std::shared_ptr<Live>> calls_;
 };

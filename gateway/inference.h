@@ -84,6 +84,8 @@ class Inference {
                                                          const std::vector<int64_t>& tokens) = 0;
   virtual ModelInfo model() const = 0;
   virtual std::string NotReady() const = 0;  // empty string when ready; "loading: ..." or "draining"
+  // What the next loss of a worker would cost; empty string: a pause, no more.
+  virtual std::string Unprotected() const = 0;
 };
 
 }  // namespace braid

@@ -56,6 +56,7 @@ class InferenceService {
                                                    const std::vector<int64_t>& tokens) override;
     ModelInfo model() const override;
     std::string NotReady() const override { return service_->NotReady(); }
+    std::string Unprotected() const override { return service_->router_.status().unprotected; }
 
    private:
     InferenceService* const service_;

@@ -251,6 +251,18 @@ TEST_F(InferenceServiceTest, AFailureInTheMiddleIsToldAsAnErrorNotAsAnEnd) {
   EXPECT_EQ(HttpStatus(*outcome.error), 500);
 }
 
+TEST_F(InferenceServiceTest, AQuarantinedRequestIsToldWhy) {
+  router_.SetScript([](grpc::ServerContext*, const Request&, Writer* writer) {
+    FakeRouter::Accept(writer);
+    return grpc::Status(grpc::StatusCode::ABORTED, "workers crashed whenever they ran this request");
+  });
+  Start();
+  const Outcome outcome = RunChat();
+  ASSERT_TRUE(outcome.error);
+  EXPECT_EQ(outcome.error->code, "request_quarantined");
+  EXPECT_EQ(HttpStatus(*outcome.error), 500);
+}
+
 TEST_F(InferenceServiceTest, ARequestEndsAtItsTimeout) {
   router_.SetScript([](grpc::ServerContext* context, const Request&, Writer* writer) {
     FakeRouter::Accept(writer);

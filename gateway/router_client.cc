@@ -276,6 +276,7 @@ void RouterClient::OnPolled(const grpc::Status& status, const v1::GetStatusRespo
     } else {
       const bool ready = response.state() == v1::GetStatusResponse::STATE_READY;
       status_.not_ready = ready ? "" : response.detail().empty() ? "the router is not ready" : response.detail();
+      status_.unprotected = response.unprotected();
       status_.model_digest = response.model_digest();
       status_.context_tokens_max = static_cast<int>(std::min<uint32_t>(response.context_tokens_max(), INT32_MAX));
       if (ready) period = kPollPeriodReady;

@@ -25,6 +25,7 @@ std::shared_ptr<grpc::Channel> ConnectToRouter(const std::string& address);
 // What the last poll said of the router.
 struct RouterStatus {
   std::string not_ready = "waiting for the router";  // empty: ready
+  std::string unprotected;                           // what the next loss of a worker would cost; empty: a pause
   std::string model_digest;                          // empty until known
   int context_tokens_max = 0;                        // 0 until known
 };

@@ -24,6 +24,8 @@ ApiError ToApiError(const absl::Status& status, std::optional<absl::Duration> re
               retry_after.value_or(kRetryAfter)};
     case absl::StatusCode::kInvalidArgument:
       return {status.code(), "invalid_value", "", std::string(status.message()), std::nullopt};
+    case absl::StatusCode::kAborted:
+      return {status.code(), "request_quarantined", "", std::string(status.message()), std::nullopt};
     case absl::StatusCode::kDeadlineExceeded:
       return {status.code(), "timeout", "", "the request took longer than this server allows", std::nullopt};
     default:

@@ -32,7 +32,7 @@ ApiError DrainingError() {
 HttpReply TextReply(std::string body) { return {.content_type = kTextContentType, .body = std::move(body)}; }
 
 // "loading: 40% of the weights" -> status "loading", detail "40% of the weights".
-HttpReply HealthReply(const std::string& not_ready) {
+HttpReply HealthReply(const std::string& not_ready, const std::string& unprotected) {
   std::string body;
   JsonWriter json(&body);
   const size_t colon = not_ready.find(':');
@@ -41,6 +41,7 @@ HttpReply HealthReply(const std::string& not_ready) {
     const size_t detail = not_ready.find_first_not_of(' ', colon + 1);
     json.Key("detail").String(detail == not_ready.npos ? "" : not_ready.substr(detail));
   }
+  if (!unprotected.empty()) json.Key("unprotected").String(unprotected);
   json.EndObject();
   HttpReply reply = JsonReply(std::move(body));
   if (!not_ready.empty()) {
@@ -100,7 +101,7 @@ HttpReply HttpApi::Get(const RouteMatch& match) {
     case RouteId::kReady:
       return Health();
     case RouteId::kLive:
-      return HealthReply("");
+      return HealthReply("", "");
     case RouteId::kVersion:
       return JsonReply(R"({"version":")" BRAID_VERSION R"("})");
     case RouteId::kMetrics:
@@ -144,7 +145,9 @@ HttpOutcome HttpApi::Dispatch(RouteId route, const std::string& body, const std:
   return HttpReply();
 }
 
-HttpReply HttpApi::Health() { return HealthReply(draining_ ? "draining" : inference_.NotReady()); }
+HttpReply HttpApi::Health() {
+  return HealthReply(draining_ ? "draining" : inference_.NotReady(), inference_.Unprotected());
+}
 
 HttpReply HttpApi::Models(const std::string& only_id) {
   const ModelInfo model = inference_.model();

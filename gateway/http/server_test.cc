@@ -26,6 +26,10 @@ TEST_F(HttpServerTest, SaysWhatItIsAndWhetherItIsReady) {
     EXPECT_EQ(ready.status, 200);
     EXPECT_EQ(ready.body, R"({"status":"ready"})");
   }
+  inference_.SetUnprotected("group 0 has one worker");
+  EXPECT_EQ(Ask(Get("/health")).status, 200) << "it serves";
+  EXPECT_EQ(Ask(Get("/health")).body, R"({"status":"ready","unprotected":"group 0 has one worker"})");
+  inference_.SetUnprotected("");
   inference_.SetNotReady("loading: 40% of the weights");
   const TestResponse loading = Ask(Get("/health"));
   EXPECT_EQ(loading.status, 503);
