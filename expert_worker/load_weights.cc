@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -97,21 +98,25 @@ absl::Status LoadWeights(const ModelFile& model, const std::function<bool()>& st
   return absl::OkStatus();
 }
 
-absl::Status LoadExperts(const ModelFile& model, std::span<const ExpertRanks> placement, int rank,
-                         const std::function<bool()>& stop) {
-  const std::vector<LayerTensors>& layers = model.tensors().layers;
+absl::Status ExpertLoader::Load(std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
+  const std::vector<LayerTensors>& layers = model_->tensors().layers;
   if (layers.empty()) return absl::OkStatus();  // a checksum model: it has no weights
+  const std::vector<bool> before = std::exchange(here_, {});
+  std::vector<bool> placed;
   std::vector<TensorView> tensors;
   for (size_t layer = 0; layer < placement.size(); ++layer) {
-    const std::vector<FfnTensors>& experts = layers.at(model.config().dense_layers + layer).experts;
-    for (int expert = 0; expert < static_cast<int>(experts.size()); ++expert) {
-      if (!placement[layer].IsAt(expert, rank)) continue;
-      const FfnTensors& ffn = experts[expert];
+    const std::vector<FfnTensors>& experts = layers.at(model_->config().dense_layers + layer).experts;
+    for (int expert = 0; expert < placement[layer].experts(); ++expert) {
+      placed.push_back(placement[layer].IsAt(expert, rank));
+      if (!placed.back() || (!before.empty() && before[placed.size() - 1])) continue;
+      const FfnTensors& ffn = experts.at(expert);
       tensors.insert(tensors.end(), {ffn.gate, ffn.up, ffn.down});
     }
   }
-  if (!Fit(model, TotalBytes(tensors))) return absl::OkStatus();
-  return WithPath(model, PageIn(tensors, stop, [](uint64_t) {}));
+  if (!Fit(*model_, TotalBytes(tensors))) return absl::OkStatus();
+  RETURN_IF_ERROR(WithPath(*model_, PageIn(tensors, stop, [](uint64_t) {})));
+  if (!stop()) here_ = std::move(placed);
+  return absl::OkStatus();
 }
 
 }  // namespace braid

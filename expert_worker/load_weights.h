@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "expert_worker/expert_ranks.h"
@@ -19,9 +20,18 @@ enum class WeightsToLoad { kAll, kAllButExperts };
 absl::Status LoadWeights(const ModelFile& model, const std::function<bool()>& stop,
                          WeightsToLoad what = WeightsToLoad::kAll);
 
-// The same for the experts that are placed at `rank`, by MoE layer, and without a progress bar. Costs little for those
-// that are in memory already.
-absl::Status LoadExperts(const ModelFile& model, std::span<const ExpertRanks> placement, int rank,
-                         const std::function<bool()>& stop);
+// The same for experts, when they are placed at this worker, and without a progress bar. Thread-compatible.
+class ExpertLoader {
+ public:
+  explicit ExpertLoader(const ModelFile* model) : model_(model) {}  // must outlive *this
+
+  // `placement` by MoE layer. Experts that the last call has read in are not read again: to look at every page of a
+  // large model takes longer than all the rest of a new epoch.
+  absl::Status Load(std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop);
+
+ private:
+  const ModelFile* model_;
+  std::vector<bool> here_;  // (moe_layers, E)
+};
 
 }  // namespace braid

@@ -85,11 +85,19 @@ TEST_F(LoadWeightsTest, LeavesExpertsOutUntilTheyArePlacedHere) {
   const std::vector<ExpertRanks> placement(model_->config().moe_layer_count(),
                                            *ExpertRanks::Parse(layer, model_->config().experts, 2));
   const int64_t first_of_each = experts / model_->config().experts;
-  EXPECT_TRUE(LoadExperts(*model_, placement, /*rank=*/1, never).ok());
+  ExpertLoader loader(model_.get());
+  EXPECT_TRUE(loader.Load(placement, /*rank=*/1, never).ok());
   EXPECT_GE(ResidentKib(path_), others + first_of_each);
   EXPECT_LT(ResidentKib(path_), others + first_of_each + slack);
-  EXPECT_TRUE(LoadExperts(*model_, placement, /*rank=*/0, never).ok());
+  EXPECT_TRUE(loader.Load(placement, /*rank=*/0, never).ok());
   EXPECT_GE(ResidentKib(path_), whole);
+
+  ForgetPages();
+  EXPECT_TRUE(loader.Load(placement, /*rank=*/0, never).ok());
+  EXPECT_LT(ResidentKib(path_), slack) << "they were read in already";
+  EXPECT_TRUE(loader.Load(placement, /*rank=*/1, [] { return true; }).ok());
+  EXPECT_TRUE(loader.Load(placement, /*rank=*/1, never).ok());
+  EXPECT_GE(ResidentKib(path_), first_of_each) << "the call before was stopped";
 }
 
 TEST_F(LoadWeightsTest, EndsWhenToldTo) {

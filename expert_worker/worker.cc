@@ -124,6 +124,7 @@ class WorkerImpl : public Worker {
         pool_(options.threads > 0 ? options.threads : CoresOfThisProcess()),
         kv_(config_, kv_blocks),
         engine_(MakeEngine(&config_, &model->tensors(), &kv_, &pool_)),
+        loader_(model),
         exchanges_(std::move(exchanges)),
         runner_(&config_, &kv_, &pool_,
                 [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
@@ -137,8 +138,9 @@ class WorkerImpl : public Worker {
                   .pool = &pool_,
                   .exchanges = exchanges_.get(),
                   .load_experts =
-                      [model](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
-                        return LoadExperts(*model, placement, rank, stop);
+                      [this, all = options.expert_slots == 0](std::span<const ExpertRanks> placement, int rank,
+                                                              const std::function<bool()>& stop) {
+                        return all ? absl::OkStatus() : loader_.Load(placement, rank, stop);
                       },
                   .step_tokens_max = options.step_tokens_max,
                   .exchange_timeout = options.exchange_timeout},
@@ -162,6 +164,7 @@ class WorkerImpl : public Worker {
   ThreadPool pool_;
   KvPool kv_;
   const std::unique_ptr<Engine> engine_;
+  ExpertLoader loader_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
   WorkerThreads threads_;

@@ -26,7 +26,9 @@ struct WorkerOptions {
   uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
-  int expert_slots = 0;  // experts there is memory for here, counted over all layers; 0: all
+  // Experts there is memory for here, counted over all layers; they are read in when they are placed here. 0: all, and
+  // LoadWeights has read them in.
+  int expert_slots = 0;
   absl::Duration exchange_timeout = absl::Seconds(30);
   absl::Duration exchange_spin = absl::ZeroDuration();  // ucx polls this long before it sleeps
   std::string ucx_transports = "tcp,posix,self";
