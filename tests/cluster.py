@@ -52,6 +52,7 @@ class Cluster:
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)  # a test may have stopped it
         for name, process in self.processes.items():
             try:
                 process.wait(10)
@@ -71,15 +72,22 @@ class Cluster:
                     "--grpc-port", self.grpc_port, "--drain-seconds", 5, *self.flags.get("serve", []))
 
     def _start_processes(self):
-        router = f"127.0.0.1:{self.router_port}"
-        self._start("router", BIN / "braid-router", "--listen", router, "--workers", self.workers,
-                    "--metrics-port", self.router_metrics_port, *self.flags.get("router", []))
+        self.start_router()
         for rank in range(self.workers):
             self.start_worker(rank)
-        self._start("gateway", BIN / "braid-gateway", "--model", self.model, "--router", router,
-                    "--port", self.http_port, "--grpc-port", self.grpc_port, *self.flags.get("gateway", []))
+        self._start("gateway", BIN / "braid-gateway", "--model", self.model,
+                    "--router", f"127.0.0.1:{self.router_port}", "--port", self.http_port,
+                    "--grpc-port", self.grpc_port, *self.flags.get("gateway", []))
+
+    def start_router(self):
+        self._start("router", BIN / "braid-router", "--listen", f"127.0.0.1:{self.router_port}",
+                    "--workers", self.workers, "--metrics-port", self.router_metrics_port,
+                    *self.flags.get("router", []))
 
     def start_worker(self, index):
+        """Also one more than there were, or one that has ended."""
+        while len(self.worker_metrics_ports) <= index:
+            self.worker_metrics_ports.append(free_port())
         self._start(f"worker-{index}", BIN / "braid-expert-worker", "--model", self.model,
                     "--router", f"127.0.0.1:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
                     "--metrics-port", self.worker_metrics_ports[index], *self.flags.get("worker", []))
@@ -139,6 +147,27 @@ class Cluster:
         if not values:
             raise KeyError(name)
         return sum(values)
+
+    def serving_workers(self):
+        """The indices of the worker processes that are members of the epoch that serves."""
+        epoch = self.metric("braid_router_epoch", self.router_metrics_port)
+        return [index for index, port in enumerate(self.worker_metrics_ports)
+                if f"worker-{index}" in self.processes and self.processes[f"worker-{index}"].poll() is None
+                and epoch > 0 and self.metric("braid_worker_epoch", port) == epoch]
+
+    def wait_serving(self, count=None, timeout_s=60):
+        """Until so many workers serve; without a count, all that run."""
+        end = time.monotonic() + timeout_s
+        while True:
+            wanted = count or sum(process.poll() is None for name, process in self.processes.items()
+                                  if name.startswith("worker-"))
+            try:
+                if len(self.serving_workers()) == wanted:
+                    return
+            except (OSError, KeyError):
+                pass  # one is still starting
+            assert time.monotonic() < end, f"{wanted} workers do not serve after {timeout_s} s\n{self.log('router')[-3000:]}"
+            time.sleep(0.02)
 
     def kill(self, name, sig=signal.SIGKILL):
         self.processes[name].send_signal(sig)

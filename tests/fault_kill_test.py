@@ -1,0 +1,63 @@
+"""P2 on real processes: a worker is killed with kill -9 at every token of an answer, and nobody sees more than a pause.
+
+One cluster lives through all of it. In each round all requests of the workload start at once, spread over the workers,
+so that one kill hits the owner of some and a neighbour of the others. BRAID_FAULTS=all (`./run acceptance`) kills each
+of two and of three workers at every token; on every change they take turns.
+"""
+import os
+import time
+
+import pytest
+
+from cluster import Cluster
+from faults.client import ask_together
+from faults.workload import TOKENS, WORKLOADS
+
+ALL = os.environ.get("BRAID_FAULTS") == "all"
+
+
+def rounds(workers):
+    """(token, worker to kill)"""
+    for token in range(1, TOKENS + 1):
+        yield from ((token, worker) for worker in (range(workers) if ALL else [token % workers]))
+
+
+class Tally:
+    """What the kills of one test have done."""
+
+    def __init__(self):
+        self.kills, self.answers, self.under_way, self.pauses = 0, 0, 0, []
+
+    def add(self, killed_at, histories):
+        self.kills += 1
+        self.answers += len(histories)
+        self.under_way += sum(history.events[0][0] < killed_at < history.events[-1][0] for history in histories)
+        self.pauses.append(max(history.longest_pause(since=killed_at)[0] for history in histories))
+
+    def __str__(self):
+        pauses = sorted(self.pauses)
+        return (f"{self.kills} kills, {self.answers} answers unchanged, {self.under_way} of them under way at the kill; "
+                f"longest pause {pauses[-1]:.2f} s, median {pauses[len(pauses) // 2]:.2f} s")
+
+
+@pytest.mark.parametrize("workers", [2, 3] if ALL else [2])
+@pytest.mark.parametrize("model", WORKLOADS)
+def test_a_worker_is_killed_at_every_token(model, workers):
+    workload, tally = WORKLOADS[model](), Tally()
+    with Cluster(workers=workers, model=workload.model) as cluster:
+        for token, worker in rounds(workers):
+            killed_at = []
+
+            def kill():
+                killed_at.append(time.monotonic())
+                cluster.kill(f"worker-{worker}")
+                cluster.start_worker(worker)
+
+            histories = ask_together(cluster.url, workload.requests, at_token=(token, kill))
+            problems = workload.problems(histories)
+            assert not problems, "\n".join([f"worker {worker} was killed at token {token}", *problems])
+            tally.add(killed_at[0], histories)
+            cluster.wait_serving()
+        assert cluster.metric("braid_router_epochs_lost_total", cluster.router_metrics_port) >= tally.kills
+        assert tally.under_way > tally.answers / 4, tally
+        print(f"{model}, {workers} workers: {tally}")
