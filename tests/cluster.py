@@ -148,25 +148,31 @@ class Cluster:
             raise KeyError(name)
         return sum(values)
 
+    def running_workers(self):
+        """The indices of the worker processes that run."""
+        return [index for index in range(len(self.worker_metrics_ports))
+                if f"worker-{index}" in self.processes and self.processes[f"worker-{index}"].poll() is None]
+
     def serving_workers(self):
-        """The indices of the worker processes that are members of the epoch that serves."""
+        """Those of them that are members of the epoch that serves."""
         epoch = self.metric("braid_router_epoch", self.router_metrics_port)
-        return [index for index, port in enumerate(self.worker_metrics_ports)
-                if f"worker-{index}" in self.processes and self.processes[f"worker-{index}"].poll() is None
-                and epoch > 0 and self.metric("braid_worker_epoch", port) == epoch]
+        return [index for index in self.running_workers()
+                if epoch > 0 and self.metric("braid_worker_epoch", self.worker_metrics_ports[index]) == epoch]
 
     def wait_serving(self, count=None, timeout_s=60):
         """Until so many workers serve; without a count, all that run."""
+        self.wait_until(lambda: len(self.serving_workers()) == (count or len(self.running_workers())), timeout_s)
+
+    def wait_until(self, true, timeout_s=60):
+        """Waits for true() to be true; what it raises while a process starts counts as false."""
         end = time.monotonic() + timeout_s
         while True:
-            wanted = count or sum(process.poll() is None for name, process in self.processes.items()
-                                  if name.startswith("worker-"))
             try:
-                if len(self.serving_workers()) == wanted:
+                if true():
                     return
             except (OSError, KeyError):
-                pass  # one is still starting
-            assert time.monotonic() < end, f"{wanted} workers do not serve after {timeout_s} s\n{self.log('router')[-3000:]}"
+                pass
+            assert time.monotonic() < end, f"waited {timeout_s} s in vain; the router:\n{self.log('router')[-3000:]}"
             time.sleep(0.02)
 
     def kill(self, name, sig=signal.SIGKILL):

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import Cluster
 from faults.client import ask_together
+from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import TOKENS, WORKLOADS
 
 ALL = os.environ.get("BRAID_FAULTS") == "all"
@@ -40,24 +41,34 @@ class Tally:
                 f"longest pause {pauses[-1]:.2f} s, median {pauses[len(pauses) // 2]:.2f} s")
 
 
+def kill_round(cluster, workload, token, worker, tally, replaced_at_once):
+    """All of the workload, with a kill when its first request has so many tokens."""
+    killed_at = []
+
+    def kill():
+        killed_at.append(time.monotonic())
+        cluster.kill(f"worker-{worker}")
+        if replaced_at_once:
+            cluster.start_worker(worker)
+
+    histories = ask_together(cluster.url, workload.requests, at_token=(token, kill))
+    problems = workload.problems(histories)
+    assert not problems, "\n".join([f"worker {worker} was killed at token {token}", *problems])
+    tally.add(killed_at[0], histories)
+    if not replaced_at_once:
+        cluster.start_worker(worker)
+    cluster.wait_serving()
+
+
 @pytest.mark.parametrize("workers", [2, 3] if ALL else [2])
 @pytest.mark.parametrize("model", WORKLOADS)
-def test_a_worker_is_killed_at_every_token(model, workers):
+@pytest.mark.parametrize("replaced", ["at once", pytest.param("when the answers are out", marks=pytest.mark.skipif(
+    not SURVIVORS_GO_ON, reason="the router waits for a replacement"))])
+def test_a_worker_is_killed_at_every_token(model, workers, replaced):
     workload, tally = WORKLOADS[model](), Tally()
     with Cluster(workers=workers, model=workload.model) as cluster:
         for token, worker in rounds(workers):
-            killed_at = []
-
-            def kill():
-                killed_at.append(time.monotonic())
-                cluster.kill(f"worker-{worker}")
-                cluster.start_worker(worker)
-
-            histories = ask_together(cluster.url, workload.requests, at_token=(token, kill))
-            problems = workload.problems(histories)
-            assert not problems, "\n".join([f"worker {worker} was killed at token {token}", *problems])
-            tally.add(killed_at[0], histories)
-            cluster.wait_serving()
+            kill_round(cluster, workload, token, worker, tally, replaced == "at once")
         assert cluster.metric("braid_router_epochs_lost_total", cluster.router_metrics_port) >= tally.kills
         assert tally.under_way > tally.answers / 4, tally
-        print(f"{model}, {workers} workers: {tally}")
+        print(f"{model}, {workers} workers, replaced {replaced}: {tally}")

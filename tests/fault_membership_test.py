@@ -1,0 +1,74 @@
+"""Workers come and go while answers are under way: nobody notices."""
+import signal
+import threading
+
+import pytest
+
+from cluster import Cluster
+from faults.client import ask_together
+from faults.protocol import SURVIVORS_GO_ON
+from faults.workload import TOKENS, WORKLOADS
+
+ROUNDS = 4
+
+
+@pytest.fixture(params=WORKLOADS)
+def workload(request):
+    return WORKLOADS[request.param]()
+
+
+def attached(cluster):
+    return cluster.metric("braid_router_workers_attached", cluster.router_metrics_port)
+
+
+def leave(cluster, name):
+    """SIGTERM, then its clean end, which must come well before its drain time is over."""
+    process = cluster.processes[name]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0, cluster.log(name)[-2000:]
+
+
+def ask_while(cluster, workload, token, action):
+    """All of the workload; action() runs beside it from that token on. Returns the longest pause."""
+    beside = threading.Thread(target=action)
+    histories = ask_together(cluster.url, workload.requests, at_token=(token, beside.start))
+    beside.join()
+    problems = workload.problems(histories)
+    assert not problems, "\n".join(problems)
+    return max(history.longest_pause()[0] for history in histories)
+
+
+def test_workers_join_and_leave_under_load(workload):
+    """One more comes, then the oldest goes, again and again: none of the first ones is left at the end."""
+    with Cluster(workers=2, model=workload.model) as cluster:
+        for turn in range(ROUNDS):
+            joining, leaving = turn + 2, turn
+            join_pause = ask_while(cluster, workload, TOKENS // 4, lambda: cluster.start_worker(joining))
+            cluster.wait_until(lambda: attached(cluster) == 3)
+            cluster.wait_serving(3 if SURVIVORS_GO_ON else 2)  # without, it stands by
+            leave_pause = ask_while(cluster, workload, TOKENS // 2, lambda: leave(cluster, f"worker-{leaving}"))
+            cluster.wait_serving(2)
+            print(f"turn {turn}: pause {join_pause:.2f} s while one joins, {leave_pause:.2f} s while one leaves")
+
+
+def test_a_joined_worker_leaves_again(workload):
+    with Cluster(workers=2, model=workload.model) as cluster:
+        cluster.start_worker(2)
+        cluster.wait_until(lambda: attached(cluster) == 3)
+        cluster.wait_serving(3 if SURVIVORS_GO_ON else 2)
+        ask_while(cluster, workload, TOKENS // 2, lambda: leave(cluster, "worker-2"))
+        cluster.wait_serving(2)
+
+
+def test_a_worker_dies_while_it_joins(workload):
+    """At whatever point of its start the kill finds it, the others go on."""
+    with Cluster(workers=2, model=workload.model) as cluster:
+        for delay_s in (0.02, 0.05, 0.1, 0.2):
+
+            def come_and_die():
+                cluster.start_worker(2)
+                threading.Event().wait(delay_s)
+                cluster.kill("worker-2")
+
+            ask_while(cluster, workload, TOKENS // 8, come_and_die)
+            cluster.wait_serving(2)
