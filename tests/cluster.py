@@ -28,6 +28,8 @@ class Cluster:
     `flags` holds more arguments per role: {"gateway": [...], "router": [...], "worker": [...], "serve": [...]}.
     """
 
+    host = "127.0.0.1"  # where the router listens
+
     def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120):
         self.workers, self.model, self.flags = workers, str(model), flags or {}
         self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
@@ -76,20 +78,20 @@ class Cluster:
         for rank in range(self.workers):
             self.start_worker(rank)
         self._start("gateway", BIN / "braid-gateway", "--model", self.model,
-                    "--router", f"127.0.0.1:{self.router_port}", "--port", self.http_port,
+                    "--router", f"{self.host}:{self.router_port}", "--port", self.http_port,
                     "--grpc-port", self.grpc_port, *self.flags.get("gateway", []))
 
     def start_router(self):
-        self._start("router", BIN / "braid-router", "--listen", f"127.0.0.1:{self.router_port}",
+        self._start("router", BIN / "braid-router", "--listen", f"{self.host}:{self.router_port}",
                     "--workers", self.workers, "--metrics-port", self.router_metrics_port,
                     *self.flags.get("router", []))
 
-    def start_worker(self, index):
-        """Also one more than there were, or one that has ended."""
+    def start_worker(self, index, prefix=()):
+        """Also one more than there were, or one that has ended. `prefix` goes before the command."""
         while len(self.worker_metrics_ports) <= index:
             self.worker_metrics_ports.append(free_port())
-        self._start(f"worker-{index}", BIN / "braid-expert-worker", "--model", self.model,
-                    "--router", f"127.0.0.1:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
+        self._start(f"worker-{index}", *prefix, BIN / "braid-expert-worker", "--model", self.model,
+                    "--router", f"{self.host}:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
                     "--metrics-port", self.worker_metrics_ports[index], *self.flags.get("worker", []))
 
     def log(self, name):
@@ -139,9 +141,9 @@ class Cluster:
                 if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                     yield json.loads(line[6:])
 
-    def metric(self, name, port=None):
+    def metric(self, name, port=None, host="127.0.0.1"):
         """The sum over all label sets of a metric; of the gateway's (or the whole `serve`) by default."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http_port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port or self.http_port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
         if not values:
@@ -155,9 +157,15 @@ class Cluster:
 
     def serving_workers(self):
         """Those of them that are members of the epoch that serves."""
-        epoch = self.metric("braid_router_epoch", self.router_metrics_port)
+        epoch = self.router_metric("braid_router_epoch")
         return [index for index in self.running_workers()
-                if epoch > 0 and self.metric("braid_worker_epoch", self.worker_metrics_ports[index]) == epoch]
+                if epoch > 0 and self.worker_metric("braid_worker_epoch", index) == epoch]
+
+    def worker_metric(self, name, index):
+        return self.metric(name, self.worker_metrics_ports[index])
+
+    def router_metric(self, name):
+        return self.metric(name, self.router_metrics_port)
 
     def wait_serving(self, count=None, timeout_s=60):
         """Until so many workers serve; without a count, all that run."""

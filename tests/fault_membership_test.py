@@ -18,7 +18,7 @@ def workload(request):
 
 
 def attached(cluster):
-    return cluster.metric("braid_router_workers_attached", cluster.router_metrics_port)
+    return cluster.router_metric("braid_router_workers_attached")
 
 
 def leave(cluster, name):

@@ -35,7 +35,7 @@ def cluster(workload):
 def test_stopped_and_continued(cluster, workload, name, seconds):
     process = cluster.processes[name]
     cluster.wait_serving()
-    lost_before = cluster.metric("braid_router_epochs_lost_total", cluster.router_metrics_port)
+    lost_before = cluster.router_metric("braid_router_epochs_lost_total")
     resume = threading.Timer(seconds, process.send_signal, [signal.SIGCONT])
     stopped_at = []
 
@@ -50,7 +50,7 @@ def test_stopped_and_continued(cluster, workload, name, seconds):
     assert not problems, "\n".join(problems)
     cluster.wait_serving()
     pause = max(history.longest_pause(since=stopped_at[0])[0] for history in histories)
-    lost = cluster.metric("braid_router_epochs_lost_total", cluster.router_metrics_port) - lost_before
+    lost = cluster.router_metric("braid_router_epochs_lost_total") - lost_before
     print(f"{name} stopped for {seconds} s: pause {pause:.2f} s, {lost:.0f} epochs lost")
     if seconds <= HARMLESS_S:
         assert lost == 0
