@@ -8,8 +8,9 @@ from faults.history import DONE, History, fold, is_dishonest, is_lost, violation
 
 
 def chunk(tokens, text, finish=None, index=0):
-    return {"choices": [{"index": index, "text": text, "token_ids": tokens, "finish_reason": finish, "logprobs": {
-        "tokens": [str(t) for t in tokens], "token_logprobs": [-0.5] * len(tokens)} if tokens else None}], "usage": None}
+    logprobs = {"tokens": [str(t) for t in tokens], "token_logprobs": [-0.5] * len(tokens)} if tokens else None
+    return {"choices": [{"index": index, "text": text, "token_ids": tokens, "finish_reason": finish,
+                         "logprobs": logprobs}], "usage": None}
 
 
 def history(*payloads):
@@ -53,7 +54,8 @@ def test_tokens_may_come_in_other_packets():
     (SOUND[:3] + [chunk([5], "z", index=1)] + SOUND[3:], "choices [0, 1]"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_a_broken_history_is_seen(payloads, what):
-    assert any(what in line for line in violations(history(*payloads), EXPECTED)), violations(history(*payloads), EXPECTED)
+    found = violations(history(*payloads), EXPECTED)
+    assert any(what in line for line in found), found
 
 
 def test_an_end_on_a_truncated_answer_is_dishonest_and_an_error_is_not():

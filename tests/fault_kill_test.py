@@ -37,8 +37,8 @@ class Tally:
 
     def __str__(self):
         pauses = sorted(self.pauses)
-        return (f"{self.kills} kills, {self.answers} answers unchanged, {self.under_way} of them under way at the kill; "
-                f"longest pause {pauses[-1]:.2f} s, median {pauses[len(pauses) // 2]:.2f} s")
+        return (f"{self.kills} kills, {self.answers} answers unchanged, {self.under_way} of them under way at the "
+                f"kill; longest pause {pauses[-1]:.2f} s, median {pauses[len(pauses) // 2]:.2f} s")
 
 
 def kill_round(cluster, workload, token, worker, tally, replaced_at_once):

@@ -4,7 +4,7 @@ A history is every event with its time. Folded, it is an answer that can be comp
 cluster; the rules of `violations` hold for every history, whatever happened meanwhile:
 
   ends once    each choice has one finish_reason and nothing after it; one [DONE], which comes last
-  same         token ids, text, reasoning, tool calls, log probabilities and usage are the undisturbed ones, to the letter
+  same         token ids, text, reasoning, tool calls, log probabilities and usage are the undisturbed ones
   honest       an answer that was cut short says so: no finish_reason for a choice that lacks tokens, no [DONE]
   counted      usage counts the tokens that came, and the end token of each choice that ended with one
 """
@@ -64,7 +64,9 @@ class History:
 
 
 def tokens_in(event):
-    return sum(len(choice.get("token_ids") or []) for choice in event.get("choices", []))
+    """Of a server that does not say token ids, each piece of text counts as one."""
+    return sum(len(choice["token_ids"]) if "token_ids" in choice else bool(choice.get("text"))
+               for choice in event.get("choices", []))
 
 
 def fold(history):

@@ -1,7 +1,7 @@
 """Hosts and the switch between them, as a process: network namespaces joined by a program that can lose packets.
 
-Each host has a TUN device as `eth0` at 10.77.0.<number>. The switch reads every packet and delivers, delays or drops it,
-each direction of each pair by its own rule: what tc's netem does, without needing that module in the kernel, with a
+Each host has a TUN device as `eth0` at 10.77.0.<number>. The switch reads every packet and delivers, delays or drops
+it, each direction of each pair by its own rule: what tc's netem does, without needing that module in the kernel, with a
 fixed seed, and with cuts in one direction only. A cut is silent: no reset is sent, as when a cable is pulled.
 
   switch.py HOSTS   prints the paths of the namespaces as JSON, then obeys rules from stdin and ends with it:
