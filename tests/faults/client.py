@@ -7,7 +7,7 @@ import urllib.parse
 
 from faults.history import History, tokens_in
 
-REFUSED = (429, 503)  # asked to come again: not accepted, so nothing was promised
+NOT_ACCEPTED = (0, 429, 503)  # nobody there, or asked to come again: nothing was promised
 RETRY_S = 0.05
 
 
@@ -26,12 +26,13 @@ class Stream(threading.Thread):
         end = time.monotonic() + self.timeout_s
         while True:
             self._ask_once()
-            if self.history.status not in REFUSED or time.monotonic() > end:
+            if self.history.status not in NOT_ACCEPTED or time.monotonic() > end:
                 return
             self.history.retries += 1
             time.sleep(RETRY_S)
 
     def _ask_once(self):
+        self.history.status, self.history.broken = 0, ""
         connection = http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=self.timeout_s)
         try:
             body = {**self.history.body, "stream": True, "return_token_ids": True,

@@ -5,6 +5,7 @@ killed with kill -9 every few seconds and started again a second later, as `brai
 """
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import random
 import threading
@@ -12,13 +13,13 @@ import time
 
 from cluster import Cluster
 from faults.client import ask
-from faults.history import fold, is_dishonest, is_lost, violations
+from faults.history import fold, is_lost, violations
 from faults.measure import Figure
 from faults.workload import CHAT, COMPLETION, TOKENS, demo_requests, user, with_stop_string
 
 WORKERS, CLIENTS, KILL_EVERY_S, RESTART_AFTER_S = 4, 24, 5.0, 1.0
 SETTLE_TIMEOUT_S = 60
-GROWTH_BYTES_MAX = 32 << 20  # of a process, over the whole soak: caches and arenas, not a leak per request
+GROWTH_BYTES_MAX = 16 << 20  # of a process, over the whole soak: caches and arenas, not a leak per request
 
 
 def pool_requests(count, rng):
@@ -62,23 +63,30 @@ def make_pool(count, rng):
 
 
 class Killer(threading.Thread):
-    """Kills a random worker every few seconds until told to stop, and starts it again."""
+    """Kills one of `victims`, pairs of functions (kill, start), every few seconds until told to stop, and starts it
+    again a second later."""
 
-    def __init__(self, cluster, rng):
+    def __init__(self, victims, rng):
         super().__init__(daemon=True)
-        self.cluster, self.rng, self.stopped, self.kills = cluster, rng, threading.Event(), []
+        self.victims, self.rng, self.stopped, self.kills = victims, rng, threading.Event(), 0
 
     def run(self):
-        while not self.stopped.wait(KILL_EVERY_S):
-            worker = self.rng.randrange(self.cluster.workers)
-            self.kills.append(time.monotonic())
-            self.cluster.kill(f"worker-{worker}")
+        while not self.stopped.wait(KILL_EVERY_S - RESTART_AFTER_S):
+            kill, start = self.rng.choice(self.victims)
+            kill()
+            self.kills += 1
             time.sleep(RESTART_AFTER_S)
-            self.cluster.start_worker(worker)
+            start()
 
     def stop(self):
         self.stopped.set()
         self.join()
+
+
+def workers_of(cluster):
+    """As victims."""
+    return [(functools.partial(cluster.kill, f"worker-{index}"), functools.partial(cluster.start_worker, index))
+            for index in range(cluster.workers)]
 
 
 @dataclasses.dataclass
@@ -87,18 +95,16 @@ class Score:
     refused: int = 0  # and asked again until accepted
     lost: int = 0
     changed: int = 0
-    dishonest: int = 0
     tokens: int = 0
     longest_pause_s: float = 0
     examples: list = dataclasses.field(default_factory=list)
 
-    def add(self, history, expected):
-        wrong = violations(history, expected)
+    def add(self, history, expected, judge):
+        wrong = judge(history, expected)
         self.accepted += history.accepted
         self.refused += history.retries
         self.lost += is_lost(history)
         self.changed += bool(wrong) and not is_lost(history)
-        self.dishonest += is_dishonest(history, expected)
         self.tokens += sum(len(choice.tokens) for choice in fold(history)[0].choices.values())
         self.longest_pause_s = max(self.longest_pause_s, history.longest_pause()[0])
         if wrong and len(self.examples) < 5:
@@ -125,8 +131,8 @@ def left_behind(before, after):
             if after[name] > before[name] + (GROWTH_BYTES_MAX if name.endswith("bytes") else 0)]
 
 
-def run_clients(cluster, pool, requests, seconds, seed, progress):
-    """The score of that many requests, or of as many as the time allows."""
+def run_clients(url, pool, requests, seconds, seed, progress, clients=CLIENTS, judge=violations):
+    """The score of that many requests, or of as many as the time allows, and the seconds that it took."""
     score, lock, started = Score(), threading.Lock(), time.monotonic()
     begun = iter(range(requests))
 
@@ -138,15 +144,15 @@ def run_clients(cluster, pool, requests, seconds, seed, progress):
             if number is None:
                 return
             (path, body), expected = rng.choice(pool)
-            history = ask(cluster.url, path, body)
+            history = ask(url, path, body)
             with lock:
-                score.add(history, expected)
+                score.add(history, expected, judge)
             if number and number % 1000 == 0:
                 progress(f"soak: {number} requests in {time.monotonic() - started:.0f} s, {score.lost} lost, "
                          f"{score.changed} changed")
 
-    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
-        list(clients.map(client, range(CLIENTS)))
+    with concurrent.futures.ThreadPoolExecutor(clients) as threads:
+        list(threads.map(client, range(clients)))
     return score, time.monotonic() - started
 
 
@@ -155,19 +161,19 @@ def soak(requests, minutes, seed, progress):
     pool = make_pool(200, rng)
     progress(f"soak: the answers of {len(pool)} distinct requests are known")
     with Cluster(workers=WORKERS) as cluster:
-        run_clients(cluster, pool, 200, 3600, seed + 1, progress)  # warm: what is allocated once is there
+        run_clients(cluster.url, pool, 200, 3600, seed + 1, progress)  # warm: what is allocated once is there
         time.sleep(1)
-        before, killer = resources(cluster), Killer(cluster, rng)
+        before, killer = resources(cluster), Killer(workers_of(cluster), rng)
         killer.start()
-        score, seconds = run_clients(cluster, pool, requests, 60 * minutes, seed, progress)
+        score, seconds = run_clients(cluster.url, pool, requests, 60 * minutes, seed, progress)
         killer.stop()
         cluster.wait_serving()
         end = time.monotonic() + SETTLE_TIMEOUT_S
         while left_behind(before, after := resources(cluster)) and time.monotonic() < end:
             time.sleep(0.5)
     more = left_behind(before, after)
-    return Figure(f"soak: {score.accepted} requests, {len(killer.kills)} kills", f"{score.lost} lost, {score.changed} "
+    return Figure(f"soak: {score.accepted} requests, {killer.kills} kills", f"{score.lost} lost, {score.changed} "
                   f"changed", f"{seconds / 60:.1f} min, {score.tokens} tokens, {CLIENTS} clients; longest pause "
                   f"{score.longest_pause_s:.2f} s; {score.refused} refusals; left behind: {', '.join(more) or 'nothing'}",
-                  {**dataclasses.asdict(score), "kills": len(killer.kills), "seconds": seconds, "seed": seed,
+                  {**dataclasses.asdict(score), "kills": killer.kills, "seconds": seconds, "seed": seed,
                    "resources_before": before, "resources_after": after, "left_behind": more})
