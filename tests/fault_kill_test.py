@@ -5,6 +5,8 @@ so that one kill hits the owner of some and a neighbour of the others. BRAID_FAU
 of two and of three workers at every token; on every change they take turns.
 """
 import os
+import pathlib
+import signal
 import time
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from cluster import Cluster
 from faults.client import ask_together
 from faults.protocol import SURVIVORS_GO_ON
-from faults.workload import TOKENS, WORKLOADS
+from faults.workload import TOKENS, WORKLOADS, demo_workload
 
 ALL = os.environ.get("BRAID_FAULTS") == "all"
 
@@ -72,3 +74,23 @@ def test_a_worker_is_killed_at_every_token(model, workers, replaced):
         assert cluster.router_metric("braid_router_epochs_lost_total") >= tally.kills
         assert tally.under_way > tally.answers / 4, tally
         print(f"{model}, {workers} workers, replaced {replaced}: {tally}")
+
+
+def children(pid):
+    """The processes that `pid` has started."""
+    return [int(child) for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()]
+
+
+def test_serve_starts_a_dead_worker_again():
+    """`braid serve --workers 2`: gateway and router in the process that looks after two workers."""
+    workload = demo_workload()
+    with Cluster(workers=0, flags={"serve": ["--workers", 2]}) as cluster:
+        for turn in range(2):
+
+            def kill():
+                os.kill(children(cluster.processes["serve"].pid)[turn], signal.SIGKILL)
+
+            problems = workload.problems(ask_together(cluster.url, workload.requests, at_token=(TOKENS // 2, kill)))
+            assert not problems, "\n".join(problems)
+            cluster.wait_until(lambda: cluster.metric("braid_router_workers_attached") == 2)

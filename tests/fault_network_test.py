@@ -5,6 +5,7 @@ while; answers are the undisturbed ones, and the pause is bounded by the time to
 BRAID_FAULTS=all (`./run acceptance`) has longer cuts and more loss.
 """
 import os
+import random
 import threading
 import time
 
@@ -13,7 +14,7 @@ import pytest
 from faults.client import ask_together
 from faults.lan import Lan, LanCluster, unavailable
 from faults.protocol import SURVIVORS_GO_ON
-from faults.workload import demo_workload
+from faults.workload import WORKLOADS
 
 ALL = os.environ.get("BRAID_FAULTS") == "all"
 CUT_S = 20 if ALL else 4  # longer than the time after which a silent worker is given up
@@ -25,16 +26,19 @@ WHY_NOT = unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT != "", reason=WHY_NOT)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[(2, "demo"), (2, "checksum"), (3, "demo"), (3, "checksum")] if ALL else [
+    (3, "checksum")], ids=str)
 def cluster(request):
-    workload = demo_workload()  # started outside, before the network of this thread changes
-    with Lan(hosts=1 + request.param) as lan, LanCluster(lan, request.param, workload.model) as running:
+    workers, model = request.param
+    workload, short = WORKLOADS[model](), WORKLOADS[model](tokens=12)  # before this thread's network is another one
+    with Lan(hosts=1 + workers) as lan, LanCluster(lan, workers, workload.model) as running:
+        running.workload, running.short_workload = workload, short
         yield running
 
 
 def cut_and_heal(cluster, cut, heal, what):
     """All of the workload, cut at its 20th token and healed CUT_S later."""
-    workload, times = demo_workload(), []
+    workload, times = cluster.workload, []
 
     def act():
         times.append(time.monotonic())
@@ -80,7 +84,7 @@ def test_the_router_loses_a_worker_that_its_peers_still_reach(cluster):
 @pytest.mark.parametrize("rule", [{"loss": 0.01}, {"delay_ms": 20}] + ([
     {"loss": 0.05}, {"delay_ms": 20, "loss": 0.03}] if ALL else []), ids=str)
 def test_a_bad_network_is_only_slow(cluster, rule):
-    workload = demo_workload(tokens=12)  # a step takes a round trip per layer
+    workload = cluster.short_workload  # a step takes a round trip per layer
     cluster.lan.set_all(**rule)
     histories = ask_together(cluster.url, workload.requests)
     cluster.lan.set_all()
@@ -88,3 +92,26 @@ def test_a_bad_network_is_only_slow(cluster, rule):
     assert not problems, "\n".join(problems)
     pause = max(history.longest_pause()[0] for history in histories)
     print(f"{cluster.workers} workers, every link with {rule}: longest pause {pause:.2f} s")
+
+
+@pytest.mark.skipif(not ALL, reason="a minute of random cuts: ./run acceptance")
+def test_random_cuts_one_after_another(cluster):
+    """Links are cut and healed at random, in one direction at a time, while requests come and go; then all heal."""
+    rng, hosts, histories = random.Random(1), range(1, cluster.lan.hosts + 1), []
+    cuts_end = time.monotonic() + 60
+
+    def cut_at_random():
+        while time.monotonic() < cuts_end:
+            source, target = rng.sample(hosts, 2)
+            cluster.lan.set_link(source, target, loss=rng.choice([0, 0, 1]))
+            time.sleep(rng.uniform(0.1, 2))
+        cluster.lan.set_all()
+
+    beside = threading.Thread(target=cut_at_random)
+    beside.start()
+    while time.monotonic() < cuts_end:
+        histories.append(ask_together(cluster.url, cluster.workload.requests))
+    beside.join()
+    problems = [line for round_ in histories for line in cluster.workload.problems(round_)]
+    assert not problems, "\n".join(problems)
+    print(f"{cluster.workers} workers, a minute of random cuts: {len(histories)} rounds unchanged")

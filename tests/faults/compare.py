@@ -73,8 +73,8 @@ def storm(name, url, victims, seconds, progress):
     killer.stop()
     share = f"{score.lost / max(1, score.accepted):.1%}"
     return Figure(name, f"{score.lost} of {score.accepted} requests lost ({share})",
-                  f"{killer.kills} kills in {seconds:.0f} s, {CLIENTS} clients; {score.changed} ended with another text; "
-                  f"longest pause in a stream {score.longest_pause_s:.2f} s",
+                  f"{killer.kills} kills in {seconds:.0f} s, {CLIENTS} clients; {score.changed} ended with another "
+                  f"text; longest pause in a stream {score.longest_pause_s:.2f} s",
                   {**dataclasses.asdict(score), "kills": killer.kills, "seconds": seconds})
 
 

@@ -75,6 +75,6 @@ def full_size(rounds, progress):
     how = "the other goes on alone" if SURVIVORS_GO_ON else "a new process takes its place at once"
     each = ", ".join("/".join(f"{seconds:.2f}" for seconds in sorted(found)) for found in pauses)
     return Figure("full size: a worker of 2 crashes", f"at most {max(beyond):.2f} s beyond the prefill",
-                  f"{how}; {STREAMS} streams with prompts of {PROMPT_TOKENS} tokens, which are read again; pauses of both, "
-                  f"each time: {each} s; {wrong} changed or lost",
+                  f"{how}; {STREAMS} streams with prompts of {PROMPT_TOKENS} tokens, which are read again; pauses of "
+                  f"both, each time: {each} s; {wrong} changed or lost",
                   {"pauses_s": pauses, "beyond_prefill_s": beyond, "changed_or_lost": wrong})

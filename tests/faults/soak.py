@@ -172,8 +172,10 @@ def soak(requests, minutes, seed, progress):
         while left_behind(before, after := resources(cluster)) and time.monotonic() < end:
             time.sleep(0.5)
     more = left_behind(before, after)
-    return Figure(f"soak: {score.accepted} requests, {killer.kills} kills", f"{score.lost} lost, {score.changed} "
-                  f"changed", f"{seconds / 60:.1f} min, {score.tokens} tokens, {CLIENTS} clients; longest pause "
-                  f"{score.longest_pause_s:.2f} s; {score.refused} refusals; left behind: {', '.join(more) or 'nothing'}",
+    return Figure(f"soak: {score.accepted} requests, {killer.kills} kills",
+                  f"{score.lost} lost, {score.changed} changed",
+                  f"{seconds / 60:.1f} min, {score.tokens} tokens, {CLIENTS} clients; longest pause "
+                  f"{score.longest_pause_s:.2f} s; {score.refused} refusals; left behind: "
+                  f"{', '.join(more) or 'nothing'}",
                   {**dataclasses.asdict(score), "kills": killer.kills, "seconds": seconds, "seed": seed,
                    "resources_before": before, "resources_after": after, "left_behind": more})

@@ -1,6 +1,9 @@
 """The requests that faults fall upon, and the answers that they must have all the same."""
 import functools
+import random
+import tempfile
 
+import checksum_model
 from cluster import Cluster, DEMO
 from faults.client import ask
 from faults.history import fold, violations
@@ -75,4 +78,26 @@ def demo_workload(tokens=TOKENS):
         return Workload(DEMO, requests, undisturbed(cluster, requests), tokens)
 
 
-WORKLOADS = {"demo": demo_workload}
+@functools.lru_cache
+def checksum_workload(tokens=TOKENS):
+    """Prompts of many lengths, and answers known without any server: a contribution that is lost, doubled or stale
+    changes all that follows."""
+    rng = random.Random(3)
+    prompts = [[rng.randrange(checksum_model.ORDINARY) for _ in range(length)]
+               for length in (1, 2, 17, 64, 65, 129, 300)]
+    requests = [(COMPLETION, {"prompt": prompt, "max_tokens": tokens, "temperature": i % 2, "seed": i})
+                for i, prompt in enumerate(prompts)]
+    requests.append((COMPLETION, {"prompt": prompts[2], "max_tokens": tokens, "n": 2, "logprobs": 1}))
+    directory = tempfile.TemporaryDirectory(prefix="braid-checksum-")
+    model = checksum_model.write_model(directory.name)
+    with Cluster(workers=0, model=model) as cluster:
+        answers = undisturbed(cluster, requests)
+    for (_, body), answer in zip(requests, answers):
+        right = checksum_model.answer(body["prompt"], tokens)
+        assert all(choice.tokens == right for choice in answer.choices.values())
+    workload = Workload(model, requests, answers, tokens)
+    workload.directory = directory  # lives as long as the workload
+    return workload
+
+
+WORKLOADS = {"demo": demo_workload, "checksum": checksum_workload}
