@@ -97,6 +97,9 @@ class Cluster:
     def log(self, name):
         return (self.logs / name).read_text(errors="replace")
 
+    def last_words(self):
+        return "\n".join(f"--- {name}\n{self.log(name)[-1500:]}" for name in self.processes)
+
     def wait_ready(self):
         end = time.monotonic() + self.ready_timeout_s
         state = "no answer"
@@ -111,8 +114,7 @@ class Cluster:
             except OSError as error:
                 state = error
             time.sleep(0.05)
-        logs = "\n".join(f"--- {n}\n{self.log(n)[-1500:]}" for n in self.processes)
-        raise RuntimeError(f"not ready after {self.ready_timeout_s} s: {state}\n{logs}")
+        raise RuntimeError(f"not ready after {self.ready_timeout_s} s: {state}\n{self.last_words()}")
 
     def request(self, method, path, body=None, headers=None, timeout_s=120):
         """(status, parsed JSON or text). `body`: bytes as they are, anything else as JSON."""
@@ -180,7 +182,7 @@ class Cluster:
                     return
             except (OSError, KeyError):
                 pass
-            assert time.monotonic() < end, f"waited {timeout_s} s in vain; the router:\n{self.log('router')[-3000:]}"
+            assert time.monotonic() < end, f"waited {timeout_s} s in vain\n{self.last_words()}"
             time.sleep(0.02)
 
     def kill(self, name, sig=signal.SIGKILL):

@@ -173,9 +173,8 @@ def throughput_with_one_less(rounds, cores):
 
 
 def single_faults(rounds, progress):
-    """All figures of one cluster that lives through it all."""
+    """The figures of one cluster that lives through it all, one after another."""
     load()
-    figures = []
     with Cluster(workers=WORKERS, model=DEMO) as cluster:
         for what, measure in [("nothing", lambda: undisturbed_gaps(cluster, rounds)),
                               ("crash", lambda: crash(cluster, rounds)), ("hang", lambda: hang(cluster, rounds)),
@@ -184,5 +183,4 @@ def single_faults(rounds, progress):
                               ("router, away", lambda: router_restart(cluster, rounds, 1))]:
             progress(what)
             found = measure()
-            figures += found if isinstance(found, list) else [found]
-    return figures
+            yield from found if isinstance(found, list) else [found]

@@ -13,7 +13,7 @@ import time
 
 from cluster import Cluster
 from faults.client import ask
-from faults.history import fold, is_lost, violations
+from faults.history import fold, is_dishonest, is_lost, violations
 from faults.measure import Figure
 from faults.workload import CHAT, COMPLETION, TOKENS, demo_requests, user, with_stop_string
 
@@ -94,7 +94,8 @@ class Score:
     accepted: int = 0
     refused: int = 0  # and asked again until accepted
     lost: int = 0
-    changed: int = 0
+    changed: int = 0  # of those that ended
+    dishonest: int = 0  # of the lost ones: said that they had ended
     tokens: int = 0
     longest_pause_s: float = 0
     examples: list = dataclasses.field(default_factory=list)
@@ -105,6 +106,7 @@ class Score:
         self.refused += history.retries
         self.lost += is_lost(history)
         self.changed += bool(wrong) and not is_lost(history)
+        self.dishonest += is_lost(history) and is_dishonest(history, expected)
         self.tokens += sum(len(choice.tokens) for choice in fold(history)[0].choices.values())
         self.longest_pause_s = max(self.longest_pause_s, history.longest_pause()[0])
         if wrong and len(self.examples) < 5:
