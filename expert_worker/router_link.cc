@@ -15,7 +15,7 @@
 namespace braid {
 namespace {
 
-constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = absl::Seconds(2);
+constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = absl::Milliseconds(500);
 // Until Welcome says better.
 constexpr absl::Duration kHeartbeat = absl::Milliseconds(500), kHeartbeatTimeout = absl::Seconds(5);
 // Answers that wait for the stream: one per plan and a few more. Full means that the router does not read.
@@ -102,7 +102,11 @@ void RouterLink::Loop() {
 }
 
 absl::Status RouterLink::RunSession(Session* session) {
+  // Waits until there is a connection: connecting needs a thread that waits for it, and a call that failed meanwhile
+  // would leave gRPC without one until the next call.
+  session->context.set_wait_for_ready(true);
   session->stream = stub_->Attach(&session->context);
+  session->heard_ms = absl::ToUnixMillis(absl::Now());
   v1::AttachRequest hello;
   *hello.mutable_hello() = hello_;
   hello.mutable_hello()->set_epoch(threads_->last_served_epoch());
@@ -117,7 +121,10 @@ absl::Status RouterLink::RunSession(Session* session) {
   writer.join();
   watcher.join();
   const grpc::Status status = session->stream->Finish();
-  if (session->silent) return absl::DeadlineExceededError("it was silent for too long");
+  if (session->silent) {
+    return session->welcomed ? absl::DeadlineExceededError("it was silent for too long")
+                             : absl::UnavailableError("it does not answer");
+  }
   return FromGrpc(status);
 }
 

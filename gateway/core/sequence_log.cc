@@ -26,7 +26,7 @@ bool MayGoOnElsewhere(absl::StatusCode code) {
 }
 
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(100);
-constexpr absl::Duration kBackoffMax = absl::Seconds(1);
+constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 
 absl::Duration Backoff(int failures) { return std::min(kBackoffMin * (1 << std::min(failures, 10)), kBackoffMax); }
 
