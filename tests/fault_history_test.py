@@ -67,6 +67,7 @@ def test_an_end_on_a_truncated_answer_is_dishonest_and_an_error_is_not():
 
 
 def test_the_longest_pause_is_between_tokens():
-    told = history(*SOUND)
+    told = history(chunk([7], "a"), chunk([8], "b"), chunk([9, 4], "cd"), *SOUND[2:])
     assert told.longest_pause() == (pytest.approx(0.1), pytest.approx(0.0))
-    assert told.longest_pause(since=0.2) == (0.0, 0.0)
+    assert told.longest_pause(since=0.2) == (pytest.approx(0.05), pytest.approx(0.1))
+    assert told.longest_pause(since=0.3) == (0.0, 0.0)

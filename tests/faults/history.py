@@ -57,9 +57,12 @@ class History:
         return [at for at, payload in self.events if payload != DONE and tokens_in(json.loads(payload))]
 
     def longest_pause(self, since=float("-inf")):
-        """(seconds, when it began) between two events that brought tokens, the second of them after `since`."""
-        times = self.token_times
-        gaps = [(after - before, before) for before, after in zip(times, times[1:]) if after >= since]
+        """(seconds, when it began) between two events that brought tokens, the second of them after `since`. One that
+        brings several was held back until they made text: they came one after another, and share the time."""
+        arrived = [(at, count) for at, payload in self.events if payload != DONE
+                   and (count := tokens_in(json.loads(payload)))]
+        gaps = [((after - before) / count, before) for (before, _), (after, count) in zip(arrived, arrived[1:])
+                if after >= since]
         return max(gaps, default=(0.0, 0.0))
 
 
