@@ -11,6 +11,7 @@ from faults.client import ask_together
 from faults.workload import TOKENS, WORKLOADS
 
 POINTS = range(3, TOKENS, 6)  # more than ten tokens to die at
+PAUSE_S_MAX = 10  # beyond its absence; on a busy machine, the benchmark measures
 DOWN_S = [0, 0, 0.5, 0, 1.5]  # how long it stays away, in turn
 
 
@@ -33,5 +34,6 @@ def test_the_router_is_killed_in_the_middle_of_answers(model):
             down_s = DOWN_S[number % len(DOWN_S)]
             pauses.append(max(history.longest_pause(since=killed_at[0])[0] for history in histories) - down_s)
             cluster.wait_serving()
+        assert max(pauses) < PAUSE_S_MAX, pauses
         print(f"{model}: {len(pauses)} kills; pause beyond the router's absence: longest {max(pauses):.2f} s, "
               f"median {sorted(pauses)[len(pauses) // 2]:.2f} s")
