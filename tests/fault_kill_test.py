@@ -13,7 +13,6 @@ import pytest
 
 from cluster import Cluster
 from faults.client import ask_together
-from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import TOKENS, WORKLOADS, demo_workload
 
 ALL = os.environ.get("BRAID_FAULTS") == "all"
@@ -64,8 +63,7 @@ def kill_round(cluster, workload, token, worker, tally, replaced_at_once):
 
 @pytest.mark.parametrize("workers", [2, 3] if ALL else [2])
 @pytest.mark.parametrize("model", WORKLOADS)
-@pytest.mark.parametrize("replaced", ["at once", pytest.param("when the answers are out", marks=pytest.mark.skipif(
-    not SURVIVORS_GO_ON, reason="the router waits for a replacement"))])
+@pytest.mark.parametrize("replaced", ["at once", "when the answers are out"])
 def test_a_worker_is_killed_at_every_token(model, workers, replaced):
     workload, tally = WORKLOADS[model](), Tally()
     with Cluster(workers=workers, model=workload.model) as cluster:

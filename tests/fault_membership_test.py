@@ -6,7 +6,6 @@ import pytest
 
 from cluster import Cluster
 from faults.client import ask_together
-from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import TOKENS, WORKLOADS
 
 ROUNDS = 4
@@ -45,7 +44,7 @@ def test_workers_join_and_leave_under_load(workload):
             joining, leaving = turn + 2, turn
             join_pause = ask_while(cluster, workload, TOKENS // 4, lambda: cluster.start_worker(joining))
             cluster.wait_until(lambda: attached(cluster) == 3)
-            cluster.wait_serving(3 if SURVIVORS_GO_ON else 2)  # without, it stands by
+            cluster.wait_serving(3)
             leave_pause = ask_while(cluster, workload, TOKENS // 2, lambda: leave(cluster, f"worker-{leaving}"))
             cluster.wait_serving(2)
             print(f"turn {turn}: pause {join_pause:.2f} s while one joins, {leave_pause:.2f} s while one leaves")
@@ -55,7 +54,7 @@ def test_a_joined_worker_leaves_again(workload):
     with Cluster(workers=2, model=workload.model) as cluster:
         cluster.start_worker(2)
         cluster.wait_until(lambda: attached(cluster) == 3)
-        cluster.wait_serving(3 if SURVIVORS_GO_ON else 2)
+        cluster.wait_serving(3)
         ask_while(cluster, workload, TOKENS // 2, lambda: leave(cluster, "worker-2"))
         cluster.wait_serving(2)
 

@@ -13,7 +13,6 @@ import pytest
 
 from cluster import Cluster
 from faults.client import ask_together
-from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import WORKLOADS
 
 SECONDS = [3, 60] if os.environ.get("BRAID_FAULTS") == "all" else [0.5, 1.5]
@@ -56,5 +55,5 @@ def test_stopped_and_continued(cluster, workload, name, seconds):
     print(f"{name} stopped for {seconds} s: pause {pause:.2f} s, {lost:.0f} epochs lost")
     if seconds <= HARMLESS_S:
         assert lost == 0
-    if SURVIVORS_GO_ON and name.startswith("worker"):
+    if name.startswith("worker"):
         assert pause < PAUSE_S_MAX

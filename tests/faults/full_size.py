@@ -9,7 +9,6 @@ from cluster import ROOT, Cluster
 from faults.client import Stream, ask
 from faults.history import fold
 from faults.measure import Figure
-from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import COMPLETION
 
 DIRECTORY = pathlib.Path(os.environ.get("BRAID_FULL_SIZE_DIR", ROOT / "build/full-size"))
@@ -43,8 +42,6 @@ def crash(cluster, expected, worker):
     def kill():
         killed_at.append(time.monotonic())
         cluster.kill(f"worker-{worker}")
-        if not SURVIVORS_GO_ON:
-            cluster.start_worker(worker)
 
     streams = [Stream(cluster.url, *request(i), at_token=(AT_TOKEN, kill) if i == 0 else None, timeout_s=1800)
                for i in range(STREAMS)]
@@ -55,8 +52,7 @@ def crash(cluster, expected, worker):
     pauses = [stream.history.longest_pause(since=killed_at[0])[0] for stream in streams]
     wrong = sum(fold(stream.history)[0] != answer for stream, answer in zip(streams, expected))
     prefill_s = prefill_seconds(cluster, STREAMS + worker)
-    if SURVIVORS_GO_ON:
-        cluster.start_worker(worker)
+    cluster.start_worker(worker)
     cluster.wait_serving(timeout_s=READY_TIMEOUT_S)
     return pauses, prefill_s, wrong
 
@@ -72,9 +68,8 @@ def full_size(rounds, progress):
             pauses.append(found)
             beyond.append(max(found) - prefill_s)
             wrong += changed
-    how = "the other goes on alone" if SURVIVORS_GO_ON else "a new process takes its place at once"
     each = ", ".join("/".join(f"{seconds:.2f}" for seconds in sorted(found)) for found in pauses)
     return Figure("full size: a worker of 2 crashes", f"at most {max(beyond):.2f} s beyond the prefill",
-                  f"{how}; {STREAMS} streams with prompts of {PROMPT_TOKENS} tokens, which are read again; pauses of "
-                  f"both, each time: {each} s; {wrong} changed or lost",
+                  f"the other goes on alone; {STREAMS} streams with prompts of {PROMPT_TOKENS} tokens, which are read "
+                  f"again; pauses of both, each time: {each} s; {wrong} changed or lost",
                   {"pauses_s": pauses, "beyond_prefill_s": beyond, "changed_or_lost": wrong})

@@ -9,7 +9,6 @@ import time
 from cluster import DEMO, Cluster
 from faults.client import ask_together
 from faults.history import violations
-from faults.protocol import SURVIVORS_GO_ON
 from faults.workload import COMPLETION, undisturbed
 
 WORKERS, STREAMS, TOKENS = 4, 16, 800
@@ -73,17 +72,10 @@ def crash(cluster, rounds):
     for turn in range(rounds):
         worker = turn % WORKERS
 
-        def kill():
-            cluster.kill(f"worker-{worker}")
-            if not SURVIVORS_GO_ON:
-                cluster.start_worker(worker)
-
-        pauses.append(pause(cluster, kill))
-        if SURVIVORS_GO_ON:
-            cluster.start_worker(worker)
+        pauses.append(pause(cluster, lambda: cluster.kill(f"worker-{worker}")))
+        cluster.start_worker(worker)
         cluster.wait_serving()
-    return figure("a worker crashes (kill -9)", pauses,
-                  "the others go on alone" if SURVIVORS_GO_ON else "a new process takes its place at once")
+    return figure("a worker crashes (kill -9)", pauses, "the others go on alone")
 
 
 def hang(cluster, rounds):
@@ -91,19 +83,12 @@ def hang(cluster, rounds):
     for turn in range(rounds):
         worker = turn % WORKERS
 
-        def stop():
-            cluster.processes[f"worker-{worker}"].send_signal(signal.SIGSTOP)
-            if not SURVIVORS_GO_ON:
-                cluster.start_worker(WORKERS)
-
-        pauses.append(pause(cluster, stop))
+        stopped = cluster.processes[f"worker-{worker}"]
+        pauses.append(pause(cluster, lambda: stopped.send_signal(signal.SIGSTOP)))
         cluster.kill(f"worker-{worker}")
-        if not SURVIVORS_GO_ON:
-            cluster.kill(f"worker-{WORKERS}")
         cluster.start_worker(worker)
         cluster.wait_serving()
-    return figure("a worker hangs (SIGSTOP)", pauses,
-                  "the others go on alone" if SURVIVORS_GO_ON else "another one stands by")
+    return figure("a worker hangs (SIGSTOP)", pauses, "the others go on alone")
 
 
 def seconds_until_end(process):
@@ -119,15 +104,12 @@ def join_and_leave(cluster, rounds):
 
     def join():
         cluster.start_worker(WORKERS)
-        if SURVIVORS_GO_ON:
-            cluster.wait_serving(WORKERS + 1)
-        else:
-            cluster.wait_until(lambda: cluster.router_metric("braid_router_workers_attached") == WORKERS + 1)
+        cluster.wait_serving(WORKERS + 1)
         time.sleep(SETTLE_S)
 
     for turn in range(rounds):
         joins.append(pause(cluster, join))
-        leaving = turn % WORKERS  # one that has sequences; the new one, or one that stood by, goes on
+        leaving = turn % WORKERS  # one that has sequences
         process = cluster.processes[f"worker-{leaving}"]
         gone = threading.Thread(target=lambda: seconds.append(seconds_until_end(process)))
         leaves.append(pause(cluster, gone.start))
@@ -135,7 +117,7 @@ def join_and_leave(cluster, rounds):
         cluster.kill(extra)
         cluster.start_worker(leaving)
         cluster.wait_serving()
-    return [figure("a worker joins", joins, "from its start until it serves" if SURVIVORS_GO_ON else "it stands by"),
+    return [figure("a worker joins", joins, "from its start until it serves"),
             figure("a worker leaves (SIGTERM)", leaves, f"its process has ended at most {max(seconds):.1f} s later")]
 
 
@@ -165,10 +147,9 @@ def throughput(cluster):
 def throughput_with_one_less(rounds, cores):
     """Whole and short of one, in turns, so that a busy machine is as unfair to both."""
     whole, less = [], []
-    with Cluster(workers=WORKERS) as cluster, Cluster(workers=WORKERS if SURVIVORS_GO_ON else WORKERS - 1) as smaller:
-        if SURVIVORS_GO_ON:
-            smaller.kill("worker-0")
-            smaller.wait_serving()
+    with Cluster(workers=WORKERS) as cluster, Cluster(workers=WORKERS) as smaller:
+        smaller.kill("worker-0")
+        smaller.wait_serving()
         for _ in range(rounds):
             whole.append(throughput(cluster))
             less.append(throughput(smaller))
