@@ -30,8 +30,8 @@ class Cluster:
 
     host = "127.0.0.1"  # where the router listens
 
-    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120):
-        self.workers, self.model, self.flags = workers, str(model), flags or {}
+    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1):
+        self.workers, self.model, self.flags, self.groups = workers, str(model), flags or {}, groups
         self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
         self.router_metrics_port = free_port()
         self.worker_metrics_ports = [free_port() for _ in range(workers)]
@@ -83,7 +83,8 @@ class Cluster:
 
     def start_router(self):
         self._start("router", BIN / "braid-router", "--listen", f"{self.host}:{self.router_port}",
-                    "--workers", self.workers, "--metrics-port", self.router_metrics_port,
+                    "--workers", self.workers // self.groups, "--groups", self.groups,
+                    "--metrics-port", self.router_metrics_port,
                     *self.flags.get("router", []))
 
     def start_worker(self, index, prefix=()):

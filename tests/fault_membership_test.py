@@ -71,3 +71,44 @@ def test_a_worker_dies_while_it_joins(workload):
 
             ask_while(cluster, workload, TOKENS // 8, come_and_die)
             cluster.wait_serving(2)
+
+
+def test_experts_move_while_answers_are_under_way():
+    """Placed anew by their load every second; the tokens do not change. (The checksum model uses all alike.)"""
+    workload = WORKLOADS["demo"]()
+    flags = {"router": ["--rebalance-interval-ms", 1000, "--replica-experts", 4, "--rebalance-experts", 8]}
+    with Cluster(workers=3, model=workload.model, flags=flags) as cluster:
+        pauses = []
+        for _ in range(40):
+            histories = ask_together(cluster.url, workload.requests)
+            problems = workload.problems(histories)
+            assert not problems, "\n".join(problems)
+            pauses.append(max(history.longest_pause()[0] for history in histories))
+            if cluster.router_metric("braid_rebalances_total") >= 1:
+                break
+        moved = cluster.router_metric("braid_experts_moved_total")
+        print(f"{moved:.0f} experts moved or replicated; longest pause {max(pauses):.2f} s")
+        assert cluster.router_metric("braid_rebalances_total") >= 1 and moved >= 1
+        assert cluster.router_metric("braid_router_epochs_lost_total") == 0
+
+
+def test_a_group_dies_and_the_other_takes_over(workload):
+    """Two groups of two. Each takes part; when all workers of one are killed, its requests go on in the other."""
+    with Cluster(workers=4, groups=2, model=workload.model) as cluster:
+        cluster.wait_until(lambda: cluster.router_metric("braid_router_groups_ready") == 2)
+        epochs = [cluster.worker_metric("braid_worker_epoch", index) for index in range(4)]
+        groups = [[i for i in range(4) if epochs[i] == epoch] for epoch in sorted(set(epochs))]
+        assert [len(group) for group in groups] == [2, 2]
+
+        def kill():
+            busy.extend(sum(cluster.worker_metric("braid_worker_sequences", i) for i in group) for group in groups)
+            for i in groups[0]:
+                cluster.kill(f"worker-{i}")
+
+        busy = []
+        histories = ask_together(cluster.url, workload.requests, at_token=(TOKENS // 2, kill))
+        problems = workload.problems(histories)
+        assert not problems, "\n".join(problems)
+        assert min(busy) > 0, busy
+        assert cluster.router_metric("braid_router_groups_ready") == 1
+        print(f"a group died: pause {max(history.longest_pause()[0] for history in histories):.2f} s")
