@@ -45,14 +45,6 @@ std::optional<int> Group::PickOwner(uint64_t blocks) const {
   return best;
 }
 
-double Group::idlest_share() const {
-  double least = 1;
-  for (const Worker& w : workers_) {
-    least = std::min(least, static_cast<double>(w.kv_blocks_used) / static_cast<double>(w.kv_blocks_total));
-  }
-  return least;
-}
-
 void Group::Reserve(int rank, uint64_t blocks) {
   Worker& worker = workers_.at(static_cast<size_t>(rank));
   CHECK(HasRoom(worker, blocks));

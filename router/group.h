@@ -42,8 +42,6 @@ class Group {
   std::optional<int> PickOwner(uint64_t blocks) const;
   // Whether `rank` has room for them now, draining or not.
   bool HasRoom(int rank, uint64_t blocks) const { return HasRoom(worker(rank), blocks); }
-  // The smallest share of its KV that a worker has promised: how busy the group is.
-  double idlest_share() const;
   void SetDraining(int rank) { workers_.at(static_cast<size_t>(rank)).draining = true; }
   // REQUIRES: HasRoom(rank, blocks).
   void Reserve(int rank, uint64_t blocks);

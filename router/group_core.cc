@@ -108,10 +108,9 @@ void GroupCore::GiveUpSequences() {
   for (auto& sequence : scheduler_.DisplaceAll()) displaced_.push_back(std::move(sequence));
 }
 
-std::optional<double> GroupCore::LoadFor(const Sequence& sequence) const {
-  const Group* group = scheduler_.group();
-  if (group == nullptr || !scheduler_.PickOwner(sequence)) return std::nullopt;
-  return group->idlest_share();
+std::optional<int> GroupCore::LoadFor(const Sequence& sequence) const {
+  if (scheduler_.group() == nullptr || !scheduler_.PickOwner(sequence)) return std::nullopt;
+  return scheduler_.running();
 }
 
 bool GroupCore::CouldHold(const Sequence& sequence) const {

@@ -58,8 +58,8 @@ class GroupCore {
   // The group has not served for a while: its sequences go elsewhere, prefilled again.
   void GiveUpSequences();
 
-  // How busy it is, in [0, 1]; nullopt if the sequence has no room here now.
-  std::optional<double> LoadFor(const Sequence& sequence) const;
+  // How busy it is, in running sequences; nullopt if the sequence has no room here now.
+  std::optional<int> LoadFor(const Sequence& sequence) const;
   // Whether it would have room if nothing else ran.
   bool CouldHold(const Sequence& sequence) const;
   // REQUIRES: LoadFor(*sequence).

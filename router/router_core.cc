@@ -13,8 +13,10 @@ namespace braid {
 namespace {
 
 constexpr size_t kAffinityEntriesMax = 1 << 16;
-// A group that knows a prompt's beginning is preferred until it is this much busier than the idlest one.
-constexpr double kAffinityWorth = 0.25;
+
+// A group that knows a prompt's beginning is preferred to the idlest one until it is a quarter busier, or by this many
+// sequences while there are few.
+bool IsWorthIt(int load, int idlest) { return load <= idlest + idlest / 4 + 4; }
 
 }  // namespace
 
@@ -295,10 +297,10 @@ void RouterCore::Admit(absl::Time now) {
 
 GroupCore* RouterCore::ChooseGroupFor(const Sequence& sequence) const {
   GroupCore* best = nullptr;
-  double best_load = 0;
+  int best_load = 0;
   for (const auto& [name, group] : groups_) {
     if (group->membership().dissolving() && !sequence.accepted) continue;
-    const std::optional<double> load = group->LoadFor(sequence);
+    const std::optional<int> load = group->LoadFor(sequence);
     if (load && (best == nullptr || *load < best_load)) best = group.get(), best_load = *load;
   }
   if (best == nullptr || groups_.size() == 1) return best;
@@ -306,8 +308,8 @@ GroupCore* RouterCore::ChooseGroupFor(const Sequence& sequence) const {
       affinity_.Find({sequence.log().data(), static_cast<size_t>(sequence.prompt_tokens())});
   auto found = known ? groups_.find(*known) : groups_.end();
   if (found == groups_.end()) return best;
-  const std::optional<double> load = found->second->LoadFor(sequence);
-  return load && *load <= best_load + kAffinityWorth ? found->second.get() : best;
+  const std::optional<int> load = found->second->LoadFor(sequence);
+  return load && IsWorthIt(*load, best_load) ? found->second.get() : best;
 }
 
 bool RouterCore::CouldHold(const Sequence& sequence) const {

@@ -622,6 +622,13 @@ TEST_F(TwoGroups, PromptsThatBeginAlikeGoToTheSameGroup) {
   EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 4);
 }
 
+TEST_F(TwoGroups, ButNotWhileTheOtherIsIdle) {
+  for (int i = 0; i < 8; ++i) cluster_->Generate(NewRequest(Prompt(40 + i), 50));
+  for (int i = 0; i < 5; ++i) cluster_->Round();
+  EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 5);
+  EXPECT_EQ(cluster_->workers[3]->sequences() + cluster_->workers[4]->sequences(), 3);
+}
+
 TEST_F(TwoGroups, AGroupThatDiesGivesItsSequencesToTheOther) {
   std::vector<uint64_t> ids;
   for (int i = 0; i < 4; ++i) ids.push_back(cluster_->Generate(NewRequest(Prompt(20, i), 50)));
