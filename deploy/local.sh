@@ -2,6 +2,7 @@
 # Gateway, router and two expert workers as processes of this machine, on the demo model (or --model PATH).
 #   deploy/local.sh [--once] [--workers N] [--model PATH]
 # Streams one answer, prints how to talk to it, and stays up until Ctrl-C; with --once it ends after the answer.
+# A process that ends is started again: try kill -9 in the middle of an answer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=build/release/bin
@@ -15,7 +16,7 @@ while [ $# -gt 0 ]; do
     --once) once=yes ;;
     --workers) workers=$2; shift ;;
     --model) model=$2; shift ;;
-    *) sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
@@ -35,6 +36,7 @@ free_port 9101; router_metrics=$port
 
 log=$(mktemp -d)
 pids=()
+declare -A command_of name_of
 stop() {
   trap - EXIT INT TERM
   kill "${pids[@]}" 2>/dev/null || true
@@ -48,8 +50,10 @@ trap 'exit 143' TERM
 start() {
   local name=$1
   shift
-  "$@" >"$log/$name" 2>&1 &
+  "$@" >>"$log/$name" 2>&1 &
   pids+=($!)
+  name_of[$!]=$name
+  command_of[$name]="${*@Q}"
 }
 start router "$bin/braid-router" --listen "127.0.0.1:$router" --workers "$workers" \
   --metrics-port "$router_metrics"
@@ -86,10 +90,18 @@ It stays up at http://127.0.0.1:$http/v1 (gRPC: 127.0.0.1:$grpc, logs: $log). Tr
   curl http://127.0.0.1:$http/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{"messages": [{"role": "user", "content": "Hi, who are you?"}]}'
   $bin/braid chat --server 127.0.0.1:$grpc
+  pkill -9 -n -f braid-expert-worker   # in the middle of an answer: it goes on
 
 Ctrl-C ends it.
 TEXT
-wait -n "${pids[@]}"
-echo "A process has ended:" >&2
-tail -n 5 "$log"/* >&2
-exit 1
+while true; do
+  wait -n -p ended "${pids[@]}" 2>/dev/null || true
+  name=${name_of[$ended]}
+  echo "$name (process $ended) has ended; starting it again. Its last words:"
+  tail -n 2 "$log/$name"
+  left=()
+  for pid in "${pids[@]}"; do [ "$pid" = "$ended" ] || left+=("$pid"); done
+  pids=("${left[@]}")
+  sleep 1
+  eval "start $name ${command_of[$name]}"
+done
