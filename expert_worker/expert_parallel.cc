@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 
 namespace braid {
@@ -44,7 +45,8 @@ absl::Status ExpertParallel::Run(const RoutedBatch& batch) {
   RETURN_IF_ERROR(Dispatch(batch));
   GroupByExpert(batch.layer, batch.D);
   Compute(batch.layer, batch.D);
-  RETURN_IF_ERROR(Return(batch.layer, batch.D));
+  const absl::Status returned = Return(batch.layer, batch.D);
+  if (!Planted(Bug::kMasksMissingContribution)) RETURN_IF_ERROR(returned);
   CombineInRoutingOrder(batch, results_.data(), row_of_choice_.data(), pool_);
   return absl::OkStatus();
 }

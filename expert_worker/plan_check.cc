@@ -11,7 +11,7 @@
 namespace braid {
 namespace {
 
-absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& config, const Sequence& sequence) {
+absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& config, const OwnedSequence& sequence) {
   const int64_t end = int64_t{chunk.position()} + chunk.tokens_size();
   const int64_t room = static_cast<int64_t>(sequence.cache.blocks.size()) * kKvBlockTokens;
   if (chunk.tokens().empty()) return InvalidArgument("tokens is empty");
@@ -41,7 +41,7 @@ absl::Status CheckChunks(const v1::StepPlan& plan, const ModelConfig& config, in
   int64_t rows = 0;
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     const std::string context = fmt::format("chunk of sequence {}", chunk.sequence());
-    const Sequence* sequence = table.Find(SequenceId(chunk.sequence()));
+    const OwnedSequence* sequence = table.Find(SequenceId(chunk.sequence()));
     if (!sequence) return InvalidArgument(context + ": the sequence is not here");
     if (!seen.insert(chunk.sequence()).second) return InvalidArgument(context + ": a second one in this step");
     RETURN_IF_ERROR(Annotate(CheckChunk(chunk, config, *sequence), context));

@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -16,6 +17,8 @@ namespace braid {
 namespace {
 
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = absl::Milliseconds(500);
+// Longer than any step that still goes on.
+constexpr absl::Duration kStuckAfter = absl::Minutes(2);
 // Until Welcome says better.
 constexpr absl::Duration kHeartbeat = absl::Milliseconds(500), kHeartbeatTimeout = absl::Seconds(5);
 // Answers that wait for the stream: one per plan and a few more. Full means that the router does not read.
@@ -96,9 +99,22 @@ void RouterLink::Loop() {
     SetState(fmt::format("no stream to the router: {}", status.ok() ? "it ended" : status.ToString()));
     pause = session.welcomed ? kBackoffMin : std::min(pause * 2, kBackoffMax);
     stop_.WaitForNotificationWithTimeout(pause);
+    AwaitStep();
   }
   absl::MutexLock lock(&mutex_);
   over_ = true;
+}
+
+// Until then this worker could join no epoch. One that never returns cannot be helped, but the process can be started
+// again; and the router, which counts it as a crash, learns that it was one.
+void RouterLink::AwaitStep() {
+  const absl::Time stuck_at = absl::Now() + kStuckAfter;
+  while (!stop_.HasBeenNotified() && !threads_->WaitUntilOutOfStep(absl::Milliseconds(100))) {
+    if (absl::Now() < stuck_at) continue;
+    spdlog::critical("a step has not returned for {} s; this process ends, so that another one can take its place",
+                     absl::ToInt64Seconds(kStuckAfter));
+    std::abort();
+  }
 }
 
 absl::Status RouterLink::RunSession(Session* session) {

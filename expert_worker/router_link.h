@@ -48,6 +48,7 @@ class RouterLink {
   void OnWelcome(const v1::Welcome& welcome, Session* session);
   void Write(Session* session);
   void Watch(Session* session);
+  void AwaitStep();
   void SetState(const std::string& state);
   bool Over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return over_; }
 

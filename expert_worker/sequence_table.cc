@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 
 namespace braid {
@@ -41,7 +42,7 @@ absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
     return absl::ResourceExhaustedError(fmt::format("{}: {} are here already", context, size()));
   absl::StatusOr<std::vector<int32_t>> blocks = blocks_.Allocate(static_cast<int>(start.kv_blocks()));
   if (!blocks.ok()) return Annotate(blocks.status(), context);
-  Sequence& sequence = sequences_[id];
+  OwnedSequence& sequence = sequences_[id];
   sequence.start = start;
   sequence.cache = kv_->NewSequence();
   sequence.cache.blocks = *std::move(blocks);
@@ -51,7 +52,7 @@ absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
 void SequenceTable::Release(SequenceId id) {
   const auto it = sequences_.find(id);
   if (it == sequences_.end()) return;
-  blocks_.Release(it->second.cache.blocks);
+  if (!Planted(Bug::kKeepsBlocksOfReleased)) blocks_.Release(it->second.cache.blocks);
   sequences_.erase(it);
 }
 
@@ -61,8 +62,8 @@ void SequenceTable::Clear() {
 }
 
 void SequenceTable::Note(const v1::SequenceChunk& chunk) {
-  Sequence& sequence = *Find(SequenceId(chunk.sequence()));
-  Sequence::LastChunk& last = sequence.last_chunk;
+  OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
+  OwnedSequence::LastChunk& last = sequence.last_chunk;
   last.position = sequence.length;
   last.counted.clear();
   if (UsesCounts(sequence.start.sampling())) last.counted.assign(chunk.tokens().begin(), chunk.tokens().end());
@@ -71,7 +72,7 @@ void SequenceTable::Note(const v1::SequenceChunk& chunk) {
 }
 
 void SequenceTable::Advance(const v1::SequenceChunk& chunk) {
-  Sequence& sequence = *Find(SequenceId(chunk.sequence()));
+  OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
   int position = sequence.length;
   for (const TokenId token : sequence.last_chunk.counted) sequence.counts.Add(token, sequence.InAnswer(position++));
   sequence.length += chunk.tokens_size();
@@ -82,7 +83,7 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
   std::vector<uint64_t> missing;
   for (const v1::SequenceKept& keep : begin.keep()) {
     const SequenceId id(keep.sequence());
-    Sequence* const sequence = Find(id);
+    OwnedSequence* const sequence = Find(id);
     if (sequence && keep.length() <= static_cast<uint32_t>(sequence->length) &&
         RollBack(*sequence, static_cast<int>(keep.length()))) {
       kept.insert(id);
@@ -95,27 +96,29 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
   for (const auto& [id, sequence] : sequences_) {
     if (!kept.contains(id)) forgotten.push_back(id);
   }
-  for (const SequenceId id : forgotten) Release(id);
+  for (const SequenceId id : forgotten) {
+    if (!Planted(Bug::kKeepsForgotten)) Release(id);
+  }
   return missing;
 }
 
-bool SequenceTable::RollBack(Sequence& sequence, int length) const {
-  const Sequence::LastChunk last = std::exchange(sequence.last_chunk, {});
+bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
+  const OwnedSequence::LastChunk last = std::exchange(sequence.last_chunk, {});
   if (last.position != length) return sequence.length == length;
   // The logits that score the next prompt token are gone.
   const bool scores = sequence.start.want_prompt_logprobs() && !sequence.InAnswer(length);
-  if (sequence.length > length && scores) return false;
-  if (sequence.length > length) {
+  if (sequence.length > length && scores && !Planted(Bug::kKeepsScoresOfVoidChunk)) return false;
+  if (sequence.length > length && !Planted(Bug::kForgetsCountRollback)) {
     int position = length;
     for (const TokenId token : last.counted) sequence.counts.Remove(token, sequence.InAnswer(position++));
   }
-  RestoreConvColumns(*config_, last.conv, length, &sequence.cache);
-  sequence.length = length;
+  if (!Planted(Bug::kForgetsConvRollback)) RestoreConvColumns(*config_, last.conv, length, &sequence.cache);
+  if (!Planted(Bug::kForgetsLengthRollback)) sequence.length = length;
   sequence.error = last.error;
   return true;
 }
 
-Sequence* SequenceTable::Find(SequenceId id) {
+OwnedSequence* SequenceTable::Find(SequenceId id) {
   const auto it = sequences_.find(id);
   return it == sequences_.end() ? nullptr : &it->second;
 }

@@ -15,7 +15,7 @@
 namespace braid {
 
 // What this worker knows of a sequence that it owns.
-struct Sequence {
+struct OwnedSequence {
   v1::SequenceStart start;
   SequenceCache cache;  // with all blocks it will ever need
   int length = 0;       // positions [0, length) are in the cache
@@ -60,18 +60,18 @@ class SequenceTable {
   std::vector<uint64_t> Keep(const v1::Begin& begin);
 
   // Null if unknown. Valid until it is released.
-  Sequence* Find(SequenceId id);
+  OwnedSequence* Find(SequenceId id);
   int size() const { return static_cast<int>(sequences_.size()); }
   const BlockAllocator& blocks() const { return blocks_; }
 
  private:
-  bool RollBack(Sequence& sequence, int length) const;
+  bool RollBack(OwnedSequence& sequence, int length) const;
 
   const ModelConfig* config_;
   const KvPool* kv_;
   const int sequences_max_;
   BlockAllocator blocks_;
-  absl::node_hash_map<SequenceId, Sequence> sequences_;
+  absl::node_hash_map<SequenceId, OwnedSequence> sequences_;
 };
 
 }  // namespace braid

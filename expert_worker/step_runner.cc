@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 #include "expert_worker/logprobs.h"
 #include "expert_worker/plan_check.h"
@@ -19,11 +20,11 @@ namespace {
 constexpr size_t kLogitsKeptMax = size_t{64} << 20 >> 2;  // 64 MiB of float32
 
 // Whether the rows of this chunk score prompt tokens.
-bool ScoresPrompt(const v1::SequenceChunk& chunk, const Sequence& sequence) {
+bool ScoresPrompt(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
   return sequence.start.want_prompt_logprobs() && chunk.position() < sequence.start.prompt_tokens();
 }
 
-Chunk::Logits LogitsOf(const v1::SequenceChunk& chunk, const Sequence& sequence) {
+Chunk::Logits LogitsOf(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
   if (ScoresPrompt(chunk, sequence)) return Chunk::Logits::kAll;
   return chunk.sample() ? Chunk::Logits::kLast : Chunk::Logits::kNone;
 }
@@ -32,7 +33,7 @@ Chunk::Logits LogitsOf(const v1::SequenceChunk& chunk, const Sequence& sequence)
 
 // One row of logits and what becomes of it. Jobs of one step run in parallel, so each writes only what is its own.
 struct StepRunner::Job {
-  Sequence* sequence = nullptr;
+  OwnedSequence* sequence = nullptr;
   std::span<float> logits;  // (V); may be overwritten
   uint32_t position = 0;    // of the token that these logits are about
   TokenId token = 0;        // the token there, when scoring
@@ -68,7 +69,7 @@ std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
   std::vector<Chunk> chunks;
   chunks.reserve(plan.chunks_size());
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    Sequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
+    OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     chunks.push_back({.cache = &sequence.cache,
                       .position = static_cast<int>(chunk.position()),
                       .tokens = {chunk.tokens().data(), static_cast<size_t>(chunk.tokens_size())},
@@ -82,7 +83,7 @@ std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::
   float* row = logits_.data();
   const size_t V = static_cast<size_t>(config_->vocab_size);
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    Sequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
+    OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     if (ScoresPrompt(chunk, sequence)) {
       AddPromptScores(chunk, sequence, row, &jobs, done);
       row += chunk.tokens_size() * V;
@@ -94,7 +95,9 @@ std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::
     sampled->set_sequence(chunk.sequence());
     jobs.push_back({.sequence = &sequence,
                     .logits = {row - V, V},  // the chunk's last row
-                    .position = chunk.position() + static_cast<uint32_t>(chunk.tokens_size()),
+                    .position = Planted(Bug::kRandomRestartsWithPrefill) && chunk.tokens_size() > 1
+                                    ? sequence.start.prompt_tokens()
+                                    : chunk.position() + static_cast<uint32_t>(chunk.tokens_size()),
                     .sampled = sampled});
   }
   CHECK_EQ(row - logits_.data(), static_cast<ptrdiff_t>(logits_.size())) << "forward gave other rows than asked for";
@@ -103,7 +106,7 @@ std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::
 
 // Scores of the prompt tokens that became known: the first token of the chunk by what the last chunk left behind, the
 // others by the row before them. `rows`: the logits of the chunk.
-void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, Sequence& sequence, float* rows,
+void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, float* rows,
                                  std::vector<Job>* jobs, v1::StepDone* done) {
   const size_t V = static_cast<size_t>(config_->vocab_size);
   const uint32_t begin = chunk.position();
@@ -174,7 +177,7 @@ void StepRunner::KeepForNextScore(const v1::StepPlan& plan) {
   const float* row = logits_.data();
   const size_t V = static_cast<size_t>(config_->vocab_size);
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    Sequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
+    OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     const Chunk::Logits asked = LogitsOf(chunk, sequence);
     if (asked != Chunk::Logits::kNone) row += asked == Chunk::Logits::kAll ? chunk.tokens_size() * V : V;
     if (asked != Chunk::Logits::kAll) continue;

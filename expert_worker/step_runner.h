@@ -51,7 +51,7 @@ class StepRunner {
   std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
   // What is to be done with the rows of logits; the jobs write into `done`.
   std::vector<Job> MakeJobs(const v1::StepPlan& plan, v1::StepDone* done);
-  void AddPromptScores(const v1::SequenceChunk& chunk, Sequence& sequence, float* rows, std::vector<Job>* jobs,
+  void AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, float* rows, std::vector<Job>* jobs,
                        v1::StepDone* done);
   void RunJobs(const std::vector<Job>& jobs);
   absl::Status Sample(const Job& job) const;

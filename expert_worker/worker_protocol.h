@@ -87,6 +87,8 @@ class WorkerProtocol {
 
   // The epoch in which steps can be run; 0: none.
   uint64_t serving_epoch() const { return serving_ ? serving_->epoch : 0; }
+  // Whether the step thread has an order that has not returned.
+  bool in_step() const { return step_order_.has_value(); }
   // The last one that was, on any stream; 0: none.
   uint64_t last_served_epoch() const { return last_served_epoch_; }
 

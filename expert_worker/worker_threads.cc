@@ -76,6 +76,12 @@ uint64_t WorkerThreads::last_served_epoch() const {
   return protocol_.last_served_epoch();
 }
 
+bool WorkerThreads::WaitUntilOutOfStep(absl::Duration timeout) const {
+  absl::MutexLock lock(&mutex_);
+  const auto out = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !protocol_.in_step(); };
+  return mutex_.AwaitWithTimeout(absl::Condition(&out), timeout);
+}
+
 v1::Heartbeat WorkerThreads::heartbeat() const {
   absl::MutexLock lock(&mutex_);
   v1::Heartbeat beat;

@@ -43,6 +43,8 @@ class WorkerThreads {
   uint64_t serving_epoch() const;
   // The last one that was, on any stream; 0: none.
   uint64_t last_served_epoch() const;
+  // Waits for what runs to return, so that the next epoch can begin at once. False if it does not within `timeout`.
+  bool WaitUntilOutOfStep(absl::Duration timeout) const;
   // What to tell the router now.
   v1::Heartbeat heartbeat() const;
 

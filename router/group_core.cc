@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/logging.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 
 namespace braid {
@@ -13,6 +14,8 @@ namespace {
 
 // A rebalancing that makes the busiest worker this much less busy is worth its reading.
 constexpr double kRebalanceGain = 0.1;
+// A worker whose connection broke comes back within this.
+constexpr absl::Duration kTrial = absl::Seconds(5);
 
 Group GroupOf(const Membership::View& view, const Membership& membership) {
   std::vector<Group::Worker> workers;
@@ -62,8 +65,8 @@ void GroupCore::OnLeaving(WorkerId worker, absl::Time now) {
   }
 }
 
-void GroupCore::OnLost(WorkerId worker, absl::Time now) {
-  membership_.OnLost(worker, now);
+void GroupCore::OnLost(WorkerId worker, bool crashed, absl::Time now) {
+  membership_.OnLost(worker, crashed, now);
   FollowLoss(now);
 }
 
@@ -96,7 +99,7 @@ void GroupCore::Advance(const Roster& roster, absl::Time now) {
 }
 
 std::vector<WorkerId> GroupCore::Late(absl::Time now) const {
-  std::vector<WorkerId> late;
+  std::vector<WorkerId> late = membership_.LateToBegin(options_.step_timeout, now);
   if (!step_ || now - step_->issued() < options_.step_timeout) return late;
   for (int rank = 0; rank < step_->size(); ++rank) {
     if (!step_->answered(rank)) late.push_back(scheduler_.group()->worker(rank).id);
@@ -127,7 +130,8 @@ void GroupCore::Admit(std::unique_ptr<Sequence> sequence) {
 absl::Status GroupCore::OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now) {
   const Membership::View* view = membership_.serving();
   const std::optional<int> rank = view != nullptr ? view->RankOf(worker) : std::nullopt;
-  if (!rank || Epoch(done.epoch()) != view->epoch) return absl::OkStatus();  // of an epoch that is over
+  const bool over = rank && Epoch(done.epoch()) != view->epoch;
+  if (!rank || (over && !Planted(Bug::kRouterTakesAnyEpoch))) return absl::OkStatus();
   if (!step_) return InvalidArgument("step_done, but no step is in flight");
   RETURN_IF_ERROR(CheckScores(done));
   RETURN_IF_ERROR(step_->OnDone(*rank, done, view->members[static_cast<size_t>(*rank)].hello));
@@ -143,6 +147,7 @@ absl::Status GroupCore::OnBegun(WorkerId worker, const v1::Begun& begun) {
   std::vector<SequenceId> missing;
   for (uint64_t id : begun.missing()) {
     const Sequence* sequence = scheduler_.Find(SequenceId(id));
+    if (Planted(Bug::kIgnoresMissing)) continue;
     if (sequence != nullptr && sequence->owner() == rank) missing.push_back(SequenceId(id));
   }
   for (auto& sequence : scheduler_.Displace(missing)) displaced_.push_back(std::move(sequence));
@@ -157,28 +162,31 @@ void GroupCore::FollowLoss(absl::Time now) {
   stopped_at_ = now;
   paused_at_ = std::min(paused_at_ == absl::InfinitePast() ? now : paused_at_, now);
   links_.Reset();
+  for (int rank = 0; Planted(Bug::kCountsRowsOfVoidStep) && step && rank < step->size(); ++rank) {
+    for (const Step::Chunk& chunk : step->chunks(rank)) {
+      if (Sequence* sequence = scheduler_.Find(chunk.sequence)) sequence->OnComputed(chunk.rows);
+    }
+  }
+  const Epoch epoch = scheduler_.group() != nullptr ? scheduler_.group()->epoch() : Epoch();
   scheduler_.EndEpoch();
-  if (step && *loss == Membership::Loss::kCrash) Suspect(*step);
+  if (step && *loss == Membership::Loss::kCrash) Suspect(*step, {epoch, membership_.crashed()}, now);
 }
 
 // A worker crashed while this step ran. If just one of its sequences was there at a crash before, without having got
-// past it since, that one is the cause.
-void GroupCore::Suspect(const Step& step) {
-  std::vector<SequenceId> serious;
+// past it since, that one is the cause, unless it turns out that one of the workers lives.
+void GroupCore::Suspect(const Step& step, const Suspicion::Crash& crash, absl::Time now) {
+  std::vector<Sequence*> serious;
   for (int rank = 0; rank < step.size(); ++rank) {
     for (const Step::Chunk& chunk : step.chunks(rank)) {
       Sequence* sequence = scheduler_.Find(chunk.sequence);
       if (sequence == nullptr) continue;
-      sequence->suspicion.OnCrash(chunk.position, chunk.rows);
-      if (sequence->suspicion.serious()) serious.push_back(sequence->id());
+      sequence->suspicion.OnCrash(chunk.position, chunk.rows, crash);
+      if (sequence->suspicion.serious()) serious.push_back(sequence);
     }
   }
-  if (serious.size() != 1) return;
-  spdlog::error("sequence {} was running at {} crashes of workers in a row; it is not tried again", serious[0].value,
-                scheduler_.Find(serious[0])->suspicion.crashes);
-  probe_->quarantined.Add();
-  quarantined_.push_back(scheduler_.Find(serious[0])->fingerprint());
-  Fail(serious[0], absl::AbortedError("workers crashed whenever they ran this request; it is not tried again"));
+  if (serious.size() != 1 && !(Planted(Bug::kQuarantinesBystanders) && !serious.empty())) return;
+  serious[0]->suspicion.verdict_at = now + kTrial;
+  accused_.push_back(serious[0]->id());
 }
 
 void GroupCore::WatchLinks(const Roster& roster, absl::Time now) {
@@ -191,7 +199,7 @@ void GroupCore::WatchLinks(const Roster& roster, absl::Time now) {
     beats.push_back(current ? &worker->beat : nullptr);
   }
   const std::optional<std::pair<int, int>> cut = links_.Look(beats, now);
-  if (!cut) return;
+  if (!cut || Planted(Bug::kNeverFindsCutLink)) return;
   probe_->links_cut.Add();
   membership_.OnCut(view.members[static_cast<size_t>(cut->first)].id, view.members[static_cast<size_t>(cut->second)].id,
                     now);
@@ -300,7 +308,8 @@ void GroupCore::DeliverScores(const v1::PromptScores& scores) {
   Sequence* sequence = scheduler_.Find(SequenceId(scores.sequence()));
   if (sequence == nullptr) return;
   // After the loss of an epoch the worker scores the prompt from its beginning again.
-  const int skip = sequence->scores_delivered() - static_cast<int>(scores.position());
+  const int skip =
+      Planted(Bug::kRepeatsScores) ? 0 : sequence->scores_delivered() - static_cast<int>(scores.position());
   if (skip >= scores.logprobs_size()) return;
   v1::GenerateSequenceResponse event;
   v1::PromptLogprobs* logprobs = event.mutable_prompt_logprobs();

@@ -41,20 +41,20 @@ class GroupCore {
   void OnJoined(WorkerId worker, const v1::Hello& hello, absl::Time now) { membership_.OnJoined(worker, hello, now); }
   void OnLeaving(WorkerId worker, absl::Time now);
   // The worker is gone. Unknown ones are ignored.
-  void OnLost(WorkerId worker, absl::Time now);
+  void OnLost(WorkerId worker, bool crashed, absl::Time now);  // as in Membership
   // Prepared, Configured, Begun, StepDone or Fault. An error means that the worker broke the protocol: close it.
   absl::Status OnMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now);
 
   // Issues what is due: set-ups, the next epoch, the next step. `roster` knows how far each worker is.
   void Advance(const Roster& roster, absl::Time now);
-  // Workers that have not reported their step for too long.
+  // Workers that have not come back from their step for too long, or from the one before an epoch.
   std::vector<WorkerId> Late(absl::Time now) const;
   // Workers that may be let go, see Membership.
   std::vector<WorkerId> Releasable() const { return membership_.Releasable(scheduler_.running() == 0 && !step_); }
   // Sequences that have lost their state here and are to be admitted anew, wherever.
   Scheduler::Sequences TakeDisplaced() { return std::exchange(displaced_, {}); }
-  // Fingerprints of sequences that were found to crash workers.
-  std::vector<uint64_t> TakeQuarantined() { return std::exchange(quarantined_, {}); }
+  // Sequences that are on trial for crashing workers from now on.
+  std::vector<SequenceId> TakeAccused() { return std::exchange(accused_, {}); }
   // The group has not served for a while: its sequences go elsewhere, prefilled again.
   void GiveUpSequences();
 
@@ -79,7 +79,7 @@ class GroupCore {
   absl::Status OnBegun(WorkerId worker, const v1::Begun& begun);
   absl::Status CheckScores(const v1::StepDone& done) const;
   void FollowLoss(absl::Time now);
-  void Suspect(const Step& step);
+  void Suspect(const Step& step, const Suspicion::Crash& crash, absl::Time now);
   void WatchLinks(const Roster& roster, absl::Time now);
   void DrainLeaving(absl::Time now);
   void BeginEpoch(absl::Time now);
@@ -102,7 +102,7 @@ class GroupCore {
   std::optional<Step> step_;
   uint64_t step_number_ = 0;  // of the last step issued in this epoch
   Scheduler::Sequences displaced_;
-  std::vector<uint64_t> quarantined_;
+  std::vector<SequenceId> accused_;
   ExpertLoad load_;
   LinkWatch links_;
   absl::Time rebalanced_at_ = absl::InfinitePast();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/logging.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 
 namespace braid {
@@ -111,10 +112,11 @@ void Membership::OnDrained(WorkerId worker, absl::Time now) {
   if (leave_at) leave_at = std::min(*leave_at, now);
 }
 
-void Membership::OnLost(WorkerId worker, absl::Time now) {
+void Membership::OnLost(WorkerId worker, bool crashed, absl::Time now) {
   const auto found = members_.find(worker);
   if (found == members_.end()) return;
   const bool leaving = found->second.leave_at.has_value();
+  const std::string name = found->second.hello.name();
   members_.erase(found);
   accusers_.erase(worker);
   for (auto& [accused, accusers] : accusers_) accusers.erase(worker);
@@ -122,7 +124,8 @@ void Membership::OnLost(WorkerId worker, absl::Time now) {
   if (!serving_ || !serving_->RankOf(worker)) return;
   spdlog::log(leaving ? spdlog::level::info : spdlog::level::warn, "group {}: worker {} {}; epoch {} is over", name_,
               worker.value, leaving ? "has left" : "is lost", serving_->epoch.value);
-  StopServing(leaving ? Loss::kFault : Loss::kCrash);
+  StopServing(crashed && !leaving ? Loss::kCrash : Loss::kFault);
+  crashed_ = name;
   retry_at_ = now;  // what the others have accused each other of is explained
   judge_at_.reset();
   accusers_.clear();
@@ -180,6 +183,7 @@ void Membership::Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Ti
   memory_ = serving_->placement;
   has_served_ = true;
   beginning_.clear();
+  begun_at_ = now;
   for (size_t rank = 0; rank < keep.size(); ++rank) {
     v1::AttachResponse message;
     message.mutable_begin()->set_epoch(serving_->epoch.value);
@@ -189,6 +193,11 @@ void Membership::Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Ti
     beginning_.insert(id);
     members_.at(id).bench = kBenchMin;
   }
+}
+
+std::vector<WorkerId> Membership::LateToBegin(absl::Duration timeout, absl::Time now) const {
+  if (beginning_.empty() || now - begun_at_ < timeout) return {};
+  return {beginning_.begin(), beginning_.end()};
 }
 
 std::optional<Placement> Membership::Rebalanced(std::span<const double> load) const {
@@ -364,7 +373,7 @@ void Membership::Judge(absl::Time now) {
     if (culprit && std::pair(newcomer(id), points) < std::pair(newcomer(*culprit), suspicion[*culprit])) continue;
     culprit = id;  // of equals the later one
   }
-  if (culprit) Bench(*culprit, now);
+  if (culprit && !Planted(Bug::kNeverBenches)) Bench(*culprit, now);
 }
 
 void Membership::Bench(WorkerId worker, absl::Time now) {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/ids.h"
+#include "base/planted_bug.h"
 #include "braid/v1/worker.pb.h"
 #include "router/actions.h"
 #include "router/placement.h"
@@ -62,8 +63,8 @@ class Membership {
   };
   // Why the serving epoch ended, if it did.
   enum class Loss {
-    kFault,  // a member could not go on, or has left; nobody is gone without a word
-    kCrash,  // a member is gone without a word
+    kFault,  // a member could not go on, has left, or was sent away
+    kCrash,  // a member's process is likely to be dead, or stuck in a step
   };
 
   // Epoch numbers are taken from `last_epoch`, which all groups share and which starts above those of any earlier
@@ -80,8 +81,9 @@ class Membership {
   void OnLeaving(WorkerId worker, absl::Time now);
   // It owns no sequence any more.
   void OnDrained(WorkerId worker, absl::Time now);
-  // The worker is gone: it will never say anything again.
-  void OnLost(WorkerId worker, absl::Time now);
+  // The worker is gone: it will never say anything again. `crashed`: it looks like that, because its stream broke or it
+  // did not come back from a step; not because we had a reason of our own to close its stream.
+  void OnLost(WorkerId worker, bool crashed, absl::Time now);
   // Two members of the serving epoch that both live cannot reach each other.
   void OnCut(WorkerId one, WorkerId other, absl::Time now);
   // The epoch has completed a step.
@@ -99,9 +101,13 @@ class Membership {
 
   // The epoch that serves; steps may be sent once it is running(). nullptr if none serves.
   const View* serving() const { return serving_ ? &*serving_ : nullptr; }
-  bool running() const { return serving_ && beginning_.empty(); }
+  // Members that have been told to begin and have not done so for so long.
+  std::vector<WorkerId> LateToBegin(absl::Duration timeout, absl::Time now) const;
+  bool running() const { return serving_ && (beginning_.empty() || Planted(Bug::kStepsBeforeBegun)); }
   // How the last serving epoch ended; cleared by the call.
   std::optional<Loss> TakeLoss() { return std::exchange(loss_, std::nullopt); }
+  // The name of the member that crashed, if one did.
+  const std::string& crashed() const { return crashed_; }
   // The placement that Rebalance would lead to. REQUIRES: serving().
   std::optional<Placement> Rebalanced(std::span<const double> load) const;
 
@@ -161,8 +167,10 @@ class Membership {
   std::map<WorkerId, Candidate> members_;
   std::optional<View> serving_;
   std::set<WorkerId> beginning_;  // members of serving_ that have not said Begun
+  absl::Time begun_at_;           // when they were told
   std::optional<Next> next_;
   std::optional<Loss> loss_;
+  std::string crashed_;
   Placement memory_;  // what members have in memory: the placement of the last epoch that served
   bool has_served_ = false;
   bool rebalance_ = false;

@@ -124,7 +124,7 @@ TEST_F(MembershipTest, SetsUpAnEpochOnceEnoughWorkersAreThere) {
 
 TEST_F(MembershipTest, TheLossOfAMemberStopsTheOthersAndTheyGoOnWithoutIt) {
   ServeWith({1, 2, 3});
-  membership_.OnLost(WorkerId(2), now_);
+  membership_.OnLost(WorkerId(2), true, now_);
   EXPECT_EQ(membership_.TakeLoss(), Membership::Loss::kCrash);
   EXPECT_THAT(Said(), ElementsAre("1 stop", "3 stop"));
   Advance();
@@ -146,7 +146,7 @@ TEST_F(MembershipTest, AnArrivalThatDiesInItsSetUpDisturbsNobody) {
   ServeWith({1, 2});
   Join(3);
   Advance();
-  membership_.OnLost(WorkerId(3), now_);
+  membership_.OnLost(WorkerId(3), true, now_);
   Advance();
   EXPECT_TRUE(membership_.running());
   EXPECT_EQ(membership_.ready(), nullptr);
@@ -181,7 +181,7 @@ TEST_F(WithStandby, AStandbyTakesALostOnesPlace) {
   Join(3);
   Advance();
   EXPECT_THAT(Said(), IsEmpty());
-  membership_.OnLost(WorkerId(1), now_);
+  membership_.OnLost(WorkerId(1), true, now_);
   Said();
   Advance();
   EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 
 namespace braid {
 namespace {
@@ -225,7 +226,7 @@ std::optional<Placement> PlaceExperts(const PlacementProblem& problem) {
       }
     }
     layer.DropColdReplicas();
-    layer.HouseOrphans();
+    if (!Planted(Bug::kLeavesExpertHomeless) || !known) layer.HouseOrphans();
     // A worker without experts has just come: it takes its share however much there is to read in.
     const bool arrival = std::any_of(problem.workers.begin(), problem.workers.end(), [&](const auto& worker) {
       return known && left[static_cast<size_t>(&worker - problem.workers.data())] ==

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/logging.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 #include "router/validate.h"
 
@@ -39,13 +40,13 @@ void Roster::OnHeartbeat(WorkerId worker, const v1::Heartbeat& beat, absl::Time 
 }
 
 std::vector<WorkerId> Roster::Silent(absl::Time now) {
-  if (now - looked_ > options_.heartbeat_timeout / 2) {
+  if (now - looked_ > options_.heartbeat_timeout / 2 && !Planted(Bug::kEvictsAfterOwnPause)) {
     for (auto& [id, worker] : attached_) worker.heard = now;
   }
   looked_ = now;
   std::vector<WorkerId> silent;
   for (const auto& [id, worker] : attached_) {
-    if (now - worker.heard > options_.heartbeat_timeout) silent.push_back(id);
+    if (now - worker.heard > options_.heartbeat_timeout && !Planted(Bug::kNeverEvictsSilent)) silent.push_back(id);
   }
   return silent;
 }

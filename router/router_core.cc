@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/logging.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 #include "router/validate.h"
 
@@ -13,6 +14,7 @@ namespace braid {
 namespace {
 
 constexpr size_t kAffinityEntriesMax = 1 << 16;
+constexpr uint64_t kEpochLeap = 1 << 20;  // more epochs than any router will still begin once it is replaced
 
 // A group that knows a prompt's beginning is preferred to the idlest one until it is a quarter busier, or by this many
 // sequences while there are few.
@@ -23,7 +25,7 @@ bool IsWorthIt(int load, int idlest) { return load <= idlest + idlest / 4 + 4; }
 RouterCore::RouterCore(const RouterOptions& options, Epoch before, RouterProbe* probe)
     : options_(options),
       probe_(probe),
-      last_epoch_(before),
+      last_epoch_(Planted(Bug::kReusesEpochs) ? Epoch(0) : before),
       roster_(options, &actions_),
       queue_(options.queue_max),
       affinity_(kAffinityEntriesMax) {
@@ -39,12 +41,13 @@ void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& re
     return;
   }
   auto sequence = std::make_unique<Sequence>(id, request, now);
-  if (std::optional<v1::SequenceFinished::Reason> reason = sequence->Finished()) {
+  if (auto reason = sequence->Finished(); reason && !Planted(Bug::kRunsFinishedAgain)) {
     // The earlier call was cut between its last token and its end.
     Accept(*sequence, &actions_);
     Finish(id, *reason, probe_, &actions_);
     return;
   }
+  if (Planted(Bug::kAcceptsBeforeHolding)) Accept(*sequence, &actions_);
   status = queue_.Push(std::move(sequence));
   if (!status.ok()) {
     probe_->refused.Add();
@@ -55,9 +58,8 @@ void RouterCore::OnGenerate(SequenceId id, const v1::GenerateSequenceRequest& re
 }
 
 void RouterCore::OnCancel(SequenceId id) {
-  bool known = queue_.Remove(id) != nullptr;
-  for (const auto& [name, group] : groups_) known = known || group->Remove(id) != nullptr;
-  if (known) probe_->cancelled.Add();
+  if (Planted(Bug::kIgnoresCancel)) return;
+  if (Remove(id)) probe_->cancelled.Add();
 }
 
 void RouterCore::OnWorkerOpened(WorkerId worker, absl::Time now) {
@@ -73,7 +75,7 @@ void RouterCore::OnWorkerMessage(WorkerId worker, const v1::AttachRequest& messa
   if (!status.ok()) Close(worker, std::move(status), now);
 }
 
-void RouterCore::OnWorkerLost(WorkerId worker, absl::Time now) { Forget(worker, now); }
+void RouterCore::OnWorkerLost(WorkerId worker, absl::Time now) { Forget(worker, /*crashed=*/true, now); }
 
 void RouterCore::Drain() {
   draining_ = true;
@@ -98,15 +100,13 @@ void RouterCore::Advance(absl::Time now) {
   }
   for (const auto& [name, group] : groups_) {
     for (WorkerId worker : group->Late(now)) {
-      Close(worker, absl::DeadlineExceededError("no answer in time to a step"), now);
+      Close(worker, absl::DeadlineExceededError("it did not come back from a step in time"), now, /*crashed=*/true);
     }
     for (WorkerId worker : group->Releasable()) Close(worker, absl::OkStatus(), now);
     group->Advance(roster_, now);
   }
-  for (const auto& [name, group] : groups_) {
-    for (uint64_t fingerprint : group->TakeQuarantined()) quarantine_.Add(fingerprint, now);
-  }
   HandOver(now);
+  Judge(now);
   Admit(now);
   for (const auto& [name, group] : groups_) group->Advance(roster_, now);  // what has just been admitted
   roster_.SendHeartbeats(last_epoch_, now);
@@ -213,6 +213,9 @@ absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::
   const bool alone = std::none_of(roster_.workers().begin(), roster_.workers().end(),
                                   [](const auto& entry) { return entry.second.hello.has_value(); });
   RETURN_IF_ERROR(roster_.OnHello(worker, hello));
+  // Of a router whose clock is ahead of ours, and which may not know yet that it has been replaced.
+  if (Epoch(hello.epoch()) > last_epoch_) last_epoch_ = Epoch(hello.epoch() + kEpochLeap);
+  if (hello.epoch() > 0) Acquit({Epoch(hello.epoch()), hello.name()});
   // A rolling change of the model goes through a moment without workers.
   if (alone && model_ && model_->model_digest() != hello.model_digest()) {
     HandOver(now);
@@ -251,15 +254,55 @@ std::string RouterCore::ChooseGroup(const v1::Hello& hello) const {
   return *best;
 }
 
-void RouterCore::Close(WorkerId worker, absl::Status status, absl::Time now) {
+void RouterCore::Close(WorkerId worker, absl::Status status, absl::Time now, bool crashed) {
   if (!status.ok()) spdlog::warn("worker {} is sent away: {}", worker.value, StdView(status.message()));
   actions_.push_back(CloseWorker{worker, std::move(status)});
-  Forget(worker, now);
+  Forget(worker, crashed, now);
 }
 
-void RouterCore::Forget(WorkerId worker, absl::Time now) {
-  if (GroupCore* group = GroupOf(worker)) group->OnLost(worker, now);
+void RouterCore::Forget(WorkerId worker, bool crashed, absl::Time now) {
+  if (GroupCore* group = GroupOf(worker)) group->OnLost(worker, crashed, now);
   roster_.Forget(worker);
+}
+
+void RouterCore::Judge(absl::Time now) {
+  for (const auto& [name, group] : groups_) {
+    for (SequenceId id : group->TakeAccused()) on_trial_.push_back(id);
+  }
+  std::erase_if(on_trial_, [&](SequenceId id) {
+    const Sequence* sequence = Find(id);
+    if (sequence == nullptr || !sequence->suspicion.on_trial()) return true;  // ended, or acquitted
+    if (now < sequence->suspicion.verdict_at) return false;
+    spdlog::error("sequence {} was running at {} crashes of workers in a row; it is not tried again", id.value,
+                  sequence->suspicion.crashes.size());
+    probe_->quarantined.Add();
+    probe_->failed.Add();
+    quarantine_.Add(sequence->fingerprint(), now);
+    Remove(id);
+    actions_.push_back(EndSequence{
+        id, absl::AbortedError("workers crashed whenever they ran this request; it is not tried again"), {}});
+    return true;
+  });
+}
+
+void RouterCore::Acquit(const Suspicion::Crash& no_crash) {
+  for (const auto& [name, group] : groups_) {
+    for (SequenceId id : group->scheduler().Ids()) group->Find(id)->suspicion.OnReturn(no_crash);
+  }
+  for (int i = 0; i < queue_.size(); ++i) queue_.at(i).suspicion.OnReturn(no_crash);
+}
+
+Sequence* RouterCore::Find(SequenceId id) const {
+  for (const auto& [name, group] : groups_) {
+    if (Sequence* sequence = group->Find(id)) return sequence;
+  }
+  return queue_.Find(id);
+}
+
+bool RouterCore::Remove(SequenceId id) {
+  bool known = queue_.Remove(id) != nullptr;
+  for (const auto& [name, group] : groups_) known = known || group->Remove(id) != nullptr;
+  return known;
 }
 
 void RouterCore::HandOver(absl::Time now) {
@@ -270,7 +313,10 @@ void RouterCore::HandOver(absl::Time now) {
     const bool empty = group->membership().size() == 0;
     if (empty || (other && now - group->stopped_at() > kHandOverAfter)) group->GiveUpSequences();
   }
-  for (const auto& [name, group] : groups_) queue_.PushFront(group->TakeDisplaced());
+  for (const auto& [name, group] : groups_) {
+    auto displaced = group->TakeDisplaced();
+    if (!Planted(Bug::kLosesDisplaced)) queue_.PushFront(std::move(displaced));
+  }
 }
 
 void RouterCore::Admit(absl::Time now) {

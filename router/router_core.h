@@ -80,9 +80,16 @@ class RouterCore {
   GroupCore* GroupOf(WorkerId worker) const;
   // The name of the group that a new worker joins.
   std::string ChooseGroup(const v1::Hello& hello) const;
-  void Close(WorkerId worker, absl::Status status, absl::Time now);
-  void Forget(WorkerId worker, absl::Time now);
+  // `crashed`: see Membership::OnLost.
+  void Close(WorkerId worker, absl::Status status, absl::Time now, bool crashed = false);
+  void Forget(WorkerId worker, bool crashed, absl::Time now);
 
+  Sequence* Find(SequenceId id) const;
+  bool Remove(SequenceId id);  // false if there is none
+  // That worker has not crashed when its stream broke.
+  void Acquit(const Suspicion::Crash& no_crash);
+  // Ends sequences on trial whose time has come.
+  void Judge(absl::Time now);
   void HandOver(absl::Time now);
   void Admit(absl::Time now);
   // The group for a sequence: where its beginning is known unless that one is much busier, else the idlest with room.
@@ -105,6 +112,7 @@ class RouterCore {
   Queue queue_;
   Affinity affinity_;
   Quarantine quarantine_;
+  std::vector<SequenceId> on_trial_;
   std::optional<v1::Hello> model_;  // what the workers of the last epoch agreed on
   uint64_t kv_tokens_max_ = 0;      // of the roomiest worker that ever served
   bool draining_ = false;

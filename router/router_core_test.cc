@@ -115,6 +115,7 @@ class Cluster {
   std::map<uint64_t, Seen> seen;
   std::map<uint32_t, absl::Status> closed;
   std::vector<uint32_t> hung;  // workers that say nothing but heartbeats
+  uint32_t stuck = 0;          // a worker that never begins an epoch
   uint64_t poison = 0;         // a sequence that kills whoever computes it,
   uint32_t poisoned = 0;       // as it just has this one
 
@@ -126,6 +127,7 @@ class Cluster {
       if (poison == chunk.sequence()) poisoned = action.worker.value;
     }
     if (poisoned == action.worker.value) return;
+    if (action.message.has_begin() && stuck == action.worker.value) return;
     std::optional<v1::AttachRequest> answer = worker->second->On(action.message);
     const bool is_hung = std::find(hung.begin(), hung.end(), action.worker.value) != hung.end();
     if (answer && (!is_hung || answer->has_heartbeat())) to_router_.emplace_back(action.worker.value, *answer);
@@ -400,6 +402,7 @@ TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersIsFoundAmongManyAndTheOthersGo
   int crashes = 0;
   cluster.poison = poison;
   for (int round = 0; round < 2000 && !cluster.seen[poison].end; ++round) {
+    cluster.now += absl::Milliseconds(10);
     cluster.Round();
     if (!cluster.poisoned) continue;
     cluster.Break(std::exchange(cluster.poisoned, 0));
@@ -419,6 +422,7 @@ TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersWhenAloneEndsAtTheSecondCrash)
   int crashes = 0;
   cluster.poison = poison;
   for (int round = 0; round < 2000 && !cluster.seen[poison].end; ++round) {
+    cluster.now += absl::Milliseconds(10);
     cluster.Round();
     if (!cluster.poisoned) continue;
     cluster.Break(std::exchange(cluster.poisoned, 0));
@@ -436,6 +440,40 @@ TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersWhenAloneEndsAtTheSecondCrash)
   EXPECT_EQ(EndOf(NewRequest(Prompt(20), 30)), absl::StatusCode::kOk) << "but not for ever";
 }
 
+TEST_F(RouterCoreTest, AWorkerThatComesBackHasNotCrashed) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(20), 30));
+  for (int i = 0; i < 5; ++i) {
+    cluster.poison = id;
+    while (!cluster.poisoned) cluster.Round();
+    const uint32_t worker = std::exchange(cluster.poisoned, 0);
+    const std::string name = cluster.workers[worker]->hello().name();
+    const uint64_t epoch = cluster.Status().epoch();
+    cluster.Break(worker);
+    cluster.poison = 0;
+    cluster.Attach(1000, [&](v1::Hello& hello) {
+      hello.set_name(name);
+      hello.set_epoch(epoch);
+    });
+    if (i % 2 == 0) cluster.Round();  // some are forgotten, some are on trial by then
+  }
+  cluster.Pass(absl::Seconds(5));
+  ExpectAnswer(id, Prompt(20), 30);
+}
+
+TEST_F(RouterCoreTest, AWorkerThatIsSentAwayIsNoCrash) {
+  Start();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(20), 30));
+  cluster.poison = id;
+  while (!cluster.poisoned) cluster.Round();
+  cluster.Break(std::exchange(cluster.poisoned, 0));
+  cluster.Attach();
+  while (!cluster.poisoned) cluster.Round();
+  cluster.core.Stop(absl::UnavailableError("the router is shutting down"), cluster.now);
+  cluster.Round();
+  EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kUnavailable) << "its gateway takes it to the next router";
+}
+
 // A worker dies every few steps: nobody who makes progress in between is taken for the cause.
 TEST_F(RouterCoreTest, ALongAnswerSurvivesAnyNumberOfCrashes) {
   Start();
@@ -448,6 +486,14 @@ TEST_F(RouterCoreTest, ALongAnswerSurvivesAnyNumberOfCrashes) {
     cluster.Attach();
   }
   ExpectAnswer(id, Prompt(20), 300);
+}
+
+TEST_F(RouterCoreTest, EpochsRiseAlsoUnderARouterWhoseClockIsBehind) {
+  cluster.Attach(1000, [](v1::Hello& hello) { hello.set_epoch(100'000); });
+  cluster.Attach();
+  cluster.RunUntilQuiet();
+  cluster.Pass(absl::Seconds(5));
+  EXPECT_GT(cluster.Status().epoch(), 100'000u);
 }
 
 TEST_F(RouterCoreTest, AFaultCostsAPauseOnly) {
@@ -479,6 +525,21 @@ TEST_F(RouterCoreTest, AWorkerThatHangsInAStepIsGivenUp) {
   EXPECT_TRUE(c.workers.contains(1));
   c.RunUntilQuiet();
   EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer(Prompt(3), 0, 5));
+}
+
+TEST_F(RouterCoreTest, AWorkerThatNeverComesBackFromAStepIsGivenUpAtTheNextEpoch) {
+  RouterOptions options = TwoWorkers();
+  options.step_timeout = absl::Seconds(5);
+  Cluster c(options);
+  for (int i = 0; i < 3; ++i) c.Attach();
+  c.RunUntilQuiet();
+  const uint64_t id = c.Generate(NewRequest(Prompt(3), 50));
+  for (int i = 0; i < 5; ++i) c.Round();
+  c.stuck = 2;
+  c.Break(3);
+  c.Pass(absl::Seconds(6));
+  EXPECT_EQ(c.closed.at(2).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer(Prompt(3), 0, 50));
 }
 
 TEST_F(RouterCoreTest, ACancelledSequenceGivesItsMemoryBackAndIsReleasedByItsOwner) {

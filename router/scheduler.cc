@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 
 namespace braid {
 
@@ -70,7 +71,7 @@ Scheduler::Sequences Scheduler::StartEpoch(Group group, std::vector<std::vector<
     if (!sequence->started()) continue;
     v1::SequenceKept& kept = (*keep)[static_cast<size_t>(*home)].emplace_back();
     kept.set_sequence(sequence->id().value);
-    kept.set_length(static_cast<uint32_t>(sequence->computed()));
+    kept.set_length(static_cast<uint32_t>(sequence->computed() + (Planted(Bug::kKeepsAtWrongLength) ? 1 : 0)));
   }
   return Displace(homeless);
 }
@@ -137,8 +138,9 @@ std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
     releases_[rank].clear();
   }
   const Sequence* suspect = Find(suspect_);
-  if (suspect == nullptr || !suspect->suspicion.serious()) {
-    auto next = std::find_if(running_.begin(), running_.end(), [](const auto& s) { return s->suspicion.serious(); });
+  auto may_be_tried = [](const Sequence& s) { return s.suspicion.serious() && !s.suspicion.on_trial(); };
+  if (suspect == nullptr || !may_be_tried(*suspect)) {
+    auto next = std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return may_be_tried(*s); });
     suspect_ = next == running_.end() ? SequenceId() : (*next)->id();
   }
   Budget budget(limits_.step_tokens, *group_);
@@ -194,7 +196,8 @@ void Scheduler::AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>
 
 void Scheduler::Free(Sequence& sequence) {
   group_->Release(*sequence.owner(), sequence.kv_blocks());
-  if (sequence.started()) releases_[static_cast<size_t>(*sequence.owner())].push_back(sequence.id().value);
+  if (sequence.started() && !Planted(Bug::kForgetsRelease))
+    releases_[static_cast<size_t>(*sequence.owner())].push_back(sequence.id().value);
 }
 
 }  // namespace braid

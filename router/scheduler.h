@@ -78,8 +78,10 @@ class Scheduler {
   void PlanDecodes(Budget& budget, std::vector<v1::StepPlan>& plans);
   void PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans);
   void AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans);
-  // Whether another suspect goes first.
-  bool HeldBack(const Sequence& sequence) const { return sequence.suspicion.serious() && sequence.id() != suspect_; }
+  // Whether another suspect goes first, or it is on trial.
+  bool HeldBack(const Sequence& sequence) const {
+    return sequence.suspicion.on_trial() || (sequence.suspicion.serious() && sequence.id() != suspect_);
+  }
   void Free(Sequence& sequence);
 
   const Limits limits_;

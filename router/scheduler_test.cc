@@ -290,7 +290,7 @@ TEST(Scheduler, SeriousSuspectsRunOneAtATime) {
   Bench bench;
   for (uint64_t id = 1; id <= 4; ++id) bench.Add(id, 10);
   for (uint64_t id = 2; id <= 4; ++id) {
-    for (int crash = 0; crash < 2; ++crash) bench.scheduler.Find(SequenceId(id))->suspicion.OnCrash(0, 10);
+    for (int crash = 0; crash < 2; ++crash) bench.scheduler.Find(SequenceId(id))->suspicion.OnCrash(0, 10, {});
   }
   EXPECT_THAT(bench.Run(), ElementsAre(Pair(1, 10), Pair(2, 10)));
   bench.scheduler.Find(SequenceId(2))->suspicion.OnComputed(10);  // cleared
@@ -299,18 +299,18 @@ TEST(Scheduler, SeriousSuspectsRunOneAtATime) {
 
 TEST(Suspicion, IsClearedByGettingPastTheRowsOfTheCrash) {
   Suspicion suspicion;
-  suspicion.OnCrash(100, 16);
+  suspicion.OnCrash(100, 16, {});
   suspicion.OnComputed(115);
-  suspicion.OnCrash(100, 16);
+  suspicion.OnCrash(100, 16, {});
   EXPECT_TRUE(suspicion.serious());
   suspicion.OnComputed(116);
-  EXPECT_EQ(suspicion.crashes, 0);
+  EXPECT_THAT(suspicion.crashes, testing::IsEmpty());
 }
 
 TEST(Suspicion, ACrashOnTheWayBackIsAnotherOne) {
   Suspicion suspicion;
-  suspicion.OnCrash(1000, 1);
-  suspicion.OnCrash(0, 256);  // the prefill after the first
+  suspicion.OnCrash(1000, 1, {});
+  suspicion.OnCrash(0, 256, {});  // the prefill after the first
   EXPECT_FALSE(suspicion.serious());
 }
 

@@ -1,17 +1,24 @@
 #include "router/sequence.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "router/quarantine.h"
 
 namespace braid {
 
-void Suspicion::OnCrash(int position, int rows) {
-  if (crashes > 0 && position + rows <= begin) return;  // on the way back to where it was: another crash than that one
-  ++crashes;
+void Suspicion::OnCrash(int position, int rows, Crash crash) {
+  // On the way back to where it was: another crash than that one.
+  if (!crashes.empty() && position + rows <= begin) return;
+  crashes.push_back(std::move(crash));
   begin = position;
   end = position + rows;
+}
+
+void Suspicion::OnReturn(const Crash& no_crash) {
+  std::erase_if(crashes, [&](const Crash& c) { return c.epoch == no_crash.epoch && c.worker == no_crash.worker; });
+  if (!serious()) verdict_at = absl::InfiniteFuture();
 }
 
 Sequence::Sequence(SequenceId id, const v1::GenerateSequenceRequest& request, absl::Time arrived)

@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "base/ids.h"
+#include "base/planted_bug.h"
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
 
@@ -14,16 +16,28 @@ namespace braid {
 // Whether a sequence crashes the workers that run it. A sequence that was in a step at whose time a worker crashed is a
 // suspect; one that gets past those rows is cleared. So a bystander is cleared by its next step, a request that kills
 // whoever computes it never is, and a long prompt on an unlucky cluster is not taken for one.
+//
+// A stream that breaks looks like a crash, but may be a broken connection: then the worker comes back and says Hello
+// with the epoch it served in, which a process that was started again cannot. So the verdict waits a little.
 struct Suspicion {
-  int crashes = 0;         // in a row, with these positions in the step
-  int begin = 0, end = 0;  // positions that were to be computed then
+  struct Crash {
+    Epoch epoch;
+    std::string worker;  // its name
+  };
+  std::vector<Crash> crashes;  // in a row, with these positions in the step
+  int begin = 0, end = 0;      // positions that were to be computed then
+  absl::Time verdict_at = absl::InfiniteFuture();
 
-  void OnCrash(int position, int rows);
+  void OnCrash(int position, int rows, Crash crash);
+  // A worker has come back.
+  void OnReturn(const Crash& no_crash);
   void OnComputed(int computed) {
     if (computed >= end) *this = {};
   }
+  // It is taken to be the cause unless a worker comes back; until then it does not run.
+  bool on_trial() const { return verdict_at != absl::InfiniteFuture(); }
   // It has been there twice: it runs apart from other suspects, so that the next crash tells which of them it is.
-  bool serious() const { return crashes >= 2; }
+  bool serious() const { return crashes.size() >= 2 && !Planted(Bug::kNeverQuarantines); }
 };
 
 // One stream of tokens being extended: its request, its token log and where it runs. The log is the truth; everything

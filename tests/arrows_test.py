@@ -90,6 +90,19 @@ def test_cores_are_pure():
             assert not CORE_BANNED.search(path.read_text()), f"{path.relative_to(ROOT)} is not pure"
 
 
+def test_no_class_is_two():
+    """`braid serve` links all services: two classes of one name are one to the linker, whichever it likes."""
+    definition = re.compile(r"^(?:class|struct|enum class) (\w+)(?: final)?(?: : [^;{]*)? {", re.M)
+    homes = {}
+    for path in sources(".h"):
+        if folder(path) == "tests":
+            continue
+        for name in definition.findall(path.read_text()):
+            homes.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+    twice = [f"{name}: {', '.join(paths)}" for name, paths in homes.items() if len(paths) > 1]
+    assert not twice, "\n".join(twice)
+
+
 def test_every_source_is_built():
     """A .cc is in its CMakeLists.txt; a header is there too, or somebody includes it."""
     cmake = "\n".join(p.read_text() for p in sources("CMakeLists.txt"))

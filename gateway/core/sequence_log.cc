@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/planted_bug.h"
+
 namespace braid {
 namespace {
 
@@ -19,7 +21,8 @@ bool MayGoOnElsewhere(absl::StatusCode code) {
     case absl::StatusCode::kCancelled:          // by a router that shuts down; our own cancelling asks no one
     case absl::StatusCode::kUnknown:            // how gRPC reports some broken connections
     case absl::StatusCode::kResourceExhausted:  // a new router is full; we were accepted once and wait
-      return true;
+    case absl::StatusCode::kInvalidArgument:    // too large for the workers of now; it was not for those of then
+      return !Planted(Bug::kGivesUpWithTheRouter);
     default:
       return false;
   }
@@ -84,6 +87,9 @@ SequenceUpdate SequenceLog::OnPromptLogprobs(const v1::PromptLogprobs& logprobs)
 
 SequenceLog::Next SequenceLog::OnEnd(const absl::Status& status) {
   if (ended_) return Nothing{};
+  if (Planted(Bug::kResubmitsWithoutTokens)) request_.clear_generated();
+  if (Planted(Bug::kDeliversTwice) && request_.generated_size() > 0) request_.mutable_generated()->RemoveLast();
+  if (Planted(Bug::kResubmitsWithoutTokens)) request_.clear_generated();
   if (accepted_ && MayGoOnElsewhere(status.code())) return Backoff(failures_++);
   if (status.ok()) return absl::InternalError("the router ended a call without an answer");
   return status;

@@ -105,7 +105,7 @@ TEST(SequenceLog, AnOkWithoutAnEndIsNotAnEnd) {
 }
 
 TEST(SequenceLog, GivesUpWhatFailedForItsOwnReasons) {
-  for (const absl::Status& status : {absl::InternalError("quarantined"), absl::InvalidArgumentError("no such token"),
+  for (const absl::Status& status : {absl::AbortedError("quarantined"), absl::InternalError("not finite"),
                                      absl::DeadlineExceededError("too late")}) {
     SequenceLog log = MakeLog();
     ASSERT_TRUE(log.OnResponse(AcceptedMessage()).ok());
@@ -113,6 +113,15 @@ TEST(SequenceLog, GivesUpWhatFailedForItsOwnReasons) {
     ASSERT_TRUE(std::holds_alternative<absl::Status>(next)) << status;
     EXPECT_EQ(std::get<absl::Status>(next), status);
   }
+}
+
+TEST(SequenceLog, WaitsForWorkersThatAreLargeEnoughAgain) {
+  SequenceLog log = MakeLog();
+  ASSERT_TRUE(log.OnResponse(AcceptedMessage()).ok());
+  ASSERT_TRUE(std::holds_alternative<absl::Duration>(log.OnEnd(absl::UnavailableError("gone"))));
+  // A new router that so far knows the smaller workers only.
+  const absl::Status status = absl::InvalidArgumentError("the largest worker has KV memory for 100 tokens");
+  EXPECT_TRUE(std::holds_alternative<absl::Duration>(log.OnEnd(status)));
 }
 
 TEST(SequenceLog, BacksOffUpToASecondAndStartsOverOnceTheRouterSpeaks) {

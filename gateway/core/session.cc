@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/planted_bug.h"
 #include "base/rng.h"
 
 namespace braid {
@@ -27,6 +28,7 @@ void Session::Push(const GeneratedToken& token, std::vector<Delta>* out) {
   if (IsControl(token.token)) {
     OnControl(token.token, out);
   } else {
+    if (Planted(Bug::kForgetsHalfCharacter)) utf8_ = {};
     OnText(utf8_.Push(tokenizer_->Bytes(token.token)), out);
   }
   if (reasoned || parser_.in_reasoning()) ++reasoning_tokens_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 
 // Knuth-Morris-Pratt, one automaton per stop string: each byte costs amortised constant time per string, whatever the
 // text and the strings look like, and `matched` says how much of the text's end must be held back.
@@ -52,6 +53,7 @@ std::string StopMatcher::Push(std::string_view text) {
     return std::exchange(held_, "");
   }
   size_t keep = 0;
+  if (Planted(Bug::kForgetsStopTail)) return Flush();
   for (const Pattern& pattern : patterns_) keep = std::max(keep, pattern.matched);
   std::string free = held_.substr(0, held_.size() - keep);
   held_.erase(0, free.size());

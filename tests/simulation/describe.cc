@@ -1,0 +1,69 @@
+#include "tests/simulation/describe.h"
+
+#include <fmt/format.h>
+
+namespace braid::simulation {
+
+std::string Describe(const v1::AttachRequest& message) {
+  switch (message.message_case()) {
+    case v1::AttachRequest::kHello:
+      return fmt::format("hello from {}, group '{}', last epoch {}", message.hello().name(), message.hello().group(),
+                         message.hello().epoch());
+    case v1::AttachRequest::kPrepared:
+      return fmt::format("prepared {}", message.prepared().epoch());
+    case v1::AttachRequest::kConfigured:
+      return fmt::format("configured {}", message.configured().epoch());
+    case v1::AttachRequest::kBegun:
+      return fmt::format("begun {}, missing [{}]", message.begun().epoch(), fmt::join(message.begun().missing(), " "));
+    case v1::AttachRequest::kStepDone: {
+      std::string text = fmt::format("done {}/{}", message.step_done().epoch(), message.step_done().step());
+      for (const v1::Sampled& sampled : message.step_done().sampled()) {
+        text += fmt::format(" {}:{}", sampled.sequence(), sampled.token().token());
+      }
+      return text;
+    }
+    case v1::AttachRequest::kFault:
+      return fmt::format("fault {}/{}: {}, suspects [{}]", message.fault().epoch(), message.fault().step(),
+                         message.fault().message(), fmt::join(message.fault().suspect_ranks(), " "));
+    case v1::AttachRequest::kLeaving:
+      return "leaving";
+    default:
+      return "heartbeat";
+  }
+}
+
+std::string Describe(const v1::AttachResponse& message) {
+  switch (message.message_case()) {
+    case v1::AttachResponse::kWelcome:
+      return "welcome";
+    case v1::AttachResponse::kPrepare:
+      return fmt::format("prepare {}, rank {} of {}", message.prepare().epoch(), message.prepare().rank(),
+                         message.prepare().size());
+    case v1::AttachResponse::kConfigure:
+      return fmt::format("configure {}", message.configure().epoch());
+    case v1::AttachResponse::kBegin: {
+      std::string text = fmt::format("begin {}, keep", message.begin().epoch());
+      for (const v1::SequenceKept& kept : message.begin().keep()) {
+        text += fmt::format(" {}[{}]", kept.sequence(), kept.length());
+      }
+      return text;
+    }
+    case v1::AttachResponse::kStepPlan: {
+      const v1::StepPlan& plan = message.step_plan();
+      std::string text = fmt::format("step {}/{}", plan.epoch(), plan.step());
+      if (plan.release_size() > 0) text += fmt::format(", release [{}]", fmt::join(plan.release(), " "));
+      for (const v1::SequenceStart& start : plan.start()) text += fmt::format(", start {}", start.sequence());
+      for (const v1::SequenceChunk& chunk : plan.chunks()) {
+        text += fmt::format(", {}[{}+{}]{}", chunk.sequence(), chunk.position(), chunk.tokens_size(),
+                            chunk.sample() ? "?" : "");
+      }
+      return text;
+    }
+    case v1::AttachResponse::kStop:
+      return fmt::format("stop {}", message.stop().epoch());
+    default:
+      return "heartbeat";
+  }
+}
+
+}  // namespace braid::simulation

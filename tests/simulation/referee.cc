@@ -1,0 +1,183 @@
+#include "tests/simulation/referee.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace braid::simulation {
+namespace {
+
+// What may look like a request that kills its workers.
+constexpr size_t kCrashesMin = 2;
+
+}  // namespace
+
+void Referee::OnRouterSends(int router, WorkerId to, const v1::AttachResponse& message) {
+  if (message.has_prepare()) {
+    const uint64_t epoch = message.prepare().epoch();
+    const auto [book, is_new] = epochs_.try_emplace(epoch);
+    if (is_new && std::next(book) != epochs_.end()) {
+      const int other = std::next(book)->second.router;
+      const bool given_up = other > router;  // we are, and do not know it
+      if (!given_up && (other == router || !clock_went_back_))
+        world_->Fail(fmt::format("epoch {} is prepared after a higher one", epoch));
+    }
+    if (is_new) book->second.router = router;
+    if (book->second.router != router) world_->Fail(fmt::format("two routers use epoch {}", epoch));
+    book->second.members.insert(to);
+  }
+  if (message.has_stop()) epochs_[message.stop().epoch()].over = true;
+  if (message.has_step_plan()) OnPlan(router, to, message.step_plan());
+  if (message.has_begin()) OnBegin(router, to, message.begin());
+}
+
+void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
+  EpochBook& epoch = epochs_[plan.epoch()];
+  if (epoch.router != router) return world_->Fail(fmt::format("a step of epoch {} of another router", plan.epoch()));
+  if (begun_[{router, to}] != plan.epoch()) {
+    return world_->Fail(fmt::format("a step of epoch {} for a worker that serves another", plan.epoch()));
+  }
+  if (epoch.begun != epoch.members) {
+    return world_->Fail(fmt::format("a step of epoch {}, which not all of its workers have begun", plan.epoch()));
+  }
+  StepBook& step = epoch.steps[plan.step()];
+  if (step.silent.empty()) step.silent = epoch.members;
+  for (const v1::SequenceStart& start : plan.start()) {
+    SequenceBook& sequence = sequences_[{router, SequenceId(start.sequence())}];
+    if (sequence.owner != WorkerId()) world_->Count("sequences prefilled again");
+    sequence.owner = to;
+    sequence.length = 0;
+  }
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    const SequenceId id(chunk.sequence());
+    if (sequences_[{router, id}].owner != to) {
+      return world_->Fail(fmt::format("worker {} is to run sequence {}, which it has not", to.value, id.value));
+    }
+    step.rows[id] = {to, chunk.position(), chunk.position() + static_cast<uint32_t>(chunk.tokens_size())};
+    if (!chunk.sample()) continue;
+    SequenceBook& sequence = sequences_[{router, id}];
+    sequence.epoch = plan.epoch();
+    sequence.step = plan.step();
+  }
+}
+
+void Referee::OnBegin(int router, WorkerId to, const v1::Begin& begin) {
+  uint64_t& last = begun_[{router, to}];
+  if (begin.epoch() <= last) world_->Fail(fmt::format("epoch {} begins after epoch {}", begin.epoch(), last));
+  last = begin.epoch();
+  world_->Count("begins of epochs, by worker");
+  for (const v1::SequenceKept& kept : begin.keep()) {
+    const SequenceBook& sequence = sequences_[{router, SequenceId(kept.sequence())}];
+    if (sequence.owner == to && kept.length() <= sequence.length) {
+      world_->Count("sequences kept over an epoch");
+      continue;
+    }
+    world_->Fail(fmt::format("epoch {} keeps sequence {} at length {}; committed are {} at worker {}", begin.epoch(),
+                             kept.sequence(), kept.length(), sequence.length, sequence.owner.value));
+  }
+}
+
+void Referee::OnRouterHears(int router, WorkerId from, const v1::AttachRequest& message) {
+  if (message.has_step_done()) OnStepDone(router, from, message.step_done());
+  if (message.has_begun()) OnBegun(router, from, message.begun());
+  if (!message.has_hello()) return;
+  const v1::Hello& hello = message.hello();
+  names_[{router, from}] = hello.name();
+  if (hello.epoch() == 0) return;
+  for (auto& [id, sequence] : sequences_) {
+    if (id.first == router) std::erase(sequence.crashes, std::pair(hello.epoch(), hello.name()));  // it lives
+  }
+}
+
+void Referee::OnBegun(int router, WorkerId from, const v1::Begun& begun) {
+  const auto epoch = epochs_.find(begun.epoch());
+  if (epoch == epochs_.end() || epoch->second.router != router || epoch->second.over) return;
+  epoch->second.begun.insert(from);
+  for (const uint64_t id : begun.missing()) {
+    const auto sequence = sequences_.find({router, SequenceId(id)});
+    if (sequence != sequences_.end() && sequence->second.owner == from) sequence->second.owner = WorkerId(~0u);
+  }
+}
+
+void Referee::OnStepDone(int router, WorkerId from, const v1::StepDone& done) {
+  const auto epoch = epochs_.find(done.epoch());
+  if (epoch == epochs_.end() || epoch->second.router != router || epoch->second.over) return;
+  const auto found = epoch->second.steps.find(done.step());
+  if (found == epoch->second.steps.end()) return;
+  StepBook& step = found->second;
+  if (step.silent.erase(from) == 0 || !step.silent.empty()) return;
+  for (const auto& [id, rows] : step.rows) {
+    const auto found = sequences_.find({router, id});
+    if (found == sequences_.end()) continue;  // cancelled
+    SequenceBook& sequence = found->second;
+    if (sequence.owner == rows.worker) sequence.length = std::max(sequence.length, rows.end);
+    if (rows.end >= sequence.crash_end) sequence.crashes.clear();
+  }
+}
+
+void Referee::OnRouterLoses(int router, WorkerId worker, bool broken) {
+  const auto begun = begun_.find({router, worker});
+  if (begun == begun_.end()) return;
+  EpochBook& epoch = epochs_[begun->second];
+  const bool was_over = std::exchange(epoch.over, true);
+  if (was_over || !broken || epoch.steps.empty() || epoch.steps.rbegin()->second.silent.empty()) return;
+  SequenceBook* serious = nullptr;
+  int serious_count = 0;
+  for (const auto& [id, rows] : epoch.steps.rbegin()->second.rows) {
+    const auto found = sequences_.find({router, id});
+    if (found == sequences_.end() || found->second.cancelled) continue;
+    SequenceBook& sequence = found->second;
+    if (sequence.crashes.empty() || rows.end > sequence.crash_begin) {  // else it is on the way back to where that was
+      sequence.crashes.emplace_back(begun->second, names_[{router, worker}]);
+      sequence.crash_begin = rows.begin;
+      sequence.crash_end = rows.end;
+    }
+    if (sequence.crashes.size() < kCrashesMin) continue;
+    serious = &sequence;
+    ++serious_count;
+  }
+  if (serious_count == 1) serious->convicted = true;
+}
+
+void Referee::OnCancel(int router, SequenceId sequence) { sequences_[{router, sequence}].cancelled = true; }
+
+void Referee::OnEnd(int router, SequenceId sequence, const absl::Status& status) {
+  const auto found = sequences_.find({router, sequence});
+  if (found == sequences_.end()) return;
+  if (found->second.accepted && (absl::IsResourceExhausted(status) || absl::IsInvalidArgument(status))) {
+    world_->Fail(fmt::format("sequence {} was accepted, and then refused: {}", sequence.value, status.ToString()));
+  }
+  sequences_.erase(found);
+}
+
+void Referee::OnQuarantine(int router, SequenceId id, const std::string& request) {
+  const SequenceBook& sequence = sequences_[{router, id}];
+  if (sequence.convicted && sequence.crashes.size() >= kCrashesMin) quarantined_.insert(request);
+  if (quarantined_.contains(request)) return;
+  world_->Fail(fmt::format("sequence {} is quarantined; it was at {} crashes since it last got on, perhaps with others",
+                           id.value, sequence.crashes.size()));
+}
+
+void Referee::OnRouterSays(int router, SequenceId to, const v1::GenerateSequenceResponse& event) {
+  SequenceBook& sequence = sequences_[{router, to}];
+  if (event.has_accepted() && std::exchange(sequence.accepted, true)) {
+    world_->Fail(fmt::format("sequence {} is accepted twice", to.value));
+  }
+  if (!event.has_tokens()) return;
+  const int64_t position = event.tokens().position();
+  if (sequence.tokens >= 0 && position != sequence.tokens) {
+    world_->Fail(fmt::format("sequence {}: token {} is said after {} tokens", to.value, position, sequence.tokens));
+  }
+  sequence.tokens = position + event.tokens().tokens_size();
+  const auto epoch = epochs_.find(sequence.epoch);
+  if (epoch == epochs_.end()) {
+    return world_->Fail(fmt::format("sequence {} gets a token that no step has chosen", to.value));
+  }
+  if (!epoch->second.steps[sequence.step].silent.empty()) {
+    world_->Fail(fmt::format("sequence {} gets a token of step {} of epoch {}, which not all have answered", to.value,
+                             sequence.step, sequence.epoch));
+  }
+}
+
+}  // namespace braid::simulation
