@@ -68,6 +68,7 @@ TEST_F(RosterTest, RefusesAHelloThatMakesNoSense) {
       [](v1::Hello& hello) { hello.set_moe_layers(0); },
       [](v1::Hello& hello) { hello.set_moe_layers(~0u); },
       [](v1::Hello& hello) { hello.set_expert_slots(5); },
+      [](v1::Hello& hello) { hello.set_epoch(~uint64_t{0}); },
       [](v1::Hello& hello) { hello.set_group(std::string(1000, 'x')); },
   };
   for (const auto& spoil : spoils) {

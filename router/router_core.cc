@@ -14,7 +14,6 @@ namespace braid {
 namespace {
 
 constexpr size_t kAffinityEntriesMax = 1 << 16;
-constexpr uint64_t kEpochLeap = 1 << 20;  // more epochs than any router will still begin once it is replaced
 
 // A group that knows a prompt's beginning is preferred to the idlest one until it is a quarter busier, or by this many
 // sequences while there are few.
@@ -25,6 +24,7 @@ bool IsWorthIt(int load, int idlest) { return load <= idlest + idlest / 4 + 4; }
 RouterCore::RouterCore(const RouterOptions& options, Epoch before, RouterProbe* probe)
     : options_(options),
       probe_(probe),
+      before_(before),
       last_epoch_(Planted(Bug::kReusesEpochs) ? Epoch(0) : before),
       roster_(options, &actions_),
       queue_(options.queue_max),
@@ -213,8 +213,9 @@ absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::
   const bool alone = std::none_of(roster_.workers().begin(), roster_.workers().end(),
                                   [](const auto& entry) { return entry.second.hello.has_value(); });
   RETURN_IF_ERROR(roster_.OnHello(worker, hello));
-  // Of a router whose clock is ahead of ours, and which may not know yet that it has been replaced.
-  if (Epoch(hello.epoch()) > last_epoch_) last_epoch_ = Epoch(hello.epoch() + kEpochLeap);
+  // Of a router whose clock is ahead of ours, and which may not know yet that it has been replaced. Another router that
+  // meets the same worker begins elsewhere.
+  if (Epoch(hello.epoch()) > last_epoch_) last_epoch_ = Epoch(hello.epoch() + before_.value);
   if (hello.epoch() > 0) Acquit({Epoch(hello.epoch()), hello.name()});
   // A rolling change of the model goes through a moment without workers.
   if (alone && model_ && model_->model_digest() != hello.model_digest()) {

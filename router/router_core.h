@@ -105,6 +105,7 @@ class RouterCore {
   const RouterOptions options_;
   RouterProbe* const probe_;
   std::vector<Action> actions_;
+  const Epoch before_;
   Epoch last_epoch_;
   absl::Time now_;  // of the last Advance
   Roster roster_;

@@ -19,6 +19,7 @@ constexpr uint32_t kTopLogprobsMax = 20;
 // Beyond any machine; they keep sums and products of what workers say far from overflow.
 constexpr uint64_t kKvBlocksMax = uint64_t{1} << 31;
 constexpr uint32_t kCountMax = 1 << 24;
+constexpr double kEpochMax = 4e18;  // far from overflow, whatever is added to it
 
 // Written so that NaN is outside.
 absl::Status InRange(double value, double low, double high, const char* field) {
@@ -148,6 +149,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
   RETURN_IF_ERROR(InRange(hello.expert_slots(), 0,
                           static_cast<double>(uint64_t{hello.moe_layers()} * hello.expert_count()),
                           "hello.expert_slots"));
+  RETURN_IF_ERROR(InRange(static_cast<double>(hello.epoch()), 0, kEpochMax, "hello.epoch"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");

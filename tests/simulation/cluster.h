@@ -67,7 +67,6 @@ class Cluster {
   int AddWorker(const SimWorker::Options& options);
   SimWorker* worker(int i) { return workers_[static_cast<size_t>(i)]->worker.get(); }
   const SimWorker::Options& worker_options(int i) const { return workers_[static_cast<size_t>(i)]->options; }
-  void OnRouterClockWentBack() { referee_.OnClockWentBack(); }
 
   // Whatever is down comes back; routers that were replaced are shut down.
   void Heal();

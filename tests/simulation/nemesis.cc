@@ -60,11 +60,11 @@ Nemesis::Nemesis(Cluster* cluster)
     kind.per_second *= 0.1 + 0.9 * random_.Unit();
     kinds_.push_back(std::move(kind));
   }
-  if (random_.Chance(0.15)) network_->set_stale_chance(0.005 + 0.02 * random_.Unit());
-  if (random_.Chance(0.1)) network_->set_break_chance(0.02 * random_.Unit());
 }
 
 void Nemesis::Start() {
+  if (random_.Chance(0.15)) network_->set_stale_chance(0.005 + 0.02 * random_.Unit());
+  if (random_.Chance(0.1)) network_->set_break_chance(0.01 * random_.Unit());
   for (const Kind& kind : kinds_) {
     SIM_LOG(world_, "nemesis", fmt::format("will use {}, {:.2f} per second", kind.name, kind.per_second));
     ScheduleNext(&kind);
@@ -229,7 +229,6 @@ void Nemesis::SlowLink() {
 void Nemesis::JumpRouterClock() {
   const absl::Duration by = random_.Between(absl::Seconds(-5), absl::Seconds(5));
   SIM_LOG(world_, "nemesis", fmt::format("moves the router's clock by {:.1f} s", absl::ToDoubleSeconds(by)));
-  if (by < absl::ZeroDuration()) cluster_->OnRouterClockWentBack();
   cluster_->router_process().JumpClock(by);
 }
 

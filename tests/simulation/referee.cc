@@ -17,11 +17,9 @@ void Referee::OnRouterSends(int router, WorkerId to, const v1::AttachResponse& m
   if (message.has_prepare()) {
     const uint64_t epoch = message.prepare().epoch();
     const auto [book, is_new] = epochs_.try_emplace(epoch);
-    if (is_new && std::next(book) != epochs_.end()) {
-      const int other = std::next(book)->second.router;
-      const bool given_up = other > router;  // we are, and do not know it
-      if (!given_up && (other == router || !clock_went_back_))
-        world_->Fail(fmt::format("epoch {} is prepared after a higher one", epoch));
+    const auto higher = is_new ? std::next(book) : epochs_.end();
+    if (higher != epochs_.end() && higher->second.router == router) {
+      world_->Fail(fmt::format("epoch {} is prepared after a higher one", epoch));
     }
     if (is_new) book->second.router = router;
     if (book->second.router != router) world_->Fail(fmt::format("two routers use epoch {}", epoch));
@@ -81,6 +79,11 @@ void Referee::OnBegin(int router, WorkerId to, const v1::Begin& begin) {
 void Referee::OnRouterHears(int router, WorkerId from, const v1::AttachRequest& message) {
   if (message.has_step_done()) OnStepDone(router, from, message.step_done());
   if (message.has_begun()) OnBegun(router, from, message.begun());
+  if (message.has_fault()) {
+    const auto epoch = epochs_.find(message.fault().epoch());
+    if (epoch != epochs_.end() && epoch->second.router == router) epoch->second.over = true;
+  }
+  if (message.has_leaving()) leaving_.insert({router, from});
   if (!message.has_hello()) return;
   const v1::Hello& hello = message.hello();
   names_[{router, from}] = hello.name();
@@ -121,7 +124,9 @@ void Referee::OnRouterLoses(int router, WorkerId worker, bool broken) {
   if (begun == begun_.end()) return;
   EpochBook& epoch = epochs_[begun->second];
   const bool was_over = std::exchange(epoch.over, true);
-  if (was_over || !broken || epoch.steps.empty() || epoch.steps.rbegin()->second.silent.empty()) return;
+  if (was_over || !broken || leaving_.contains({router, worker}) || epoch.steps.empty() ||
+      epoch.steps.rbegin()->second.silent.empty())
+    return;
   SequenceBook* serious = nullptr;
   int serious_count = 0;
   for (const auto& [id, rows] : epoch.steps.rbegin()->second.rows) {

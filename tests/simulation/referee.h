@@ -21,9 +21,6 @@ class Referee {
  public:
   explicit Referee(World* world) : world_(world) {}
 
-  // A router that starts from now on may take its epochs from a clock that went back.
-  void OnClockWentBack() { clock_went_back_ = true; }
-
   // `router` numbers the routers: a restarted one is another. Worker ids are a router's own.
   void OnRouterSends(int router, WorkerId to, const v1::AttachResponse& message);
   void OnRouterHears(int router, WorkerId from, const v1::AttachRequest& message);
@@ -71,9 +68,9 @@ class Referee {
   void OnStepDone(int router, WorkerId from, const v1::StepDone& done);
 
   World* const world_;
-  bool clock_went_back_ = false;
   std::map<uint64_t, EpochBook> epochs_;
   std::map<Worker, std::string> names_;
+  std::set<Worker> leaving_;  // the end of their streams says nothing
   std::map<Worker, uint64_t> begun_;  // the last epoch that each was told to begin
   std::map<Sequence, SequenceBook> sequences_;
   std::set<std::string> quarantined_;

@@ -82,7 +82,6 @@ void SimWorker::OnReached(std::shared_ptr<Connection> connection, SimRouter* rou
   router_ = router;
   ++attachment_;
   welcomed_ = false;
-  begun_epoch_ = 0;
   stopped_.clear();
   past_ = {};
   heartbeat_ = kHeartbeat;

@@ -108,7 +108,7 @@ class SimWorker {
   std::function<void()> left_;
 
   // The second set of books: what this worker has been told on this stream.
-  uint64_t begun_epoch_ = 0, last_step_ = 0;  // of the last Begin that it followed; of its last step
+  uint64_t begun_epoch_ = 0, last_step_ = 0;  // of the last Begin that it followed, on any stream; of its last step
   std::set<uint64_t> stopped_;
   v1::StepPlan last_plan_;
   Past<v1::AttachRequest> past_;
