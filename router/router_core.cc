@@ -318,6 +318,11 @@ void RouterCore::HandOver(absl::Time now) {
     auto displaced = group->TakeDisplaced();
     if (!Planted(Bug::kLosesDisplaced)) queue_.PushFront(std::move(displaced));
   }
+  // Workers name groups as they like: those that nobody is in any more go.
+  std::erase_if(groups_, [now](const auto& entry) {
+    const GroupCore& group = *entry.second;
+    return group.membership().size() == 0 && now - group.stopped_at() > kRecoveryPatience;
+  });
 }
 
 void RouterCore::Admit(absl::Time now) {

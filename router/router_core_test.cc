@@ -703,6 +703,30 @@ TEST_F(TwoGroups, AGroupThatDiesGivesItsSequencesToTheOther) {
   EXPECT_EQ(cluster_->core.Unprotected(), "");
 }
 
+TEST_F(RouterCoreTest, AGroupComesWithItsWorkersAndGoesWithThem) {
+  Start();
+  auto rack = [](v1::Hello& hello) { hello.set_group("rack-b"); };
+  const uint32_t first = cluster.Attach(1000, rack), second = cluster.Attach(1000, rack);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.Status().groups_ready(), 2u);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 4; ++i) ids.push_back(cluster.Generate(NewRequest(Prompt(20, i), 300)));
+  for (int i = 0; i < 5; ++i) cluster.Round();
+  EXPECT_GT(cluster.workers[first]->sequences() + cluster.workers[second]->sequences(), 0);
+  v1::AttachRequest leaving;
+  leaving.mutable_leaving();
+  for (uint32_t worker : {first, second}) cluster.Say(worker, leaving);
+  cluster.Pass(Membership::kLeavePatience + absl::Seconds(2));
+  EXPECT_TRUE(cluster.closed.at(first).ok() && cluster.closed.at(second).ok());
+  EXPECT_EQ(cluster.Status().groups_ready(), 1u);
+  for (int i = 0; i < 4; ++i) ExpectAnswer(ids[static_cast<size_t>(i)], Prompt(20, i), 300);
+  // Nothing is left of it but its name in memories of prompts.
+  cluster.Pass(RouterCore::kRecoveryPatience + absl::Seconds(1));
+  const uint64_t later = cluster.Generate(NewRequest(Prompt(20, 1), 5));
+  cluster.RunUntilQuiet();
+  ExpectAnswer(later, Prompt(20, 1), 5);
+}
+
 TEST_F(RouterCoreTest, RefusesWhileNoGroupIsReady) {
   cluster.Attach();
   cluster.RunUntilQuiet();
