@@ -47,6 +47,12 @@ void Network::Carry(const Process* from, const Process* to, absl::Time when, std
   });
 }
 
+Network::~Network() {
+  for (const std::weak_ptr<Pipe::State>& pipe : pipes_) {
+    if (const std::shared_ptr<Pipe::State> state = pipe.lock()) std::exchange(state->under_way, {}).clear();
+  }
+}
+
 void Network::Pipe::Send(std::function<void()> deliver) {
   last_ = std::max(last_, network_->Arrival(from_, to_));
   state_->under_way.emplace_back(last_, std::move(deliver));

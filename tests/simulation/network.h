@@ -27,6 +27,7 @@ struct Link {
 class Network {
  public:
   explicit Network(World* world) : world_(world) {}
+  ~Network();  // what is still under way holds its connection, which holds what is under way
 
   World* world() const { return world_; }
   uint64_t NextNumber() { return ++last_number_; }
@@ -52,7 +53,9 @@ class Network {
   // Messages between two processes in order, one direction.
   class Pipe {
    public:
-    Pipe(Network* network, const Process* from, const Process* to) : network_(network), from_(from), to_(to) {}
+    Pipe(Network* network, const Process* from, const Process* to) : network_(network), from_(from), to_(to) {
+      network->pipes_.push_back(state_);
+    }
     Pipe(const Pipe&) = delete;
     // `deliver` runs when everything sent before has been delivered. The pipe may be gone by then; `deliver` must know
     // what it needs.
@@ -61,6 +64,7 @@ class Network {
     void Drop() { state_->dropped = true; }
 
    private:
+    friend class Network;
     struct State {
       std::deque<std::pair<absl::Time, std::function<void()>>> under_way;
       bool moving = false, dropped = false;
@@ -75,6 +79,7 @@ class Network {
   };
 
  private:
+  std::vector<std::weak_ptr<Pipe::State>> pipes_;
   World* const world_;
   uint64_t last_number_ = 0;
   double stale_chance_ = 0, break_chance_ = 0;
