@@ -109,8 +109,8 @@ absl::Status Run(Flags flags, StopSignal& stop) {
                          &metrics, {.host = flags.metrics_host, .port = flags.metrics_port, .not_ready = not_ready}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
-  const int experts = model->config().moe_layer_count() * model->config().experts;
-  const bool some_experts = flags.worker.expert_slots > 0 && flags.worker.expert_slots < experts;
+  const ModelConfig& config = model->config();
+  const bool some_experts = ExpertSlots(flags.worker, config) < config.moe_layer_count() * config.experts;
   RETURN_IF_ERROR(LoadWeights(
       *model, [&stop] { return stop.Wait(absl::ZeroDuration()); },
       some_experts ? WeightsToLoad::kAllButExperts : WeightsToLoad::kAll));

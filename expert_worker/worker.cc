@@ -38,6 +38,8 @@ int CoresOfThisProcess() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
+int AllExperts(const ModelConfig& config) { return config.moe_layer_count() * config.experts; }
+
 std::string HostAndPid() {
   char host[256] = "worker";
   gethostname(host, sizeof(host) - 1);
@@ -106,9 +108,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
       static_cast<uint32_t>(std::min<int64_t>(config.context_tokens_max, int64_t{kv_blocks} * kKvBlockTokens)));
   hello.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
   hello.set_moe_layers(static_cast<uint32_t>(config.moe_layer_count()));
-  const int experts = config.moe_layer_count() * config.experts;
-  const int slots = options.expert_slots > 0 ? std::min(options.expert_slots, experts) : experts;
-  hello.set_expert_slots(static_cast<uint32_t>(slots));
+  hello.set_expert_slots(static_cast<uint32_t>(ExpertSlots(options, config)));
   hello.set_group(options.group);
   return hello;
 }
@@ -138,8 +138,8 @@ class WorkerImpl : public Worker {
                   .pool = &pool_,
                   .exchanges = exchanges_.get(),
                   .load_experts =
-                      [this, all = options.expert_slots == 0](std::span<const ExpertRanks> placement, int rank,
-                                                              const std::function<bool()>& stop) {
+                      [this, all = ExpertSlots(options, config_) == AllExperts(config_)](
+                          std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
                         return all ? absl::OkStatus() : loader_.Load(placement, rank, stop);
                       },
                   .step_tokens_max = options.step_tokens_max,
@@ -172,6 +172,11 @@ class WorkerImpl : public Worker {
 };
 
 }  // namespace
+
+int ExpertSlots(const WorkerOptions& options, const ModelConfig& config) {
+  const int all = AllExperts(config);
+  return options.expert_slots > 0 ? std::min(options.expert_slots, all) : all;
+}
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, const WorkerOptions& options,
                                                       Metrics* metrics) {

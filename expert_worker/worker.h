@@ -14,6 +14,7 @@ class Channel;
 namespace braid {
 
 class ModelFile;
+struct ModelConfig;
 
 // A whole expert worker: attaches to the router, runs its steps, exchanges hidden states with its peers.
 struct WorkerOptions {
@@ -34,6 +35,9 @@ struct WorkerOptions {
   std::string ucx_transports = "tcp,posix,self";
   bool expert_metrics = false;  // one series per expert, not only the imbalance
 };
+
+// How many experts such a worker has memory for, over all layers of the model; at most all of them.
+int ExpertSlots(const WorkerOptions& options, const ModelConfig& config);
 
 class Worker {
  public:

@@ -7,21 +7,14 @@
 #include <set>
 #include <string>
 
+#include "expert_worker/router_messages.h"
+
 namespace braid {
 namespace {
 
 using P = WorkerProtocol;
 
 constexpr int kLayers = 2, kExperts = 3;
-
-v1::AttachResponse Prepare(uint64_t epoch, uint32_t rank = 0, uint32_t size = 2) {
-  v1::AttachResponse message;
-  message.mutable_prepare()->set_epoch(epoch);
-  message.mutable_prepare()->set_rank(rank);
-  message.mutable_prepare()->set_size(size);
-  message.mutable_prepare()->set_connect_timeout_ms(2000);
-  return message;
-}
 
 v1::AttachResponse Configure(uint64_t epoch, int addresses = 2) {
   v1::AttachResponse message;
@@ -32,25 +25,6 @@ v1::AttachResponse Configure(uint64_t epoch, int addresses = 2) {
     v1::LayerPlacement* placement = configure->add_placement();
     for (int expert = 0; expert < kExperts; ++expert) placement->add_replicas(1), placement->add_ranks(0);
   }
-  return message;
-}
-
-v1::AttachResponse Begin(uint64_t epoch) {
-  v1::AttachResponse message;
-  message.mutable_begin()->set_epoch(epoch);
-  return message;
-}
-
-v1::AttachResponse Stop(uint64_t epoch) {
-  v1::AttachResponse message;
-  message.mutable_stop()->set_epoch(epoch);
-  return message;
-}
-
-v1::AttachResponse Plan(uint64_t epoch, uint64_t step) {
-  v1::AttachResponse message;
-  message.mutable_step_plan()->set_epoch(epoch);
-  message.mutable_step_plan()->set_step(step);
   return message;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "braid/v1/worker.grpc.pb.h"
 #include "expert_worker/memory.h"
+#include "expert_worker/router_messages.h"
 #include "expert_worker/tiny_model.h"
 #include "model/kv_cache.h"
 
@@ -125,38 +126,6 @@ class FakeRouter : public v1::WorkerControl::Service {
   int attached_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
-
-v1::AttachResponse Prepare(uint64_t epoch, int rank, int size) {
-  v1::AttachResponse message;
-  message.mutable_prepare()->set_epoch(epoch);
-  message.mutable_prepare()->set_rank(rank);
-  message.mutable_prepare()->set_size(size);
-  return message;
-}
-
-v1::AttachResponse Stop(uint64_t epoch) {
-  v1::AttachResponse message;
-  message.mutable_stop()->set_epoch(epoch);
-  return message;
-}
-
-v1::AttachResponse Begin(uint64_t epoch, const std::vector<std::pair<uint64_t, uint32_t>>& keep = {}) {
-  v1::AttachResponse message;
-  message.mutable_begin()->set_epoch(epoch);
-  for (const auto& [sequence, length] : keep) {
-    v1::SequenceKept* kept = message.mutable_begin()->add_keep();
-    kept->set_sequence(sequence);
-    kept->set_length(length);
-  }
-  return message;
-}
-
-v1::AttachResponse Plan(uint64_t epoch, uint64_t step) {
-  v1::AttachResponse message;
-  message.mutable_step_plan()->set_epoch(epoch);
-  message.mutable_step_plan()->set_step(step);
-  return message;
-}
 
 void AddStart(v1::StepPlan* plan, uint64_t id, uint32_t prompt_tokens) {
   v1::SequenceStart* start = plan->add_start();
@@ -378,13 +347,17 @@ TEST(Worker, IgnoresMessagesOfOtherEpochs) {
   EXPECT_EQ(cluster.Generate(5, 1, 2)[0].size(), 2u);
 }
 
+// What one worker alone says in so many steps.
+Cluster::Answers Undisturbed(int steps) {
+  Cluster calm;
+  auto alone = calm.StartWorker();
+  calm.BeginEpoch(1, 1);
+  return calm.Generate(1, 1, steps);
+}
+
 TEST(Worker, ServesWhileTheNextEpochIsSetUpAndSequencesGoOnInIt) {
   for (const char* exchange : {"inprocess", "ucx"}) {
-    Cluster calm;
-    auto alone = calm.StartWorker();
-    calm.BeginEpoch(1, 1);
-    const Cluster::Answers expected = calm.Generate(1, 1, 9);
-
+    const Cluster::Answers expected = Undisturbed(9);
     Cluster cluster(exchange);
     auto first = cluster.StartWorker(), second = cluster.StartWorker();
     cluster.BeginEpoch(1, 2);
@@ -414,11 +387,7 @@ TEST(Worker, ServesWhileTheNextEpochIsSetUpAndSequencesGoOnInIt) {
 // Rank 0 has run a part of the step when the epoch ends: it waits for rank 1, which has no plan.
 TEST(Worker, AStepThatIsStoppedNeverHappened) {
   for (const char* exchange : {"inprocess", "ucx"}) {
-    Cluster calm;
-    auto alone = calm.StartWorker();
-    calm.BeginEpoch(1, 1);
-    const Cluster::Answers expected = calm.Generate(1, 1, 9);
-
+    const Cluster::Answers expected = Undisturbed(9);
     Cluster cluster(exchange);
     auto first = cluster.StartWorker(), second = cluster.StartWorker();
     cluster.BeginEpoch(1, 2);

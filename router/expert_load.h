@@ -30,6 +30,7 @@ class ExpertLoad {
 
  private:
   std::vector<double> window_, load_;
+  double total_ = 0;  // of load_
   int steps_ = 0;
 };
 

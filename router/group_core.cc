@@ -73,7 +73,7 @@ void GroupCore::OnLost(WorkerId worker, bool crashed, absl::Time now) {
 absl::Status GroupCore::OnMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now) {
   switch (message.message_case()) {
     case v1::AttachRequest::kPrepared:
-      return membership_.OnPrepared(worker, message.prepared(), now);
+      return membership_.OnPrepared(worker, message.prepared());
     case v1::AttachRequest::kConfigured:
       return membership_.OnConfigured(worker, message.configured());
     case v1::AttachRequest::kBegun:
@@ -95,7 +95,6 @@ void GroupCore::Advance(const Roster& roster, absl::Time now) {
   membership_.Advance(now, load_.rows());
   FollowLoss(now);
   if (membership_.ready() != nullptr && !step_) BeginEpoch(now);
-  if (membership_.running()) IssueStep(now);
 }
 
 std::vector<WorkerId> GroupCore::Late(absl::Time now) const {
@@ -160,7 +159,7 @@ void GroupCore::FollowLoss(absl::Time now) {
   const std::optional<Step> step = std::exchange(step_, std::nullopt);
   probe_->epochs_lost.Add();
   stopped_at_ = now;
-  paused_at_ = std::min(paused_at_ == absl::InfinitePast() ? now : paused_at_, now);
+  if (paused_at_ == absl::InfinitePast()) paused_at_ = now;
   links_.Reset();
   for (int rank = 0; Planted(Bug::kCountsRowsOfVoidStep) && step && rank < step->size(); ++rank) {
     for (const Step::Chunk& chunk : step->chunks(rank)) {
@@ -190,6 +189,8 @@ void GroupCore::Suspect(const Step& step, const Suspicion::Crash& crash, absl::T
 }
 
 void GroupCore::WatchLinks(const Roster& roster, absl::Time now) {
+  if (now - looked_at_links_ < options_.heartbeat / 2) return;  // it is heartbeats that tell
+  looked_at_links_ = now;
   if (!membership_.running() || !step_) return links_.Reset();
   const Membership::View& view = *membership_.serving();
   std::vector<const v1::Heartbeat*> beats;
@@ -232,6 +233,7 @@ void GroupCore::BeginEpoch(absl::Time now) {
 }
 
 void GroupCore::IssueStep(absl::Time now) {
+  if (!membership_.running()) return;
   if (paused_at_ != absl::InfinitePast()) {
     probe_->epoch_pause_seconds.Observe(absl::ToDoubleSeconds(now - paused_at_));
     paused_at_ = absl::InfinitePast();

@@ -45,8 +45,10 @@ class GroupCore {
   // Prepared, Configured, Begun, StepDone or Fault. An error means that the worker broke the protocol: close it.
   absl::Status OnMessage(WorkerId worker, const v1::AttachRequest& message, absl::Time now);
 
-  // Issues what is due: set-ups, the next epoch, the next step. `roster` knows how far each worker is.
+  // Issues what is due: set-ups, the next epoch. `roster` knows how far each worker is.
   void Advance(const Roster& roster, absl::Time now);
+  // The next step, if there is something to do and none is in flight.
+  void IssueStep(absl::Time now);
   // Workers that have not come back from their step for too long, or from the one before an epoch.
   std::vector<WorkerId> Late(absl::Time now) const;
   // Workers that may be let go, see Membership.
@@ -83,7 +85,6 @@ class GroupCore {
   void WatchLinks(const Roster& roster, absl::Time now);
   void DrainLeaving(absl::Time now);
   void BeginEpoch(absl::Time now);
-  void IssueStep(absl::Time now);
   void PlanRebalance(absl::Time now);
 
   void Commit(absl::Time now);
@@ -105,6 +106,7 @@ class GroupCore {
   std::vector<SequenceId> accused_;
   ExpertLoad load_;
   LinkWatch links_;
+  absl::Time looked_at_links_ = absl::InfinitePast();
   absl::Time rebalanced_at_ = absl::InfinitePast();
   absl::Time stopped_at_ = absl::InfinitePast();
   absl::Time paused_at_ = absl::InfinitePast();  // since when no step could be issued, for want of an epoch that runs

@@ -42,7 +42,7 @@ void Membership::OnJoined(WorkerId worker, const v1::Hello& hello, absl::Time no
   CHECK(members_.emplace(worker, Candidate{.hello = hello, .joined = now}).second);
 }
 
-absl::Status Membership::OnPrepared(WorkerId id, const v1::Prepared& prepared, absl::Time now) {
+absl::Status Membership::OnPrepared(WorkerId id, const v1::Prepared& prepared) {
   if (!next_ || Epoch(prepared.epoch()) != next_->view.epoch) return absl::OkStatus();
   if (next_->stage != Stage::kPreparing || next_->silent.erase(id) == 0) {
     return InvalidArgument("prepared was not expected");
@@ -96,7 +96,7 @@ void Membership::OnFault(WorkerId worker, const v1::Fault& fault, absl::Time now
   if (of_serving) {
     StopServing(Loss::kFault);
   } else {
-    AbandonNext(now);
+    next_.reset();
   }
   retry_at_ = now + retry_delay_;
   retry_delay_ = std::min(2 * retry_delay_, kRetryMax);
@@ -120,7 +120,7 @@ void Membership::OnLost(WorkerId worker, bool crashed, absl::Time now) {
   members_.erase(found);
   accusers_.erase(worker);
   for (auto& [accused, accusers] : accusers_) accusers.erase(worker);
-  if (next_ && next_->view.RankOf(worker)) AbandonNext(now);
+  if (next_ && next_->view.RankOf(worker)) next_.reset();
   if (!serving_ || !serving_->RankOf(worker)) return;
   spdlog::log(leaving ? spdlog::level::info : spdlog::level::warn, "group {}: worker {} {}; epoch {} is over", name_,
               worker.value, leaving ? "has left" : "is lost", serving_->epoch.value);
@@ -157,15 +157,14 @@ void Membership::Advance(absl::Time now, std::span<const double> load) {
     const std::set<WorkerId> late = next_->silent;
     for (WorkerId worker : late) Accuse(worker, worker, now);
     problem_ = "a worker took too long to join an epoch";
-    AbandonNext(now);
+    next_.reset();
     Judge(now);
   }
   if (next_ || now < retry_at_ || judge_at_) return;
   std::vector<WorkerId> wanted = Wanted(now);
-  if (!MayStart(wanted, now)) return;
   const bool same_members = serving_ && serving_->ids() == wanted;
   if (same_members && !rebalance_) return;
-  StartNext(std::move(wanted), now);
+  if (MayStart(wanted, now)) StartNext(std::move(wanted), now);
 }
 
 void Membership::Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Time now) {
@@ -201,7 +200,7 @@ std::vector<WorkerId> Membership::LateToBegin(absl::Duration timeout, absl::Time
 }
 
 std::optional<Placement> Membership::Rebalanced(std::span<const double> load) const {
-  return PlacementFor(serving_->ids(), load, options_.rebalance_experts);
+  return PlacementFor(serving_->ids(), load);
 }
 
 std::vector<WorkerId> Membership::Releasable(bool idle) const {
@@ -282,22 +281,28 @@ bool Membership::MayStart(const std::vector<WorkerId>& wanted, absl::Time now) c
     }
     if (now < first + kRejoinGrace) return false;
   }
-  return PlacementFor(wanted, {}, 0).has_value();
+  return HaveMemory(ProblemFor(wanted));
 }
 
-std::optional<Placement> Membership::PlacementFor(const std::vector<WorkerId>& ids, std::span<const double> load,
-                                                  int moves_max) const {
+PlacementProblem Membership::ProblemFor(const std::vector<WorkerId>& ids) const {
   const v1::Hello& hello = members_.at(ids.front()).hello;
   PlacementProblem problem{.layers = static_cast<int>(hello.moe_layers()),
                            .experts = static_cast<int>(hello.expert_count()),
                            .workers = {},
                            .before = &memory_,
-                           .load = load,
+                           .load = {},
                            .replicas_max = options_.replica_experts,
-                           .moves_max = moves_max};
+                           .moves_max = options_.rebalance_experts};
   for (WorkerId id : ids) {
     problem.workers.push_back({.id = id, .slots = static_cast<int>(members_.at(id).hello.expert_slots())});
   }
+  return problem;
+}
+
+std::optional<Placement> Membership::PlacementFor(const std::vector<WorkerId>& ids,
+                                                  std::span<const double> load) const {
+  PlacementProblem problem = ProblemFor(ids);
+  problem.load = load;
   return PlaceExperts(problem);
 }
 
@@ -320,8 +325,8 @@ void Membership::StartNext(std::vector<WorkerId> ids, absl::Time now) {
 
 void Membership::Connect(std::span<const double> load, absl::Time now) {
   const std::vector<WorkerId> ids = next_->view.ids();
-  std::optional<Placement> placement = PlacementFor(ids, load, options_.rebalance_experts);
-  if (!placement) return AbandonNext(now);
+  std::optional<Placement> placement = PlacementFor(ids, load);
+  if (!placement) return next_.reset();
   next_->view.placement = *std::move(placement);
   next_->stage = Stage::kConnecting;
   next_->deadline = now + kConfigureTimeout;
@@ -336,9 +341,6 @@ void Membership::Connect(std::span<const double> load, absl::Time now) {
   }
   for (WorkerId id : ids) Send(id, message);
 }
-
-// The members drop it when the one that follows it is prepared, or when they are lost.
-void Membership::AbandonNext(absl::Time now) { next_.reset(); }
 
 void Membership::StopServing(Loss loss) {
   v1::AttachResponse message;
@@ -380,7 +382,7 @@ void Membership::Bench(WorkerId worker, absl::Time now) {
   std::vector<WorkerId> others = Candidates(now);
   std::erase(others, worker);
   // Sitting out helps only if the others can do without.
-  if (others.empty() || !PlacementFor(others, {}, 0)) return;
+  if (others.empty() || !HaveMemory(ProblemFor(others))) return;
   Candidate& member = members_.at(worker);
   member.benched_until = now + member.bench;
   spdlog::warn("group {}: worker {} sits out for {} ms", name_, worker.value, absl::ToInt64Milliseconds(member.bench));

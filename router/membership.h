@@ -73,7 +73,7 @@ class Membership {
 
   void OnJoined(WorkerId worker, const v1::Hello& hello, absl::Time now);
   // An error means that the worker broke the protocol: close it.
-  absl::Status OnPrepared(WorkerId worker, const v1::Prepared& prepared, absl::Time now);
+  absl::Status OnPrepared(WorkerId worker, const v1::Prepared& prepared);
   absl::Status OnConfigured(WorkerId worker, const v1::Configured& configured);
   absl::Status OnBegun(WorkerId worker, const v1::Begun& begun);
   void OnFault(WorkerId worker, const v1::Fault& fault, absl::Time now);
@@ -149,11 +149,10 @@ class Membership {
   // The members that an epoch set up now would have, in rank order; empty: not yet.
   std::vector<WorkerId> Wanted(absl::Time now) const;
   bool MayStart(const std::vector<WorkerId>& wanted, absl::Time now) const;
-  std::optional<Placement> PlacementFor(const std::vector<WorkerId>& ids, std::span<const double> load,
-                                        int moves_max) const;
+  PlacementProblem ProblemFor(const std::vector<WorkerId>& ids) const;
+  std::optional<Placement> PlacementFor(const std::vector<WorkerId>& ids, std::span<const double> load) const;
   void StartNext(std::vector<WorkerId> ids, absl::Time now);
   void Connect(std::span<const double> load, absl::Time now);
-  void AbandonNext(absl::Time now);
   void StopServing(Loss loss);
   void Accuse(WorkerId accuser, WorkerId accused, absl::Time now);
   void Judge(absl::Time now);

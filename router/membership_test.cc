@@ -26,7 +26,7 @@ class MembershipTest : public ::testing::Test {
     v1::Prepared prepared;
     prepared.set_epoch(epoch > 0 ? epoch : epoch_.value);
     prepared.set_address(absl::StrCat("address ", id));
-    EXPECT_TRUE(membership_.OnPrepared(WorkerId(id), prepared, now_).ok());
+    EXPECT_TRUE(membership_.OnPrepared(WorkerId(id), prepared).ok());
   }
   void Configured(uint32_t id) {
     v1::Configured configured;
@@ -243,8 +243,8 @@ TEST_F(MembershipTest, AnAnswerThatWasNotAskedForBreaksTheProtocol) {
   Advance();
   v1::Prepared prepared;
   prepared.set_epoch(epoch_.value);
-  EXPECT_TRUE(membership_.OnPrepared(WorkerId(1), prepared, now_).ok());
-  EXPECT_FALSE(membership_.OnPrepared(WorkerId(1), prepared, now_).ok());
+  EXPECT_TRUE(membership_.OnPrepared(WorkerId(1), prepared).ok());
+  EXPECT_FALSE(membership_.OnPrepared(WorkerId(1), prepared).ok());
   v1::Configured configured;
   configured.set_epoch(epoch_.value);
   EXPECT_FALSE(membership_.OnConfigured(WorkerId(1), configured).ok());

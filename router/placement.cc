@@ -134,12 +134,16 @@ class Layer {
   std::vector<int> held_;                // by rank
 };
 
-// A worker's slots are spread evenly over the layers, the first ones getting what is left over.
+// A worker's slots are spread evenly over the layers. What is left over of one worker goes to the layers after those
+// that got what was left over of the one before, so that all layers get their share of the sum.
 std::vector<int> SlotsOfLayer(const PlacementProblem& problem, int layer) {
   std::vector<int> slots;
+  int first = 0;
   for (const PlacementProblem::Worker& worker : problem.workers) {
-    const int share = worker.slots / problem.layers + (layer < worker.slots % problem.layers ? 1 : 0);
-    slots.push_back(std::min(share, problem.experts));
+    const int rest = worker.slots % problem.layers;
+    const bool one_more = (layer - first + problem.layers) % problem.layers < rest;
+    slots.push_back(worker.slots / problem.layers + (one_more ? 1 : 0));
+    first = (first + rest) % problem.layers;
   }
   return slots;
 }
@@ -207,12 +211,18 @@ std::vector<v1::LayerPlacement> Placement::ToProto(std::span<const WorkerId> ran
   return proto;
 }
 
+bool HaveMemory(const PlacementProblem& problem) {
+  int64_t slots = 0;
+  for (const PlacementProblem::Worker& worker : problem.workers) slots += worker.slots;
+  return slots >= int64_t{problem.layers} * problem.experts;
+}
+
 std::optional<Placement> PlaceExperts(const PlacementProblem& problem) {
   CHECK(!problem.workers.empty());
+  if (!HaveMemory(problem)) return std::nullopt;
   Placement placement;
   for (int l = 0; l < problem.layers; ++l) {
     const std::vector<int> slots = SlotsOfLayer(problem, l);
-    if (std::accumulate(slots.begin(), slots.end(), 0) < problem.experts) return std::nullopt;
     Layer layer(problem.experts, slots, LoadOfLayer(problem, l));
     std::vector<int> left = slots;
     const bool known = problem.before != nullptr && static_cast<size_t>(l) < problem.before->layers.size();

@@ -28,7 +28,7 @@ struct Placement {
 struct PlacementProblem {
   struct Worker {
     WorkerId id;
-    int slots = 0;  // experts that it has memory for, over all layers
+    int slots = 0;  // experts that it has memory for, over all layers; at most all
   };
   int layers = 0, experts = 0;
   std::vector<Worker> workers;        // by rank
@@ -38,10 +38,13 @@ struct PlacementProblem {
   int moves_max = 0;                  // per layer: experts read in for balance alone
 };
 
+// Whether the workers together have memory for all experts.
+bool HaveMemory(const PlacementProblem& problem);
+
 // Keeps what is where it is, as far as it goes; gives experts whose homes are gone to the least loaded workers; then
 // moves or replicates experts of the busiest worker to the idlest while that helps, and drops replicas of experts that
-// are not used more than others. The same problem gives the same placement. nullopt if the workers together have memory
-// for fewer experts than there are.
+// are not used more than others. The same problem gives the same placement. nullopt unless
+// HaveMemory.
 std::optional<Placement> PlaceExperts(const PlacementProblem& problem);
 
 }  // namespace braid

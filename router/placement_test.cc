@@ -160,6 +160,7 @@ TEST(Placement, HoldsUnderRandomHistories) {
                                .replicas_max = static_cast<int>(rng() % 4),
                                .moves_max = static_cast<int>(rng() % 8)};
       std::optional<Placement> after = PlaceExperts(problem);
+      ASSERT_EQ(after.has_value(), HaveMemory(problem)) << "no slot is wasted, whatever is left over";
       if (!after) continue;
       ASSERT_THAT(after->layers, SizeIs(layers));
       for (const auto& worker : workers) {

@@ -28,7 +28,6 @@ class Roster {
     absl::Time said;     // our last message
     v1::Heartbeat beat;  // its last one: how far its step is
     absl::Time beat_at = absl::InfinitePast();
-    bool leaving = false;
   };
 
   // Decisions are appended to `actions`, which must outlive *this.
@@ -38,11 +37,9 @@ class Roster {
   absl::Status OnOpened(WorkerId worker, absl::Time now);
   // A message of an attached worker came: it lives.
   void OnHeard(WorkerId worker, absl::Time now) { attached_.at(worker).heard = now; }
-  // An error means that the worker broke the protocol or does not fit the others: close it. `last_epoch` only tells it
-  // the clock of its heartbeats.
+  // An error means that the worker broke the protocol or does not fit the others: close it.
   absl::Status OnHello(WorkerId worker, const v1::Hello& hello);
   void OnHeartbeat(WorkerId worker, const v1::Heartbeat& beat, absl::Time now);
-  void OnLeaving(WorkerId worker) { attached_.at(worker).leaving = true; }
   // False if it was unknown.
   bool Forget(WorkerId worker) { return attached_.erase(worker) > 0; }
 

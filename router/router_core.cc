@@ -14,6 +14,7 @@ namespace braid {
 namespace {
 
 constexpr size_t kAffinityEntriesMax = 1 << 16;
+constexpr const char* kQuarantined = "workers crashed whenever they ran this request; it is not tried again";
 
 // A group that knows a prompt's beginning is preferred to the idlest one until it is a quarter busier, or by this many
 // sequences while there are few.
@@ -108,7 +109,7 @@ void RouterCore::Advance(absl::Time now) {
   HandOver(now);
   Judge(now);
   Admit(now);
-  for (const auto& [name, group] : groups_) group->Advance(roster_, now);  // what has just been admitted
+  for (const auto& [name, group] : groups_) group->IssueStep(now);
   roster_.SendHeartbeats(last_epoch_, now);
   UpdateGauges();
 }
@@ -180,7 +181,7 @@ void RouterCore::FillStatus(v1::GetStatusResponse* status) const {
 
 absl::Status RouterCore::CheckAdmissible(const v1::GenerateSequenceRequest& request, absl::Time now) {
   if (quarantine_.Holds(Quarantine::Fingerprint(request), now)) {
-    return absl::AbortedError("workers crashed whenever they ran this request; it is not tried again");
+    return absl::AbortedError(kQuarantined);
   }
   if (draining_) return absl::UnavailableError("the router is draining; try another");
   if (!Ready()) return absl::UnavailableError(absl::StrCat("no group is ready: ", NotReady()));
@@ -199,7 +200,6 @@ absl::Status RouterCore::Dispatch(WorkerId worker, const v1::AttachRequest& mess
       roster_.OnHeartbeat(worker, message.heartbeat(), now);
       return absl::OkStatus();
     case v1::AttachRequest::kLeaving:
-      roster_.OnLeaving(worker);
       group->OnLeaving(worker, now);
       return absl::OkStatus();
     case v1::AttachRequest::MESSAGE_NOT_SET:
@@ -280,8 +280,7 @@ void RouterCore::Judge(absl::Time now) {
     probe_->failed.Add();
     quarantine_.Add(sequence->fingerprint(), now);
     Remove(id);
-    actions_.push_back(EndSequence{
-        id, absl::AbortedError("workers crashed whenever they ran this request; it is not tried again"), {}});
+    actions_.push_back(EndSequence{id, absl::AbortedError(kQuarantined), absl::ZeroDuration()});
     return true;
   });
 }
@@ -406,7 +405,7 @@ void RouterCore::UpdateGauges() {
   probe_->sequences_waiting.Set(queue_.size());
   probe_->kv_blocks_used.Set(static_cast<double>(used));
   probe_->kv_blocks_total.Set(static_cast<double>(total));
-  probe_->ready.Set(NotReady().empty() ? 1 : 0);
+  probe_->ready.Set(!draining_ && Ready() ? 1 : 0);
   probe_->is_protected.Set(ready > 0 && Unprotected().empty() ? 1 : 0);
   probe_->groups_ready.Set(ready);
   probe_->workers_wanted.Set(options_.workers * options_.groups);

@@ -201,6 +201,21 @@ class RouterCoreTest : public ::testing::Test {
     return cluster.seen[id].end.value_or(absl::OkStatus()).code();
   }
 
+  // Whoever computes `poison` dies, and another one comes, until it has ended. Returns how many died.
+  int CrashesUntilTheEndOf(uint64_t poison) {
+    int crashes = 0;
+    cluster.poison = poison;
+    for (int round = 0; round < 2000 && !cluster.seen[poison].end; ++round) {
+      cluster.now += absl::Milliseconds(10);
+      cluster.Round();
+      if (!cluster.poisoned) continue;
+      cluster.Break(std::exchange(cluster.poisoned, 0));
+      cluster.Attach();
+      ++crashes;
+    }
+    return crashes;
+  }
+
   Cluster cluster{TwoWorkers()};
 };
 
@@ -392,24 +407,13 @@ TEST_F(RouterCoreTest, TheLastWorkerThatLeavesFinishesAndTakesNothingNew) {
   EXPECT_TRUE(cluster.closed.contains(1));
 }
 
-// Runs until `poison` is in a step, then the worker that was to answer it dies; as often as it takes.
 TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersIsFoundAmongManyAndTheOthersGoOn) {
   Start();
   std::vector<uint64_t> others;
   for (int i = 0; i < 3; ++i) others.push_back(cluster.Generate(NewRequest(Prompt(4 + i), 30)));
   const uint64_t poison = cluster.Generate(NewRequest(Prompt(20), 30));
   for (int i = 0; i < 3; ++i) others.push_back(cluster.Generate(NewRequest(Prompt(14 + i), 30)));
-  int crashes = 0;
-  cluster.poison = poison;
-  for (int round = 0; round < 2000 && !cluster.seen[poison].end; ++round) {
-    cluster.now += absl::Milliseconds(10);
-    cluster.Round();
-    if (!cluster.poisoned) continue;
-    cluster.Break(std::exchange(cluster.poisoned, 0));
-    cluster.Attach();
-    ++crashes;
-  }
-  EXPECT_EQ(crashes, 3) << "two for all that were there, one more to tell it from the others";
+  EXPECT_EQ(CrashesUntilTheEndOf(poison), 3) << "two for all that were there, one more to tell it from the others";
   EXPECT_EQ(cluster.seen[poison].end->code(), absl::StatusCode::kAborted);
   EXPECT_FALSE(cluster.seen[poison].finished) << "never a clean end on a truncated answer";
   cluster.RunUntilQuiet();
@@ -419,17 +423,7 @@ TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersIsFoundAmongManyAndTheOthersGo
 TEST_F(RouterCoreTest, ARequestThatKillsItsWorkersWhenAloneEndsAtTheSecondCrash) {
   Start();
   const uint64_t poison = cluster.Generate(NewRequest(Prompt(20), 30));
-  int crashes = 0;
-  cluster.poison = poison;
-  for (int round = 0; round < 2000 && !cluster.seen[poison].end; ++round) {
-    cluster.now += absl::Milliseconds(10);
-    cluster.Round();
-    if (!cluster.poisoned) continue;
-    cluster.Break(std::exchange(cluster.poisoned, 0));
-    cluster.Attach();
-    ++crashes;
-  }
-  EXPECT_EQ(crashes, 2);
+  EXPECT_EQ(CrashesUntilTheEndOf(poison), 2);
   EXPECT_EQ(cluster.seen[poison].end->code(), absl::StatusCode::kAborted);
   cluster.RunUntilQuiet();
   EXPECT_EQ(EndOf(NewRequest(Prompt(20), 30)), absl::StatusCode::kAborted) << "nor when it is sent again";

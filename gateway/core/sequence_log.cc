@@ -89,7 +89,6 @@ SequenceLog::Next SequenceLog::OnEnd(const absl::Status& status) {
   if (ended_) return Nothing{};
   if (Planted(Bug::kResubmitsWithoutTokens)) request_.clear_generated();
   if (Planted(Bug::kDeliversTwice) && request_.generated_size() > 0) request_.mutable_generated()->RemoveLast();
-  if (Planted(Bug::kResubmitsWithoutTokens)) request_.clear_generated();
   if (accepted_ && MayGoOnElsewhere(status.code())) return Backoff(failures_++);
   if (status.ok()) return absl::InternalError("the router ended a call without an answer");
   return status;
