@@ -9,7 +9,9 @@
 #include "kernels/gather.h"
 #include "kernels/grouped_ffn.h"
 #include "kernels/linear.h"
+#include "kernels/panels.h"
 #include "kernels/pointwise.h"
+#include "kernels/quant_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/short_conv.h"
@@ -25,7 +27,10 @@ absl::Status CheckMatrix(const Matrix& m, std::string_view name) {
   const std::string who(name);
   RETURN_IF_ERROR(Require(m.data != nullptr, who + " must be set"));
   RETURN_IF_ERROR(Require(m.rows > 0 && m.columns > 0, who + " must have rows and columns"));
-  return Require(m.columns % Info(m.type).elements == 0, who + "'s columns must be whole blocks of its type");
+  RETURN_IF_ERROR(Require(m.columns % Info(m.type).elements == 0, who + "'s columns must be whole blocks of its type"));
+  if (m.layout == Layout::kRows) return absl::OkStatus();
+  RETURN_IF_ERROR(Require(HasPanels(m.type), who + "'s type has no panels"));
+  return Require(reinterpret_cast<uintptr_t>(m.data) % 64 == 0, who + " in panels must lie at a multiple of 64 bytes");
 }
 
 absl::Status CheckShape(const Matrix& m, int rows, int columns, std::string_view name) {
@@ -46,7 +51,13 @@ absl::Status CheckArena(const KvArena& arena) {
 
 absl::Status Check(const Linear& op) {
   RETURN_IF_ERROR(CheckMatrix(op.w, "w"));
-  return Require(op.T >= 0 && (op.T == 0 || (op.x != nullptr && op.y != nullptr)), "x and y must be set");
+  const bool given = op.w.layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
+  return Require(op.T >= 0 && (op.T == 0 || (given && op.y != nullptr)), "y must be set, and x, or q for panels");
+}
+
+absl::Status Check(const QuantizeRows& op) {
+  RETURN_IF_ERROR(Require(op.T >= 0 && op.K > 0 && op.K % 32 == 0, "K must be a multiple of 32"));
+  return Require(op.T == 0 || (op.x != nullptr && op.q != nullptr), "x and q must be set");
 }
 
 absl::Status Check(const Gather& op) {

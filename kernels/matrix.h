@@ -7,13 +7,21 @@
 
 namespace braid {
 
-// A stored matrix, row-major, possibly unaligned: rows of RowBytes(type, columns) bytes, one after the other. Borrowed.
+// How the values of a matrix lie.
+enum class Layout : uint8_t {
+  kRows,    // row-major, possibly unaligned: rows of RowBytes(type, columns) bytes, one after the other
+  kPanels,  // kernels/panels.h, at a multiple of 64 bytes
+};
+
+// A stored matrix. Borrowed.
 struct Matrix {
   DType type = DType::kF32;
   int rows = 0;
   int columns = 0;
   const std::byte* data = nullptr;
+  Layout layout = Layout::kRows;
 
+  // REQUIRES: layout is kRows.
   size_t row_bytes() const { return RowBytes(type, static_cast<uint64_t>(columns)); }
   const std::byte* row(int64_t i) const { return data + i * static_cast<int64_t>(row_bytes()); }
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/matrix.h"
+#include "kernels/panels.h"
 
 // For tests and benchmarks: reproducible numbers and matrices of any stored type.
 
@@ -77,6 +78,24 @@ class RandomMatrix {
         return PutHalf(scale / 4096, block + 208);
     }
   }
+  std::vector<std::byte> bytes_;
+  Matrix matrix_;
+};
+
+// A matrix of a block type as panels, packed from rows.
+class PackedMatrix {
+ public:
+  explicit PackedMatrix(const Matrix& rows)
+      : bytes_(64 + PackedBytes(rows.type, static_cast<uint64_t>(rows.rows), static_cast<uint64_t>(rows.columns))) {
+    std::byte* data = bytes_.data();
+    data += (64 - reinterpret_cast<uintptr_t>(data) % 64) % 64;
+    const uint64_t panel_bytes = PanelBytes(rows.type, static_cast<uint64_t>(rows.columns));
+    for (int panel = 0; panel * kPanelOutputs < rows.rows; ++panel) PackPanel(rows, panel, data + panel * panel_bytes);
+    matrix_ = {rows.type, rows.rows, rows.columns, data, Layout::kPanels};
+  }
+  const Matrix& matrix() const { return matrix_; }
+
+ private:
   std::vector<std::byte> bytes_;
   Matrix matrix_;
 };

@@ -44,7 +44,7 @@ void WaitWhile(const std::atomic<uint32_t>& value, uint32_t old) {
 }  // namespace
 
 struct ThreadPool::Impl {
-  using Body = std::function<void(int, int)>;
+  using Body = absl::FunctionRef<void(int, int)>;
 
   // Claims and runs ranges until none is left.
   void Work();
@@ -119,7 +119,7 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::threads() const { return static_cast<int>(impl_->workers.size()) + 1; }
 
-void ThreadPool::ParallelFor(int n, int grain, const std::function<void(int begin, int end)>& body) {
+void ThreadPool::ParallelFor(int n, int grain, absl::FunctionRef<void(int begin, int end)> body) {
   CHECK(grain >= 1);
   if (n <= 0) return;
   if (n <= grain || impl_->workers.empty()) return body(0, n);

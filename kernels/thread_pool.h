@@ -1,7 +1,8 @@
 #pragma once
 
-#include <functional>
 #include <memory>
+
+#include "absl/functional/function_ref.h"
 
 namespace braid {
 
@@ -17,7 +18,7 @@ class ThreadPool {
   int threads() const;
   // Runs body(begin, end) over disjoint ranges that cover [0, n), each at least `grain` long (but the last), claimed
   // dynamically. Returns when all are done. `body` must not throw and must not call ParallelFor.
-  void ParallelFor(int n, int grain, const std::function<void(int begin, int end)>& body);
+  void ParallelFor(int n, int grain, absl::FunctionRef<void(int begin, int end)> body);
 
  private:
   struct Impl;

@@ -1,45 +1,44 @@
 #include "kernels/cpu/level.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include <cstdlib>
+#include <string>
 
 #include "base/check.h"
+#include "kernels/cpu/levels.h"
 
 namespace braid {
 namespace {
 
-bool HasAvx2() {
-#if defined(__x86_64__)
-  unsigned a, b, c, d;  // clang 14's __builtin_cpu_supports does not know f16c
-  const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-  return has_f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
+const CpuLevel* ChooseLevel() {
+  const std::vector<const CpuLevel*> levels = SupportedCpuLevels();
+  const char* wish = std::getenv("BRAID_CPU_LEVEL");
+  if (wish == nullptr || *wish == '\0') return levels.back();
+  std::string names;
+  for (const CpuLevel* level : levels) {
+    if (level->name == wish) return level;
+    names += (names.empty() ? "" : ", ") + std::string(level->name);
+  }
+  CHECK(false) << "BRAID_CPU_LEVEL=" << wish << " must be one of those that this machine has: " << names;
+  return nullptr;
 }
 
-CpuLevel ChooseLevel() {
-  const char* wish = std::getenv("BRAID_CPU_LEVEL");
-  if (wish == nullptr || *wish == '\0') return HasAvx2() ? kAvx2Level : kPortableLevel;
-  const std::optional<CpuLevel> level = FindCpuLevel(wish);
-  CHECK(level.has_value()) << "BRAID_CPU_LEVEL=" << wish << " must be portable, or avx2 on a machine that has it";
-  return *level;
+const CpuLevel*& Active() {
+  static const CpuLevel* level = ChooseLevel();
+  return level;
 }
 
 }  // namespace
 
-std::optional<CpuLevel> FindCpuLevel(std::string_view name) {
-  if (name == kPortableLevel.name) return kPortableLevel;
-  if (name == kAvx2Level.name && HasAvx2()) return kAvx2Level;
-  return std::nullopt;
+std::vector<const CpuLevel*> SupportedCpuLevels() {
+  std::vector<const CpuLevel*> levels;
+  for (const CpuLevel* level : {&kPortableLevel, &kAvx2Level, &kAvx2VnniLevel, &kAvx512Level})
+    if (level->supported()) levels.push_back(level);
+  return levels;
 }
 
-const CpuLevel& ActiveCpuLevel() {
-  static const CpuLevel level = ChooseLevel();
-  return level;
-}
+const CpuLevel& ActiveCpuLevel() { return *Active(); }
+
+ScopedCpuLevel::ScopedCpuLevel(const CpuLevel* level) : before_(Active()) { Active() = level; }
+ScopedCpuLevel::~ScopedCpuLevel() { Active() = before_; }
 
 }  // namespace braid

@@ -2,37 +2,66 @@
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/panels.h"
+#include "kernels/quant_rows.h"
 
 // The instruction sets that the heavy loops are compiled for. All give the same bits; they differ in speed only.
 
 namespace braid {
 
-// A linear op whose rows are padded: x has rows of `ldx` floats, ldx a multiple of 8, zeros from K on.
+// A linear op on a matrix in rows, whose x is padded: it has rows of `ldx` floats, ldx a multiple of 8, zeros from K
+// on.
 struct LinearTask {
   Linear op;
   const float* x = nullptr;
   int ldx = 0;
 };
 
+// Rows times one panel.
+struct PanelTask {
+  DType type = DType::kQ4_0;
+  int blocks = 0;  // K / 32
+  const std::byte* panel = nullptr;
+  int R = 0;
+  const QuantBlock* const* rows = nullptr;  // (R)
+  float* y = nullptr;                       // (R, 32), rows y_stride apart
+  int64_t y_stride = 0;
+};
+
 struct CpuLevel {
   std::string_view name;
+  bool (*supported)();
   // Outputs [begin, end) of all rows.
   void (*linear)(const LinearTask& task, int begin, int end);
+  void (*panel)(const PanelTask& task);
+  void (*quantize)(const float* x, int64_t blocks, QuantBlock* q);
+  // silu(gate) * up of R rows of 32, quantised: block r of the result goes to q[r * stride].
+  void (*swiglu_quantize)(const float* gate, const float* up, int R, QuantBlock* q, int64_t stride);
   // One row, the query heads of one key head.
   void (*attend)(const Attention& op, int row, int kv_head);
 };
 
-extern const CpuLevel kPortableLevel;
-extern const CpuLevel kAvx2Level;  // AVX2, FMA, F16C; empty functions where the compiler's target is not x86-64
+// Those that this machine has, the plainest first: portable, avx2 (with FMA and F16C), avx2vnni (AVX-VNNI), avx512 (F,
+// BW, DQ, VL, VNNI).
+std::vector<const CpuLevel*> SupportedCpuLevels();
 
-// The named level; nullopt if there is none of this name or this machine lacks it.
-std::optional<CpuLevel> FindCpuLevel(std::string_view name);
-
-// The fastest level of this machine, or what the environment variable BRAID_CPU_LEVEL names (portable, avx2). An
-// unknown or unsupported name ends the process: it is the operator's explicit wish. Decided once.
+// The fastest level of this machine, or what the environment variable BRAID_CPU_LEVEL names. An unknown or unsupported
+// name ends the process: it is the operator's explicit wish. Decided once.
 const CpuLevel& ActiveCpuLevel();
+
+// For tests and benchmarks: `level` is the active one until the scope ends. Not thread-safe.
+class ScopedCpuLevel {
+ public:
+  explicit ScopedCpuLevel(const CpuLevel* level);
+  ~ScopedCpuLevel();
+  ScopedCpuLevel(const ScopedCpuLevel&) = delete;
+
+ private:
+  const CpuLevel* before_;
+};
 
 }  // namespace braid

@@ -1,13 +1,16 @@
-#include "kernels/cpu/level.h"
+#include "kernels/cpu/levels.h"
 
 #if defined(__x86_64__)
 
-// Everything that others share is included before the target changes, so that no AVX2 copy of a common inline function
-// can be chosen by the linker for a machine without AVX2.
+// Everything that others share is included before the target changes, so that no copy of a common inline function that
+// needs these instructions can be chosen by the linker for a machine without them.
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/exp.h"
@@ -20,17 +23,20 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-#include "kernels/cpu/vec_avx2.h"
-
 #define BRAID_LEVEL avx2
+#define BRAID_HAS_VNNI 0
 // Before a loop over registers: must be gone before registers are assigned.
 #if defined(__clang__)
 #define BRAID_UNROLL _Pragma("unroll")
 #else
 #define BRAID_UNROLL _Pragma("GCC unroll 16")
 #endif
+#include "kernels/cpu/vec16_avx2.h"
+#include "kernels/cpu/vec_avx2.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/panels-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -39,8 +45,14 @@
 #endif
 
 namespace braid {
+namespace {
 
-constinit const CpuLevel kAvx2Level{"avx2", avx2::LinearOutputs, avx2::Attend};
+bool Supported() { return HasAvx2(); }
+
+}  // namespace
+
+constinit const CpuLevel kAvx2Level{
+    "avx2", Supported, avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize, avx2::Attend};
 
 }  // namespace braid
 
@@ -48,7 +60,7 @@ constinit const CpuLevel kAvx2Level{"avx2", avx2::LinearOutputs, avx2::Attend};
 
 namespace braid {
 
-constinit const CpuLevel kAvx2Level{"avx2", nullptr, nullptr};
+constinit const CpuLevel kAvx2Level{"avx2", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace braid
 

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
-#include "kernels/cpu/level.h"
+#include "kernels/cpu/levels.h"
+#include "kernels/cpu/vec16_portable.h"
 #include "kernels/cpu/vec_portable.h"
 #include "kernels/exp.h"
 
@@ -10,9 +12,12 @@
 #define BRAID_UNROLL  // left to the compiler
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/panels-inl.h"
 
 namespace braid {
 
-constinit const CpuLevel kPortableLevel{"portable", portable::LinearOutputs, portable::Attend};
+constinit const CpuLevel kPortableLevel{"portable",         [] { return true; },      portable::LinearOutputs,
+                                        portable::RunPanel, portable::QuantizeBlocks, portable::SwiGluQuantize,
+                                        portable::Attend};
 
 }  // namespace braid

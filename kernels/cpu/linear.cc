@@ -8,14 +8,19 @@
 namespace braid {
 namespace {
 
-// Multiply-adds worth a claim of the thread pool: some 10 us.
-constexpr int64_t kTaskWork = 128 * 1024;
-// Tasks are multiples of it, so that no tile of linear-inl.h is cut.
-constexpr int kTaskOutputs = 12;
+// Work worth a claim of the thread pool, some 5 us: multiply-adds of float32 and of int8.
+constexpr int64_t kFloatWork = 128 * 1024;
+constexpr int64_t kInt8Work = 2 * 1024 * 1024;
+
+// Outputs that belong together: a tile of linear-inl.h, a panel.
+int OutputsOfTile(const Linear& op) { return op.w.layout == Layout::kPanels ? kPanelOutputs : 12; }
 
 int OutputsPerTask(const Linear& op) {
-  const int64_t work = int64_t{op.T} * op.w.columns * kTaskOutputs;
-  return kTaskOutputs * static_cast<int>(std::clamp<int64_t>(kTaskWork / std::max<int64_t>(work, 1), 1, 1024));
+  const int tile = OutputsOfTile(op);
+  // A panel that meets few rows is as long as it takes to read it.
+  const int64_t rows = op.w.layout == Layout::kPanels ? std::max(op.T, 8) : op.T;
+  const int64_t work = op.w.layout == Layout::kPanels ? kInt8Work : kFloatWork;
+  return tile * static_cast<int>(std::clamp<int64_t>(work / (rows * op.w.columns * tile), 1, 1024));
 }
 
 // The rows of x, each padded with zeros to a multiple of eight columns. Real models never need it.
@@ -30,6 +35,33 @@ LinearTask Pad(const Linear& op, std::vector<float>& storage) {
 
 }  // namespace
 
+// Rows of x that a panel meets before the next panel does: they stay in the second cache level (K = 2048: 400 KB).
+constexpr int kBlockRows = 128;
+
+// Panels [begin, end) of all rows.
+void RunPanels(const Linear& op, int begin, int end, const CpuLevel& level) {
+  const int64_t N = op.w.rows, blocks = op.w.columns / kPanelColumns;
+  const uint64_t panel_bytes = PanelBytes(op.w.type, static_cast<uint64_t>(op.w.columns));
+  const QuantBlock* rows[kBlockRows];
+  alignas(64) float last[kBlockRows * kPanelOutputs];
+  for (int row = 0; row < op.T; row += kBlockRows) {
+    const int count = std::min(kBlockRows, op.T - row);
+    for (int r = 0; r < count; ++r) rows[r] = op.q + (row + r) * blocks;
+    for (int panel = begin; panel < end; ++panel) {
+      const int output = panel * kPanelOutputs, outputs = std::min(kPanelOutputs, op.w.rows - output);
+      float* y = op.y + row * N + output;
+      PanelTask task{op.w.type, static_cast<int>(blocks), op.w.data + panel * panel_bytes, count, rows, y, N};
+      if (outputs == kPanelOutputs) {
+        level.panel(task);
+        continue;
+      }
+      task.y = last, task.y_stride = kPanelOutputs;
+      level.panel(task);
+      for (int r = 0; r < count; ++r) std::copy_n(last + r * kPanelOutputs, outputs, y + r * N);
+    }
+  }
+}
+
 void RunAll(std::span<const Linear> ops, ThreadPool& pool) {
   struct Job {
     LinearTask task;
@@ -43,7 +75,7 @@ void RunAll(std::span<const Linear> ops, ThreadPool& pool) {
   for (const Linear& op : ops) {
     if (op.T == 0) continue;
     Job& job = jobs.emplace_back();
-    job.task = Pad(op, job.padded);
+    job.task = op.w.layout == Layout::kPanels ? LinearTask{op} : Pad(op, job.padded);
     job.first = tasks;
     job.outputs_per_task = OutputsPerTask(op);
     tasks += (op.w.rows + job.outputs_per_task - 1) / job.outputs_per_task;
@@ -53,8 +85,13 @@ void RunAll(std::span<const Linear> ops, ThreadPool& pool) {
     for (auto job = std::ranges::upper_bound(jobs, begin, {}, &Job::first) - 1; begin < end; ++job) {
       const int here = job + 1 == jobs.end() ? end : std::min(end, (job + 1)->first);
       const int rows = job->task.op.w.rows;
-      level.linear(job->task, (begin - job->first) * job->outputs_per_task,
-                   std::min(rows, (here - job->first) * job->outputs_per_task));
+      const int first = (begin - job->first) * job->outputs_per_task;
+      const int last = std::min(rows, (here - job->first) * job->outputs_per_task);
+      if (job->task.op.w.layout == Layout::kPanels) {
+        RunPanels(job->task.op, first / kPanelOutputs, (last + kPanelOutputs - 1) / kPanelOutputs, level);
+      } else {
+        level.linear(job->task, first, last);
+      }
       begin = here;
     }
   });

@@ -1,15 +1,7 @@
-#pragma once
+// Eight floats and eight integers in AVX2 registers; vec_portable.h says what each operation means. Included once per
+// level, after its target pragma, with BRAID_LEVEL set to its namespace.
 
-#include <immintrin.h>
-
-#include <cstdint>
-
-#include "kernels/half.h"
-
-// Eight floats and eight integers in AVX2 registers; vec_portable.h says what each operation means.
-// REQUIRES: included after the target pragma of level_avx2.cc.
-
-namespace braid::avx2 {
+namespace braid::BRAID_LEVEL {
 
 using V8 = __m256;
 using I8 = __m256i;
@@ -45,4 +37,4 @@ inline I8 WidenPart(I8 v) {
 }
 inline V8 ToFloat(I8 v) { return _mm256_cvtepi32_ps(v); }
 
-}  // namespace braid::avx2
+}  // namespace braid::BRAID_LEVEL

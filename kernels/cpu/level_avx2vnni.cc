@@ -1,0 +1,75 @@
+#include "kernels/cpu/levels.h"
+
+#if defined(__x86_64__)
+
+// Everything that others share is included before the target changes, so that no copy of a common inline function that
+// needs these instructions can be chosen by the linker for a machine without them.
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/exp.h"
+#include "kernels/half.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+
+#define BRAID_LEVEL avx2vnni
+#define BRAID_HAS_VNNI 1
+// Before a loop over registers: must be gone before registers are assigned.
+#if defined(__clang__)
+#define BRAID_UNROLL _Pragma("unroll")
+#else
+#define BRAID_UNROLL _Pragma("GCC unroll 16")
+#endif
+#include "kernels/cpu/vec16_avx2.h"
+#include "kernels/cpu/vec_avx2.h"
+//
+#include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/panels-inl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace braid {
+namespace {
+
+bool Supported() {
+  unsigned a, b, c, d;
+  return HasAvx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+
+}  // namespace
+
+constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
+                                        Supported,
+                                        avx2vnni::LinearOutputs,
+                                        avx2vnni::RunPanel,
+                                        avx2vnni::QuantizeBlocks,
+                                        avx2vnni::SwiGluQuantize,
+                                        avx2vnni::Attend};
+
+}  // namespace braid
+
+#else
+
+namespace braid {
+
+constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace braid
+
+#endif

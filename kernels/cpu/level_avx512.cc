@@ -1,0 +1,76 @@
+#include "kernels/cpu/levels.h"
+
+#if defined(__x86_64__)
+
+// Everything that others share is included before the target changes, so that no copy of a common inline function that
+// needs these instructions can be chosen by the linker for a machine without them.
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/exp.h"
+#include "kernels/half.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), \
+                             apply_to = function)
+#else
+// GCC 12's own header makes "undefined" vectors by reading them before they are set.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#endif
+
+#define BRAID_LEVEL avx512
+#define BRAID_HAS_VNNI 1
+// Before a loop over registers: must be gone before registers are assigned.
+#if defined(__clang__)
+#define BRAID_UNROLL _Pragma("unroll")
+#else
+#define BRAID_UNROLL _Pragma("GCC unroll 16")
+#endif
+#include "kernels/cpu/vec16_avx512.h"
+#include "kernels/cpu/vec_avx2.h"
+//
+#include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/panels-inl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace braid {
+namespace {
+
+bool Supported() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+}  // namespace
+
+constinit const CpuLevel kAvx512Level{
+    "avx512",      Supported, avx512::LinearOutputs, avx512::RunPanel, avx512::QuantizeBlocks, avx512::SwiGluQuantize,
+    avx512::Attend};
+
+}  // namespace braid
+
+#else
+
+namespace braid {
+
+constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace braid
+
+#endif

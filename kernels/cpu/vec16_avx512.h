@@ -1,0 +1,98 @@
+// Sixteen floats, sixteen integers and sixty-four bytes in AVX-512 registers; vec16_portable.h says what each operation
+// means. Included by level_avx512.cc, after its target pragma.
+
+namespace braid::avx512 {
+
+using V16 = __m512;
+using I16 = __m512i;
+using Bytes = __m512i;
+
+inline V16 Zero16() { return _mm512_setzero_ps(); }
+inline V16 Broadcast16(float x) { return _mm512_set1_ps(x); }
+inline V16 Load16(const float* p) { return _mm512_loadu_ps(p); }
+inline void Store(float* p, V16 v) { _mm512_storeu_ps(p, v); }
+inline V16 Load16F16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+inline V16 Load16BF16(const void* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline void StoreBF16(uint16_t* p, V16 v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+  const __m512i chosen = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(chosen));
+}
+inline V16 Add(V16 a, V16 b) { return _mm512_add_ps(a, b); }
+inline V16 Sub(V16 a, V16 b) { return _mm512_sub_ps(a, b); }
+inline V16 Mul(V16 a, V16 b) { return _mm512_mul_ps(a, b); }
+inline V16 Div(V16 a, V16 b) { return _mm512_div_ps(a, b); }
+inline V16 Fma(V16 a, V16 b, V16 c) { return _mm512_fmadd_ps(a, b, c); }
+inline V16 Max(V16 a, V16 b) { return _mm512_max_ps(a, b); }
+inline V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
+  return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+}
+inline V16 ShiftBitsLeft23(V16 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+inline V16 AddBits(V16 v, int32_t n) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(n)));
+}
+inline V16 AbsBits(V16 v) { return _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0x7FFFFFFF))); }
+inline int32_t MaxBits(V16 v) { return _mm512_reduce_max_epi32(_mm512_castps_si512(v)); }
+inline float Sum(V16 v) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float MaxLane(V16 v) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline I16 Zero16I() { return _mm512_setzero_si512(); }
+inline I16 Broadcast16I(int32_t x) { return _mm512_set1_epi32(x); }
+inline V16 AsFloat(I16 v) { return _mm512_castsi512_ps(v); }
+inline V16 FloatOfU8(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+inline V16 FloatOfS8(const void* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+}
+inline int32_t Sum(I16 v) { return _mm512_reduce_add_epi32(v); }
+inline I16 Add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
+inline I16 BitsMinus(V16 v, int32_t n) { return _mm512_sub_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(n)); }
+inline void StoreLowBytes(int8_t* p, I16 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+
+inline Bytes LoadBytes(const std::byte* p) { return _mm512_loadu_si512(p); }
+inline Bytes LowNibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(0x0F)); }
+inline Bytes HighNibbles(Bytes b) { return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(0x0F)); }
+template <int kFrom, int kTo, int kMask>
+inline Bytes MoveBits(Bytes b) {
+  if constexpr (kFrom > kTo) b = _mm512_srli_epi16(b, kFrom - kTo);
+  if constexpr (kFrom < kTo) b = _mm512_slli_epi16(b, kTo - kFrom);
+  return _mm512_and_si512(b, _mm512_set1_epi8(static_cast<char>(kMask << kTo)));
+}
+inline Bytes Or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+
+using Quad = __m512i;
+inline Quad BroadcastQuad(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+template <int kBits>
+inline I16 Dot4(I16 acc, Bytes w, Quad x) {
+  return _mm512_dpbusd_epi32(acc, w, x);
+}
+
+// What fits the registers: six rows by two halves are 24 accumulators of 32.
+inline constexpr int kPanelRows = 6;
+inline constexpr int kPanelHalves = 2;
+
+}  // namespace braid::avx512
