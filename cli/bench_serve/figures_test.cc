@@ -150,7 +150,7 @@ TEST(Report, SaysWhatTheFiguresDoNotShow) {
   const std::string table = LoadTable({}, Summarize({record}, {}, 0));
   EXPECT_THAT(table, HasSubstr("does not count tokens"));
   EXPECT_THAT(table, HasSubstr("ended before their length"));
-  EXPECT_THAT(table, HasSubstr("too busy to measure well"));
+  EXPECT_THAT(table, HasSubstr("too busy"));
   EXPECT_THAT(table, HasSubstr("scheduled arrival"));
 }
 

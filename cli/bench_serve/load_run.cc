@@ -167,6 +167,7 @@ class Shard {
     });
   }
 
+  bool done() const { return done_; }
   void Join() {
     if (thread_.joinable()) thread_.join();
   }
@@ -269,10 +270,8 @@ class Shard {
   std::unordered_set<Connection> running_;
   std::vector<RequestRecord> records_;
   double busy_share_ = 0;
-  std::thread thread_;  // last: it uses all of the above
-
- public:
   std::atomic<bool> done_{false};
+  std::thread thread_;  // last: it uses all of the above
 };
 
 class ShardedLoadRun : public LoadRun {
@@ -296,7 +295,7 @@ class ShardedLoadRun : public LoadRun {
   }
 
   bool done() const override {
-    return std::all_of(shards_.begin(), shards_.end(), [](const auto& shard) { return shard->done_.load(); });
+    return std::all_of(shards_.begin(), shards_.end(), [](const auto& shard) { return shard->done(); });
   }
   Progress progress() const override { return {run_.ended, run_.failed, run_.running, run_.output_tokens}; }
   void Interrupt() override {

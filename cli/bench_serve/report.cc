@@ -109,9 +109,8 @@ void AddNotes(const LoadSetting& setting, const LoadFigures& figures, std::strin
     notes += fmt::format("  note: the load generator was {:.0f} % busy; give it more --threads\n",
                          100 * figures.generator_busy_share);
   if (figures.send_delay_ms.p99 > kSendDelayWarnMs)
-    notes +=
-        fmt::format("  note: requests were sent up to {} ms (p99) late: this machine is too busy to measure well\n",
-                    Number(figures.send_delay_ms.p99));
+    notes += fmt::format("  note: one request in a hundred was sent {} ms late or more; this machine is too busy\n",
+                         Number(figures.send_delay_ms.p99));
   if (setting.concurrency == 0 && figures.completed > 0)
     notes += "  Latencies count from the scheduled arrival, so waiting for a slow server is in them.\n";
   if (!notes.empty()) *out += "\n" + notes;
