@@ -37,7 +37,7 @@ size_t LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) 
 }  // namespace
 
 // One row of logits, or with drafts a row for each as well, and what becomes of it. Jobs of one step run in parallel,
-// so each writes only what is its own.
+// so each writes only what is its own; a sequence with drafts has no other job.
 struct StepRunner::Job {
   OwnedSequence* sequence = nullptr;
   std::span<float> logits;  // (V) or (1 + drafts, V); may be overwritten
