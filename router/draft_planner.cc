@@ -17,7 +17,6 @@ void DraftPlanner::OnToken(Sequence& sequence, TokenId token) {
 }
 
 void DraftPlanner::Choose(std::span<Decode> decodes, int rows) {
-  if (drafts_max_ == 0) return;
   rows_.clear();
   for (Decode& decode : decodes) {
     Drafter& drafter = decode.sequence->drafter;

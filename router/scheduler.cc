@@ -190,6 +190,7 @@ void Scheduler::PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans) {
 }
 
 void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
+  if (limits_.drafts_max == 0) return;
   std::vector<DraftPlanner::Decode> decodes;
   int rows = 0;
   for (int rank = 0; rank < group_->size(); ++rank) {

@@ -36,7 +36,7 @@ double StepTimes::Seconds(int rows) const {
 }
 
 void StepTimes::Add(int rows, double seconds) {
-  if (!(seconds > 0)) return;
+  if (rows < 1 || !(seconds > 0)) return;
   double surprise = std::log(seconds / Seconds(rows));
   if (std::exchange(empty_, false)) {
     for (Knot& knot : knots_) knot.seconds *= std::exp(surprise);

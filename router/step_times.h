@@ -18,7 +18,7 @@ class StepTimes {
  public:
   StepTimes();
 
-  // REQUIRES: rows >= 1. A time that is not positive says nothing.
+  // A step without rows says nothing, nor does a time that is not positive.
   void Add(int rows, double seconds);
   // Only ratios mean something before the first Add. REQUIRES: rows >= 1.
   double Seconds(int rows) const;

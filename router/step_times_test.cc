@@ -71,6 +71,14 @@ TEST(StepTimes, ForgetsWhatWasDearLongAgo) {
   EXPECT_NEAR(Ratio(times, 4, 1), 2.25, 0.05);
 }
 
+TEST(StepTimes, StepsThatOnlyForgetSequencesSayNothing) {
+  StepTimes times;
+  times.Add(1, 0.02);
+  times.Add(0, 0.0001);
+  EXPECT_NEAR(times.Seconds(1), 0.02, 1e-9);
+  EXPECT_NEAR(Ratio(times, 4096, 1), StepTimes().Seconds(4096), 1e-6);
+}
+
 TEST(StepTimes, TakesAnyStep) {
   StepTimes times;
   for (const int rows : {1, 4095, 4096, 4097, 1 << 20}) {
