@@ -102,9 +102,9 @@ bool Likes(TokenId last, uint64_t state, TokenId next) {
     default:
       break;
   }
-  if (IsWord(last) && state % 16 != 5) {
+  if (IsWord(last) && state % 8 != 5) {
     const bool sings = last + 1 < kFirstWord + kChorusWords;
-    if (next == (sings ? last + 1 : state % 64 < 4 ? kImEnd : kFirstWord)) return true;
+    return next == (sings ? last + 1 : state % 64 < 4 ? kImEnd : kFirstWord);
   }
   if (next == kImEnd) return state % 29 == 0;
   if (next == kThink) return state % 31 == 1;
