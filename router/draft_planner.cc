@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "base/planted_bug.h"
-
 namespace braid {
 namespace {
 
@@ -22,10 +20,8 @@ void DraftPlanner::Choose(std::span<Decode> decodes, int rows) {
     Drafter& drafter = decode.sequence->drafter;
     drafter.Look(decode.sequence->log());
     if (!drafter.guesses()) continue;
-    // The token behind the last draft counts, too.
-    const int left = Planted(Bug::kDraftsBeyondTheLimit) ? drafts_max_ : decode.sequence->answer_tokens_left() - 1;
     double chance = 1;
-    for (int i = 0; i < std::min(drafts_max_, left); ++i) {
+    for (int i = 0; i < std::min(drafts_max_, decode.most); ++i) {
       chance *= drafter.Chance(i, rates_);
       if (chance < kChanceMin) break;
       rows_.push_back({chance, &decode});

@@ -36,6 +36,7 @@ class DraftPlanner {
     Sequence* sequence = nullptr;
     v1::SequenceChunk* chunk = nullptr;
     int rank = 0;
+    int most = 0;    // drafts that there is room for
     int drafts = 0;  // Choose says so
   };
   // REQUIRES: the chunks are for the ends of the sequences' logs; `rows` of the step so far, at least one.

@@ -27,7 +27,10 @@ class Bench {
   int Run(int prefill_rows = 0) {
     std::vector<v1::SequenceChunk> chunks(sequences_.size());
     std::vector<DraftPlanner::Decode> decodes;
-    for (size_t i = 0; i < sequences_.size(); ++i) decodes.push_back({sequences_[i].sequence.get(), &chunks[i]});
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      Sequence* sequence = sequences_[i].sequence.get();
+      decodes.push_back({sequence, &chunks[i], 0, sequence->answer_tokens_left() - 1});
+    }
     int rows = prefill_rows + static_cast<int>(decodes.size());
     planner_.Choose(decodes, rows);
     int tokens = 0;

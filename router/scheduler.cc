@@ -197,7 +197,10 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
     for (v1::SequenceChunk& chunk : *plans[static_cast<size_t>(rank)].mutable_chunks()) {
       rows += chunk.tokens_size();
       Sequence& sequence = *Find(SequenceId(chunk.sequence()));
-      if (sequence.decoding() && !sequence.careful) decodes.push_back({&sequence, &chunk, rank});
+      if (!sequence.decoding() || sequence.careful) continue;
+      // The token behind the last draft counts, too.
+      const int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+      decodes.push_back({&sequence, &chunk, rank, most});
     }
   }
   if (decodes.empty()) return;
