@@ -4,6 +4,7 @@
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/softmax-inl.h"
 
 namespace braid::BRAID_LEVEL {
 
@@ -17,7 +18,11 @@ constexpr CpuLevel Level(std::string_view name, bool (*supported)()) {
           .norm_row = NormRow,
           .convolve_row = ConvolveRow,
           .weighted_sum_row = WeightedSumRow,
-          .attend = Attend};
+          .attend = Attend,
+          .block_maxima = BlockMaxima,
+          .weigh = Weigh,
+          .add_to_buckets = AddToBuckets,
+          .find_in_range = FindInRange};
 }
 
 }  // namespace braid::BRAID_LEVEL

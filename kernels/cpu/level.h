@@ -10,6 +10,7 @@
 #include "kernels/quant_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/short_conv.h"
+#include "kernels/softmax.h"
 #include "kernels/weighted_sum.h"
 
 // The instruction sets that the heavy loops are compiled for. All give the same bits; they differ in speed only.
@@ -50,6 +51,11 @@ struct CpuLevel {
   void (*weighted_sum_row)(const WeightedSum& op, int t);
   // One row, the query heads of one key head.
   void (*attend)(const Attention& op, int row, int kv_head);
+  // softmax.h
+  bool (*block_maxima)(const float* x, int n, float* maxima);
+  double (*weigh)(const SoftmaxWeights& weights, const float* x, int n, float* w);
+  void (*add_to_buckets)(const SoftmaxWeights& weights, const float* x, int n, BucketSums* sums);
+  int (*find_in_range)(const float* x, int n, float low, float high, int32_t* found);
 };
 
 // Those that this machine has, the plainest first: portable, avx2 (with FMA and F16C), avx2vnni (AVX-VNNI), avx512 (F,
