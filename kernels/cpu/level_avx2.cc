@@ -34,6 +34,8 @@
 #include "kernels/cpu/vec16_avx2.h"
 #include "kernels/cpu/vec_avx2.h"
 //
+#include "kernels/cpu/exp16-inl.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
@@ -52,7 +54,8 @@ bool Supported() { return HasAvx2(); }
 }  // namespace
 
 constinit const CpuLevel kAvx2Level{
-    "avx2", Supported, avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize, avx2::Attend};
+    "avx2", Supported, avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize, avx2::Attend,
+    avx2::AttendSpan, avx2::MergeSpans};
 
 }  // namespace braid
 
@@ -60,7 +63,7 @@ constinit const CpuLevel kAvx2Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx2Level{"avx2", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2Level{"avx2", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace braid
 

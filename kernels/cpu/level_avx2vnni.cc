@@ -34,6 +34,8 @@
 #include "kernels/cpu/vec16_avx2.h"
 #include "kernels/cpu/vec_avx2.h"
 //
+#include "kernels/cpu/exp16-inl.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
@@ -60,7 +62,8 @@ constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
                                         avx2vnni::RunPanel,
                                         avx2vnni::QuantizeBlocks,
                                         avx2vnni::SwiGluQuantize,
-                                        avx2vnni::Attend};
+                                        avx2vnni::Attend,
+    avx2vnni::AttendSpan, avx2vnni::MergeSpans};
 
 }  // namespace braid
 
@@ -68,7 +71,7 @@ constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
 
 namespace braid {
 
-constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace braid
 

@@ -38,6 +38,8 @@
 #include "kernels/cpu/vec16_avx512.h"
 #include "kernels/cpu/vec_avx2.h"
 //
+#include "kernels/cpu/exp16-inl.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
@@ -61,7 +63,8 @@ bool Supported() {
 
 constinit const CpuLevel kAvx512Level{
     "avx512",      Supported, avx512::LinearOutputs, avx512::RunPanel, avx512::QuantizeBlocks, avx512::SwiGluQuantize,
-    avx512::Attend};
+    avx512::Attend,
+    avx512::AttendSpan, avx512::MergeSpans};
 
 }  // namespace braid
 
@@ -69,7 +72,7 @@ constinit const CpuLevel kAvx512Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace braid
 

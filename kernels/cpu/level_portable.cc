@@ -10,6 +10,8 @@
 
 #define BRAID_LEVEL portable
 #define BRAID_UNROLL  // left to the compiler
+#include "kernels/cpu/exp16-inl.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
@@ -18,6 +20,7 @@ namespace braid {
 
 constinit const CpuLevel kPortableLevel{"portable",         [] { return true; },      portable::LinearOutputs,
                                         portable::RunPanel, portable::QuantizeBlocks, portable::SwiGluQuantize,
-                                        portable::Attend};
+                                        portable::Attend,
+    portable::AttendSpan, portable::MergeSpans};
 
 }  // namespace braid
