@@ -118,45 +118,47 @@ void ByRows(int rows, const F& run) {
   if (rows - row >= 1) run.template operator()<1>(row);
 }
 
-// The running softmax of some rows: y and the sum in relation to e to the maximum, the sum in sixteen parts.
+// The running softmax of some rows: y and the sum in relation to 2 to the base, the sum in sixteen parts.
 struct Running {
-  Running(float* memory, int rows, int dim) : y(memory), sum(y + int64_t{rows} * dim), max(sum + int64_t{rows} * 16) {}
+  Running(float* memory, int rows, int dim) : y(memory), sum(y + int64_t{rows} * dim), base(sum + int64_t{rows} * 16) {}
   float* y;    // (rows, dim)
   float* sum;  // (rows, 16)
-  float* max;  // (rows)
+  float* base;  // (rows)
 };
 
 inline void Scale(float* y, int dim, V16 factor) {
   for (int d = 0; d < dim; d += 16) Store(y + d, Mul(Load16(y + d), factor));
 }
 
-// The first `count` scores at p to probabilities in relation to the new maximum of row r.
+// The scores at p, of which row r sees the first `count`, to weights in relation to its base; zeros where it sees none.
+// The base is a score that no other one exceeds by much: as it rarely moves, nothing waits for the maximum of a piece.
+template <bool kWhole>
 inline void Update(const Running& state, int r, int dim, float* p, int count) {
   alignas(64) static constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const V16 rest = Broadcast16(static_cast<float>(count % 16)), lanes = Load16(kLanes);
-  const int full = count / 16 * 16;
-  V16 max = Broadcast16(state.max[r]);
-  const V16 before = max;
-  for (int i = 0; i < full; i += 16) max = Max(max, Load16(p + i));
-  if (full < count) max = Max(max, SelectLess(lanes, rest, Load16(p + full), before));
-  const float top = MaxLane(max);
+  constexpr float kMuch = 8;  // weights stay below 2^8
+  const auto where_seen = [&](int v, V16 yes, V16 no) {
+    if constexpr (kWhole) return yes;
+    return SelectLess(Load16(kLanes), Broadcast16(static_cast<float>(count - 16 * v)), yes, no);
+  };
+  V16 base = Broadcast16(state.base[r]);
+  V16 score[kPieceVectors];
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) score[v] = where_seen(v, Load16(p + 16 * v), base);
+  V16 max = score[0];
+  BRAID_UNROLL for (int v = 1; v < kPieceVectors; ++v) max = Max(max, score[v]);
   V16 sum = Load16(state.sum + 16 * r);
-  max = Broadcast16(top);
-  if (top > state.max[r]) {
-    const V16 keep = Exp2(Sub(before, max));
+  if (const float top = MaxLane(max); top > state.base[r] + kMuch) {
+    const V16 before = base;
+    state.base[r] = top, base = Broadcast16(top);
+    const V16 keep = Exp2(Sub(before, base));
     sum = Mul(sum, keep);
     Scale(state.y + r * dim, dim, keep);
-    state.max[r] = top;
   }
-  for (int i = 0; i < full; i += 16) {
-    const V16 e = Exp2(Sub(Load16(p + i), max));
-    Store(p + i, e);
-    sum = Add(sum, e);
-  }
-  if (full < count) {
-    const V16 e = SelectLess(lanes, rest, Exp2(Sub(Load16(p + full), max)), Zero16());
-    Store(p + full, e);
-    sum = Add(sum, e);
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) score[v] = Sub(score[v], base);
+  Exp2(score);
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) {
+    score[v] = where_seen(v, score[v], Zero16());
+    Store(p + 16 * v, score[v]);
+    sum = Add(sum, score[v]);
   }
   Store(state.sum + 16 * r, sum);
 }
@@ -213,8 +215,13 @@ struct AttentionWalk {
     ByRows(n, [&]<int R>(int r) {
       ScoresOfRows<R>(six + r, piece, (most + 15) / 16, op.head_dim / 2, p + r * kPieceTokens);
     });
-    for (int r = 0; r < n; ++r)
-      if (count[r] > 0) Update(state, first + r, dim, p + r * kPieceTokens, count[r]);
+    for (int r = 0; r < n; ++r) {
+      if (count[r] == kPieceTokens) {
+        Update<true>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+      } else if (count[r] > 0) {
+        Update<false>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+      }
+    }
     // What all see goes together; a row never touches a value that it does not see.
     ByRows(n, [&]<int R>(int r) {
       AddValuesOfRows<R>(p + r * kPieceTokens, piece, 0, least, dim, state.y + int64_t{first + r} * dim);
@@ -227,7 +234,7 @@ struct AttentionWalk {
   void WalkSpan(const Running& state, int span) {
     std::fill_n(state.y, int64_t{rows} * dim, 0.0f);
     std::fill_n(state.sum, rows * 16, 0.0f);
-    std::fill_n(state.max, rows, std::numeric_limits<float>::lowest());
+    std::fill_n(state.base, rows, std::numeric_limits<float>::lowest());
     const int begin_at = span * Attention::kSpanTokens;
     const int end_at = std::min(position + 1, begin_at + Attention::kSpanTokens);
     for (int start = begin_at; start < end_at; start += kPieceTokens) {
@@ -240,12 +247,12 @@ struct AttentionWalk {
   void Merge(const Running& total, const Running& part, int span) const {
     for (int r = 0; r < rows; ++r) {
       if (where(r).position < span * Attention::kSpanTokens) continue;
-      const float max = std::max(total.max[r], part.max[r]);
-      const V16 old_factor = Exp2(Broadcast16(total.max[r] - max)), new_factor = Exp2(Broadcast16(part.max[r] - max));
+      const float max = std::max(total.base[r], part.base[r]);
+      const V16 old_factor = Exp2(Broadcast16(total.base[r] - max)), new_factor = Exp2(Broadcast16(part.base[r] - max));
       const auto merge = [&](float* a, const float* b) {
         Store(a, Fma(Load16(b), new_factor, Mul(Load16(a), old_factor)));
       };
-      total.max[r] = max;
+      total.base[r] = max;
       merge(total.sum + 16 * r, part.sum + 16 * r);
       for (int d = 0; d < dim; d += 16) merge(total.y + int64_t{r} * dim + d, part.y + int64_t{r} * dim + d);
     }
