@@ -36,9 +36,7 @@ struct KvArena {
   uint16_t* keys(int32_t block, int kv_head) const {
     return blocks + block * block_stride + BlockNumbers(kv_head, head_dim);
   }
-  uint16_t* values(int32_t block, int kv_head) const {
-    return keys(block, kv_head) + kBlockTokens * RowDim(head_dim);
-  }
+  uint16_t* values(int32_t block, int kv_head) const { return keys(block, kv_head) + kBlockTokens * RowDim(head_dim); }
   // One number of a position.
   uint16_t* key(const KvRow& row, int position, int kv_head, int d) const {
     return keys(row.blocks[position / kBlockTokens], kv_head) + (d / 2 * kBlockTokens + position % kBlockTokens) * 2 +

@@ -63,12 +63,12 @@ double Norm(const float* x, int n) {
   return std::sqrt(sum);
 }
 
-// How far row t may be from the exact result: with u = 2^-24, N positions, and s the largest sum of |q_d k_d|, in powers
-// of two, that a score has (at most the product of the norms, keys being rounded to 8 bits),
-//   - a score is off by at most (dim + 8) u s: a chain of dim products, the scale, and the difference to the maximum;
-//     its weight by ln 2 times that and by 2 u of Exp2;
-//   - weights are rescaled at most once per piece and per span, each time with at most 8 u, differences to all the
-//     maxima together adding at most 2 u s;
+// How far row t may be from the exact result: with u = 2^-24, N positions, and s the largest sum of |q_d k_d|, in
+// powers of two, that a score has (at most the product of the norms, keys being rounded to 8 bits),
+//   - a score is off by at most (dim + 4) u s: a chain of dim products, and the scale;
+//   - its difference to the base, those of a span's bases and those of the spans' bases add up to at most 2 s + 8 each,
+//     rounded to u of that; the weight is off by ln 2 times all this, and by 2 u of Exp2;
+//   - weights are rescaled at most once per piece and per span, each time with at most 8 u;
 //   - a sum grows in at most kSpanTokens steps within a span.
 // Numerator and denominator both have the weights' errors. Values are below 1.
 double Bound(const Sequence& sequence, int t) {
@@ -78,7 +78,7 @@ double Bound(const Sequence& sequence, int t) {
     q = std::max(q, Norm(&sequence.q[(size_t(t) * sequence.heads + h) * dim], dim));
   for (int i = 0; i < N * sequence.kv_heads; ++i) k = std::max(k, Norm(&sequence.k[size_t(i) * dim], dim));
   const double s = q * k * (1 + 0x1p-8) * 1.4427 / std::sqrt(dim);
-  const double weight = 0.6932 * (dim + 10) * s + 2;
+  const double weight = 0.6932 * ((dim + 4) * s + 3 * (2 * s + 8)) + 2;
   const double rescaled = 8.0 * (N / Attention::kPieceTokens + N / Attention::kSpanTokens + 2);
   return (2 * weight + rescaled + std::min(N, Attention::kSpanTokens) + 8) * 0x1p-24;
 }
@@ -107,7 +107,8 @@ TEST(Attention, AgreesWithTheReferenceOnEveryLevel) {
 
 TEST(Attention, AgreesWithTheReferenceAroundEveryEdge) {
   const Sequence sequence(4, 2, 64, 1100);
-  for (int position : {0, 1, 14, 15, 16, 30, 31, 32, 33, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 1023, 1024, 1025})
+  for (int position :
+       {0, 1, 14, 15, 16, 30, 31, 32, 33, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 1023, 1024, 1025})
     ExpectNearReference(sequence, position, 1, sequence.Run(position, 1, 2));
 }
 

@@ -173,8 +173,8 @@ absl::Status Forward::Impl::Attend(int layer) {
   const KvArena arena{reinterpret_cast<uint16_t*>(kv->at(kind_index[layer], 0)),
                       static_cast<int64_t>(kv->layer_bytes() / sizeof(uint16_t)), config.kv_heads, config.head_dim};
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
-  const Attention attention{T, config.heads, config.kv_heads, config.head_dim, q, rows.kv.data(), arena,
-                            Grow(mixed, T * q_dim)};
+  const Attention attention{T, config.heads,   config.kv_heads, config.head_dim,
+                            q, rows.kv.data(), arena,           Grow(mixed, T * q_dim)};
   RETURN_IF_ERROR(Check(attention));
   braid::Run(attention, attention_scratch, *pool);
   return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data()});

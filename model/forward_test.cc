@@ -212,8 +212,7 @@ TEST(Forward, RefusesTokensOutsideTheVocabulary) {
   std::vector<float> logits;
   for (const TokenId token : {-1, model.config.vocab_size}) {
     const Chunk chunk{&cache, 0, {&token, 1}};
-    EXPECT_EQ(fixture.engine().Run({&chunk, 1}, fixture.experts(), &logits).code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(fixture.engine().Run({&chunk, 1}, fixture.experts(), &logits).code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

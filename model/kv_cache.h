@@ -40,8 +40,8 @@ class KvPool {
  public:
   KvPool(const ModelConfig& config, int blocks);
   int blocks() const { return blocks_; }
-  // What one attention layer, counted among attention layers only, keeps in a block, laid out as its engine likes; block
-  // b + 1 lies layer_bytes() behind block b. At a multiple of 64 bytes.
+  // What one attention layer, counted among attention layers only, keeps in a block, laid out as its engine likes;
+  // block b + 1 lies layer_bytes() behind block b. At a multiple of 64 bytes.
   std::byte* at(int attention_layer, int block);
   size_t layer_bytes() const { return layer_bytes_; }
   static uint64_t BlockBytes(const ModelConfig& config);

@@ -93,14 +93,14 @@ void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadP
   std::vector<KvRow> rows;
   for (int t = 0; t < T; ++t) rows.push_back({ids.data(), context + t});
   AttentionScratch scratch;
-  const double seconds = BestSeconds([&] {
-                           for (int i = 0; i < layers; ++i) {
-                             const KvArena arena{memory.data() + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
-                             Run(Attention{T, kHeads, kKvHeads, kHeadDim, q.data(), rows.data(), arena, y.data()},
-                                 scratch, pool);
-                           }
-                         }) /
-                         layers;
+  const double seconds =
+      BestSeconds([&] {
+        for (int i = 0; i < layers; ++i) {
+          const KvArena arena{memory.data() + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
+          Run(Attention{T, kHeads, kKvHeads, kHeadDim, q.data(), rows.data(), arena, y.data()}, scratch, pool);
+        }
+      }) /
+      layers;
   const double flops = 4.0 * kHeads * kHeadDim * T * (context + (T + 1) / 2.0);
   std::printf("attention T=%-4d after %6d %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s", T, context,
               seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth, flops / seconds * 1e-9);

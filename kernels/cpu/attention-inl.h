@@ -3,8 +3,8 @@
 //
 // Rows go by sixes, so that a vector of keys or values, once widened, is used six times, and a row's number, once
 // broadcast, for all vectors of a register tile. For each six a piece of the context is taken from scores, lanes being
-// positions, through the softmax to values, lanes being dimensions: the piece stays in the first cache for the next six.
-// A register tile only decides which sums grow together, never the order in which one grows.
+// positions, through the softmax to values, lanes being dimensions: the piece stays in the first cache for the next
+// six. A register tile only decides which sums grow together, never the order in which one grows.
 
 namespace braid::BRAID_LEVEL {
 
@@ -58,8 +58,8 @@ void Scores(const float* q, const Piece& piece, int first, int pairs, float* p) 
 template <int R, int V>
 void AddValues(const float* p, const Piece& piece, int begin, int end, int dim, int d, float* y) {
   V16 acc[R][V];
-  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v)
-      acc[r][v] = Load16(y + r * dim + d + 16 * v);
+  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] =
+      Load16(y + r * dim + d + 16 * v);
   const auto add = [&](const float* x, const V16(&value)[V]) {
     BRAID_UNROLL for (int r = 0; r < R; ++r) {
       const V16 all = Broadcast16(x[r * kPieceTokens]);
@@ -121,8 +121,8 @@ void ByRows(int rows, const F& run) {
 // The running softmax of some rows: y and the sum in relation to 2 to the base, the sum in sixteen parts.
 struct Running {
   Running(float* memory, int rows, int dim) : y(memory), sum(y + int64_t{rows} * dim), base(sum + int64_t{rows} * 16) {}
-  float* y;    // (rows, dim)
-  float* sum;  // (rows, 16)
+  float* y;     // (rows, dim)
+  float* sum;   // (rows, 16)
   float* base;  // (rows)
 };
 

@@ -54,8 +54,8 @@ bool Supported() { return HasAvx2(); }
 }  // namespace
 
 constinit const CpuLevel kAvx2Level{
-    "avx2", Supported, avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize, avx2::Attend,
-    avx2::AttendSpan, avx2::MergeSpans};
+    "avx2",       Supported,        avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize,
+    avx2::Attend, avx2::AttendSpan, avx2::MergeSpans};
 
 }  // namespace braid
 
@@ -63,7 +63,8 @@ constinit const CpuLevel kAvx2Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx2Level{"avx2", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2Level{"avx2",  NeverSupported, nullptr, nullptr, nullptr,
+                                    nullptr, nullptr,        nullptr, nullptr};
 
 }  // namespace braid
 

@@ -63,7 +63,8 @@ constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
                                         avx2vnni::QuantizeBlocks,
                                         avx2vnni::SwiGluQuantize,
                                         avx2vnni::Attend,
-    avx2vnni::AttendSpan, avx2vnni::MergeSpans};
+                                        avx2vnni::AttendSpan,
+                                        avx2vnni::MergeSpans};
 
 }  // namespace braid
 
@@ -71,7 +72,8 @@ constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
 
 namespace braid {
 
-constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr,
+                                        nullptr,    nullptr,        nullptr, nullptr};
 
 }  // namespace braid
 

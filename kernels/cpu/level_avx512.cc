@@ -61,10 +61,15 @@ bool Supported() {
 
 }  // namespace
 
-constinit const CpuLevel kAvx512Level{
-    "avx512",      Supported, avx512::LinearOutputs, avx512::RunPanel, avx512::QuantizeBlocks, avx512::SwiGluQuantize,
-    avx512::Attend,
-    avx512::AttendSpan, avx512::MergeSpans};
+constinit const CpuLevel kAvx512Level{"avx512",
+                                      Supported,
+                                      avx512::LinearOutputs,
+                                      avx512::RunPanel,
+                                      avx512::QuantizeBlocks,
+                                      avx512::SwiGluQuantize,
+                                      avx512::Attend,
+                                      avx512::AttendSpan,
+                                      avx512::MergeSpans};
 
 }  // namespace braid
 
@@ -72,7 +77,8 @@ constinit const CpuLevel kAvx512Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr,
+                                      nullptr,  nullptr,        nullptr, nullptr};
 
 }  // namespace braid
 

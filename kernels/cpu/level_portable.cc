@@ -20,7 +20,6 @@ namespace braid {
 
 constinit const CpuLevel kPortableLevel{"portable",         [] { return true; },      portable::LinearOutputs,
                                         portable::RunPanel, portable::QuantizeBlocks, portable::SwiGluQuantize,
-                                        portable::Attend,
-    portable::AttendSpan, portable::MergeSpans};
+                                        portable::Attend,   portable::AttendSpan,     portable::MergeSpans};
 
 }  // namespace braid
