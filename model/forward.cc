@@ -82,6 +82,7 @@ struct Forward::Impl {
   std::vector<int32_t> experts;
   std::vector<QuantBlock> normed_q, mixed_q, selected_q;  // what goes into matrices in panels
   std::vector<ConvPiece> conv_pieces;
+  AttentionScratch attention_scratch;
   GroupedFfnScratch dense_scratch;
 
   Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
@@ -184,11 +185,13 @@ absl::Status Forward::Impl::Attend(int layer) {
   };
   RETURN_IF_ERROR(norm_rope(config.heads, small[layer].q_norm, q));
   RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
-  const KvArena arena{kv->keys(kind_index[layer], 0), kv->values(kind_index[layer], 0), 2 * kKvBlockTokens * kv_dim,
-                      kKvBlockTokens, config.kv_dim()};
+  const KvArena arena{reinterpret_cast<uint16_t*>(kv->at(kind_index[layer], 0)),
+                      static_cast<int64_t>(kv->layer_bytes() / sizeof(uint16_t)), config.kv_heads, config.head_dim};
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
-  RETURN_IF_ERROR(Do(
-      Attention{T, config.heads, config.kv_heads, config.head_dim, q, rows.kv.data(), arena, Grow(mixed, T * q_dim)}));
+  const Attention attention{T, config.heads,   config.kv_heads, config.head_dim,
+                            q, rows.kv.data(), arena,           Grow(mixed, T * q_dim)};
+  RETURN_IF_ERROR(Check(attention));
+  braid::Run(attention, attention_scratch, *pool);
   ASSIGN_OR_RETURN(const QuantBlock* mixed_blocks, QuantizedFor(weights.attn_out, T, mixed.data(), mixed_q));
   return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data(), mixed_blocks});
 }

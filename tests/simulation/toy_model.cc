@@ -201,8 +201,7 @@ void ToyForward::Attend(Row& row) const {
   const std::vector<int32_t>& blocks = row.chunk->cache->blocks;
   const auto at = [&](int position, bool value) {
     const int block = blocks[static_cast<size_t>(position / kKvBlockTokens)];
-    float* const stripe = value ? kv_->values(0, block) : kv_->keys(0, block);
-    return stripe + position % kKvBlockTokens * 2;
+    return reinterpret_cast<float*>(kv_->at(0, block)) + position % kKvBlockTokens * 2 + (value ? 1 : 0);
   };
   at(row.position, false)[0] = Pack(row.state);
   at(row.position, true)[0] = Pack(row.state >> 24);
