@@ -1,5 +1,5 @@
 // Times the linear op at the shapes of LFM2.5-8B-A1B, for each stored type and row count, and compares it with what
-// this machine reads from memory, measured in the same run.
+// this machine reads from memory and multiplies at most, measured in the same run.
 //
 //   kernels_bench [THREADS]        BRAID_CPU_LEVEL chooses the instruction set
 
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "kernels/bench/machine.h"
 #include "kernels/cpu/level.h"
 #include "kernels/linear.h"
 #include "kernels/random_weights.h"
@@ -31,27 +32,8 @@ double BestSeconds(F run) {
   return best;
 }
 
-double ReadBytesPerSecond(ThreadPool& pool) {
-  std::vector<uint64_t> memory(kColdBytes / sizeof(uint64_t), 1);
-  std::vector<uint64_t> sums(1024);
-  const size_t piece = memory.size() / sums.size();
-  const double seconds = BestSeconds([&] {
-    pool.ParallelFor(static_cast<int>(sums.size()), 8, [&](int begin, int end) {
-      for (int i = begin; i < end; ++i) {
-        uint64_t lanes[8] = {};
-        for (size_t at = i * piece; at < (i + 1) * piece; at += 8) {
-          __builtin_prefetch(&memory[at] + 512);  // 4 KB ahead, as far as the linear op looks
-          for (int l = 0; l < 8; ++l) lanes[l] += memory[at + l];
-        }
-        for (uint64_t lane : lanes) sums[i] += lane;
-      }
-    });
-  });
-  return static_cast<double>(kColdBytes) / seconds;
-}
-
 // Copies of one matrix, so many that each pass over all of them finds the caches cold.
-void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool) {
+void Measure(DType type, int T, int N, int K, const MachineLimits& machine, ThreadPool& pool) {
   RandomNumbers random(1);
   const double bytes = static_cast<double>(RowBytes(type, K)) * N;
   const int copies = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
@@ -66,20 +48,25 @@ void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool
                              Run(Linear{T, {type, N, K, data.data()}, x.data(), y.data()}, pool);
                          }) /
                          copies;
-  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s\n", Info(type).name.data(), T,
-              N, K, seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth,
-              2.0 * T * N * K / seconds * 1e-9);
+  const double ops = 2.0 * T * N * K;
+  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s %5.1f%% of int8\n",
+              Info(type).name.data(), T, N, K, seconds * 1e6, bytes / seconds * 1e-9,
+              100 * bytes / seconds / machine.read_bytes_per_second, ops / seconds * 1e-9,
+              100 * ops / seconds / machine.int8_ops_per_second);
   std::fflush(stdout);
 }
 
 void Main(int threads) {
   ThreadPool pool(threads);
-  const double bandwidth = ReadBytesPerSecond(pool);
-  std::printf("%d threads, level %s, memory read %.1f GB/s\n", threads, ActiveCpuLevel().name.data(), bandwidth * 1e-9);
+  MachineProbe probe(&pool);
+  const MachineLimits machine = probe.Measure();
+  std::printf("%d threads, level %s, memory read %.1f GB/s, int8 %.2f Tera-op/s (%s)\n", threads,
+              ActiveCpuLevel().name.data(), machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
+              probe.int8_instruction().data());
   for (DType type : kAllDTypes)
-    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, bandwidth, pool);
-  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, bandwidth, pool);
-  Measure(DType::kQ6_K, 1, 128000, 2048, bandwidth, pool);
+    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, machine, pool);
+  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, machine, pool);
+  Measure(DType::kQ6_K, 1, 128000, 2048, machine, pool);
 }
 
 }  // namespace
