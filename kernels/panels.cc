@@ -174,17 +174,6 @@ void DequantizeBlock(DType type, const std::byte* panel, int block, int output, 
 
 }  // namespace
 
-uint64_t PanelBytes(DType type, uint64_t columns) {
-  const Shape shape = ShapeOf(type);
-  const uint64_t blocks = columns / kPanelColumns;
-  return blocks * static_cast<uint64_t>(shape.block_bytes) +
-         blocks / static_cast<uint64_t>(shape.group_blocks) * static_cast<uint64_t>(shape.group_bytes);
-}
-
-uint64_t PackedBytes(DType type, uint64_t rows, uint64_t columns) {
-  return (rows + kPanelOutputs - 1) / kPanelOutputs * PanelBytes(type, columns);
-}
-
 void PackPanel(const Matrix& from, int panel, std::byte* to) {
   CHECK(HasPanels(from.type) && from.layout == Layout::kRows);
   const int first = panel * kPanelOutputs, outputs = std::min(kPanelOutputs, from.rows - first);

@@ -37,8 +37,26 @@ inline constexpr int kPanelColumns = 32;  // of a block, and of a QuantBlock
 constexpr bool HasPanels(DType type) { return Info(type).elements > 1; }
 
 // REQUIRES, here and below: HasPanels(type), columns are whole blocks of the type.
-uint64_t PanelBytes(DType type, uint64_t columns);
-uint64_t PackedBytes(DType type, uint64_t rows, uint64_t columns);
+constexpr uint64_t PanelBytes(DType type, uint64_t columns) {
+  const uint64_t blocks = columns / kPanelColumns;
+  switch (type) {
+    case DType::kQ4_0:
+      return blocks * 576;
+    case DType::kQ8_0:
+      return blocks * 1088;
+    case DType::kQ4_K:
+      return blocks / 8 * 4736;
+    case DType::kQ5_K:
+      return blocks / 8 * 5760;
+    case DType::kQ6_K:
+      return blocks / 8 * 6720;
+    default:
+      return 0;
+  }
+}
+constexpr uint64_t PackedBytes(DType type, uint64_t rows, uint64_t columns) {
+  return (rows + kPanelOutputs - 1) / kPanelOutputs * PanelBytes(type, columns);
+}
 
 // Packs the rows [panel * 32, panel * 32 + 32) of `from`, which lies in rows, to PanelBytes at `to`.
 void PackPanel(const Matrix& from, int panel, std::byte* to);

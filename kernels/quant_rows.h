@@ -26,6 +26,8 @@ struct QuantizeRows {
 };
 absl::Status Check(const QuantizeRows& op);
 void Run(const QuantizeRows& op, ThreadPool& pool);
+// One row.
+void QuantizeRow(const float* x, int K, QuantBlock* q);
 
 namespace ref {
 void Run(const QuantizeRows& op);

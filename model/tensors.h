@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "kernels/matrix.h"
+#include "kernels/panels.h"
 
 namespace braid {
 
@@ -18,10 +20,14 @@ struct TensorView {
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t columns = 0;
-  const std::byte* data = nullptr;  // rows * RowBytes(dtype, columns) bytes
+  const std::byte* data = nullptr;  // bytes() of them
+  Layout layout = Layout::kRows;
 
   bool empty() const { return data == nullptr; }
-  uint64_t bytes() const { return static_cast<uint64_t>(rows) * RowBytes(dtype, static_cast<uint64_t>(columns)); }
+  uint64_t bytes() const {
+    return layout == Layout::kPanels ? PackedBytes(dtype, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns))
+                                     : static_cast<uint64_t>(rows) * RowBytes(dtype, static_cast<uint64_t>(columns));
+  }
 };
 
 struct FfnTensors {
