@@ -34,10 +34,4 @@ std::string_view Name(StepOp op) {
   return "?";
 }
 
-void StepProfile::Add(StepOp op, std::chrono::nanoseconds time) {
-  Op& total = ops_[static_cast<size_t>(op)];
-  ++total.calls;
-  total.time += time;
-}
-
 }  // namespace braid

@@ -26,38 +26,32 @@ enum class StepOp : uint8_t {
 inline constexpr int kStepOps = static_cast<int>(StepOp::kHead) + 1;
 std::string_view Name(StepOp op);
 
-// Where the time of steps goes. Two looks at the clock per op, and one branch where nobody profiles. Not thread-safe:
-// for the thread that runs the step.
+// Where the time of steps goes: like a stopwatch with laps, so that what lies between two ops counts for the second
+// one. One look at the clock per op, and one branch where nobody profiles. For the thread that runs the step.
 class StepProfile {
  public:
   struct Op {
-    uint64_t calls = 0;
+    uint64_t laps = 0;
     std::chrono::nanoseconds time{0};
   };
 
-  // Counts what happens until the end of the scope. Nothing if `profile` is null.
-  class Scope {
-   public:
-    Scope(StepProfile* profile, StepOp op) : profile_(profile), op_(op) {
-      if (profile_ != nullptr) start_ = std::chrono::steady_clock::now();
-    }
-    ~Scope() {
-      if (profile_ != nullptr) profile_->Add(op_, std::chrono::steady_clock::now() - start_);
-    }
-    Scope(const Scope&) = delete;
-
-   private:
-    StepProfile* const profile_;
-    const StepOp op_;
-    std::chrono::steady_clock::time_point start_;
-  };
-
-  void Add(StepOp op, std::chrono::nanoseconds time);
+  void BeginStep() { last_ = Clock::now(); }
+  // All since the last lap, or since the beginning, was `op`.
+  void Lap(StepOp op) {
+    const Clock::time_point now = Clock::now();
+    Op& total = ops_[static_cast<size_t>(op)];
+    ++total.laps;
+    total.time += now - last_;
+    last_ = now;
+  }
+  // Over all steps.
   const Op& operator[](StepOp op) const { return ops_[static_cast<size_t>(op)]; }
-  void Clear() { ops_ = {}; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   std::array<Op, kStepOps> ops_;
+  Clock::time_point last_;
 };
 
 }  // namespace braid

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "cli/bench_engine/points.h"
 #include "cli/bench_engine/roofline.h"
 #include "kernels/bench/machine.h"

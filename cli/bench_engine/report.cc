@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kNameWidth = 32;
+constexpr size_t kNameWidth = 35;
 
 double Seconds(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 
@@ -33,14 +33,19 @@ const char* Bound(const PointResult& result) {
   return total.ReadSeconds(machine) > total.ComputeSeconds(machine) ? "memory" : "int8";
 }
 
+// Columns of the second table are named after the rows of the first.
+std::string Letter(size_t point) { return point < 26 ? std::string(1, static_cast<char>('a' + point)) : "?"; }
+
 std::string PointsTable(const EngineBenchResults& results) {
-  std::string text = fmt::format("{:<{}} {:>9} {:>9} {:>6}  {:<7} {:>8} {:>9} {:>8}\n", "", kNameWidth, "tokens/s",
+  std::string text = fmt::format("{:<{}} {:>9} {:>9} {:>7}  {:<6} {:>8} {:>9} {:>8}\n", "", kNameWidth, "tokens/s",
                                  "limit", "share", "bound", "GB/s", "Tera-op/s", "experts");
-  for (const PointResult& result : results.points) {
+  for (size_t i = 0; i < results.points.size(); ++i) {
+    const PointResult& result = results.points[i];
     const MachineLimits machine = result.Machine();
-    text += fmt::format("{:<{}} {:>9.1f} {:>9.1f} {:>5.1f}%  {:<7} {:>8.1f} {:>9.2f} {:>8.1f}\n", result.point.Name(),
-                        kNameWidth, result.TokensPerSecond(), result.LimitTokensPerSecond(), 100 * result.LimitShare(),
-                        Bound(result), machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
+    text += fmt::format("{:<{}} {:>9.1f} {:>9.1f} {:>6.1f}%  {:<6} {:>8.1f} {:>9.2f} {:>8.1f}\n",
+                        Letter(i) + "  " + result.point.Name(), kNameWidth, result.TokensPerSecond(),
+                        result.LimitTokensPerSecond(), 100 * result.LimitShare(), Bound(result),
+                        machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
                         ExpertsPerLayer(result, results.moe_layers));
   }
   return text;
@@ -49,8 +54,7 @@ std::string PointsTable(const EngineBenchResults& results) {
 // A column for each point: milliseconds of a step, and the share that the op's own limit is of them.
 std::string OpsTable(const EngineBenchResults& results) {
   std::string text = fmt::format("{:<10}", "");
-  for (size_t i = 0; i < results.points.size(); ++i)
-    text += fmt::format(" {:>8}{} {:>5}", "", static_cast<char>('a' + i), "");
+  for (size_t i = 0; i < results.points.size(); ++i) text += fmt::format(" {:>9} {:>5}", Letter(i), "");
   text += "\n";
   for (int op = 0; op < kStepOps; ++op) {
     text += fmt::format("{:<10}", Name(Op(op)));
@@ -87,7 +91,7 @@ Json OpsJson(const PointResult& result) {
   for (int op = 0; op < kStepOps; ++op) {
     const StepProfile::Op& timed = result.profile[Op(op)];
     Json json = {{"op", Name(Op(op))},
-                 {"calls", PerStep(result, static_cast<double>(timed.calls))},
+                 {"laps", PerStep(result, static_cast<double>(timed.laps))},
                  {"seconds", PerStep(result, Seconds(timed.time))},
                  {"limit_seconds", PerStep(result, result.cost[op].Seconds(result.Machine()))}};
     WorkCost cost = result.cost[op];
