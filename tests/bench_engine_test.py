@@ -1,4 +1,4 @@
-"""`braid bench engine` on the demo model: all figures are there and belong together. Nothing here asks how fast it is."""
+"""`braid bench engine` on the demo model: all figures are there and belong together. None is asked how fast it is."""
 import json
 import subprocess
 

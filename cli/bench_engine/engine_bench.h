@@ -44,6 +44,7 @@ struct EngineBenchResults {
   std::vector<PointResult> points;
   uint64_t kv_bytes = 0;  // of the whole arena, all of it touched
   uint64_t kv_bytes_per_token = 0;
+  uint64_t kv_values_per_token = 0;
   int moe_layers = 0;
   uint64_t memory_bytes_beyond = 0;  // beyond weights, keys and values, after all of the above
   std::string_view int8_instruction;

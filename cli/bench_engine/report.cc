@@ -141,6 +141,7 @@ std::string EngineBenchJson(const EngineBenchSubject& subject, const EngineBench
                {"path", subject.path},
                {"weight_bytes", subject.weight_bytes},
                {"kv_bytes_per_token", results.kv_bytes_per_token},
+               {"kv_values_per_token", results.kv_values_per_token},
                {"kv_bytes", results.kv_bytes},
                {"memory_bytes_beyond_weights_and_kv", results.memory_bytes_beyond},
                {"threads", options.threads},
