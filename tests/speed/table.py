@@ -57,7 +57,7 @@ def context_line(points, empty):
 
 
 def lines(rounds):
-    """`rounds`: [{"engine": what braid bench engine says, "server": {...}, "llama": {...}}], any part may be missing."""
+    """`rounds`: [{"engine": what braid bench engine says, "server": {...}, "llama": {...}}], parts may be missing."""
     by_key = {}
     for number, figures in enumerate(rounds):
         for point in figures.get("engine", {}).get("points", []):
