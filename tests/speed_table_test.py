@@ -51,8 +51,9 @@ def test_less_time_and_memory_are_better():
 
 
 def test_one_side_alone_has_no_ratio():
-    alone = [{"engine": {"points": []}, "llama": {"first_token_s": 20}}]
-    assert [(line.name, line.ratio) for line in table.lines(alone)] == [("process start to first token", None)]
+    alone = [{"engine": {"points": []}, "llama": {"first_token_s": 20, "prompt_8192": 50, "decode_8": 40}}]
+    assert [(line.name, line.llama, line.ratio) for line in table.lines(alone)] == [
+        ("prompt of 8,192", 50, None), ("decode, 8 sequences", 40, None), ("process start to first token", 20, None)]
     assert table.lines([]) == []
 
 

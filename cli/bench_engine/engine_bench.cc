@@ -227,7 +227,7 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
   results.kv_bytes_per_token = kv_bytes_per_token_;
   results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
   results.moe_layers = config_.moe_layer_count();
-  const uint64_t not_the_engines = results.kv_bytes + probe_.bytes();
+  const uint64_t not_the_engines = results.kv_bytes + probe_.bytes() + options_.weight_copy_bytes;
   results.memory_bytes_beyond = AnonymousBytes() - std::min(AnonymousBytes(), not_the_engines);
   results.int8_instruction = probe_.int8_instruction();
   return results;

@@ -31,6 +31,7 @@ struct EngineBenchOptions {
   int repeat = 3;   // samples of each point
   uint64_t seed = 1;
   uint64_t kv_bytes_max = uint64_t{1} << 30;
+  uint64_t weight_copy_bytes = 0;          // of the weights, what this process has copies of in memory of its own
   std::vector<int> prompts = {512, 8192};  // zeros count for nothing here and in `batches`
   std::vector<int> batches = {1, 8, 16, 32};
   std::vector<int> contexts = {0, 16384};  // each with each of `batches`

@@ -9,7 +9,8 @@
 
 The limit of a line is what this machine could do by the bandwidth and int8 rate that were measured right beside it:
 every weight that the line needs read once, or every product at the peak, whichever takes longer. llama.cpp comes from
-PyPI and is measured through its server, Braid's speeds are its engine's alone.
+PyPI and is measured through its server; Braid's speeds are its engine's alone, its start and memory the server's.
+Memory is what is resident, less the weights once and the KV in use: a second copy of the weights counts.
 """
 import argparse
 import contextlib

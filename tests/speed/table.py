@@ -34,18 +34,17 @@ def key(point):
     return f"decode_{point['sequences']}{at}"
 
 
-def name(point):
-    if point["kind"] == "prompt":
-        return f"prompt of {point['prompt_tokens']:,}"
-    sequences = f"{point['sequences']} sequence{'s' if point['sequences'] > 1 else ''}"
-    return f"decode, {sequences}" + (f" at {point['context_tokens']:,}" if point["context_tokens"] else "")
+def name(key):
+    kind, count, *context = key.replace("_at", "").split("_")
+    if kind == "prompt":
+        return f"prompt of {int(count):,}"
+    return f"decode, {count} sequence{'' if count == '1' else 's'}" + (f" at {int(context[0]):,}" if context else "")
 
 
-def speed_line(points, llama):
+def speed_line(key, points, llama):
     """Of one point's measurements."""
-    return Line(name(points[0]), median([p["tokens_per_second"] for p in points]),
-                median([p["limit_tokens_per_second"] for p in points]), median([p["limit_share"] for p in points]),
-                llama)
+    return Line(name(key), *[median([point[which] for point in points]) for which in
+                             ("tokens_per_second", "limit_tokens_per_second", "limit_share")], llama)
 
 
 def context_line(points, empty):
@@ -58,27 +57,27 @@ def context_line(points, empty):
 
 def lines(rounds):
     """`rounds`: [{"engine": what braid bench engine says, "server": {...}, "llama": {...}}], parts may be missing."""
+    def median_of(part, figure):
+        return median([figures.get(part, {}).get(figure) for figures in rounds])
+
     by_key = {}
     for number, figures in enumerate(rounds):
         for point in figures.get("engine", {}).get("points", []):
             by_key.setdefault(key(point), {})[number] = point
-
-    def llama(figure):
-        return median([figures.get("llama", {}).get(figure) for figures in rounds])
-
-    def server(figure):
-        return median([figures.get("server", {}).get(figure) for figures in rounds])
+        for figure in figures.get("llama", {}):
+            if figure.startswith(("prompt_", "decode_")):
+                by_key.setdefault(figure, {})  # also what was not asked of Braid
 
     found = []
     for point_key, points in by_key.items():
-        found.append(speed_line(list(points.values()), llama(point_key)))
-        first = next(iter(points.values()))
-        if first["kind"] == "decode" and first["context_tokens"] and f"decode_{first['sequences']}" in by_key:
-            found.append(context_line(points, by_key[f"decode_{first['sequences']}"]))
-    found.append(Line("process start to first token", server("first_token_s"), llama=llama("first_token_s"),
-                      unit="s", less_is_better=True))
-    found.append(Line("memory beyond weights and KV", server("memory_bytes"), llama=llama("memory_bytes"),
-                      unit="MB", less_is_better=True))
+        found.append(speed_line(point_key, list(points.values()), median_of("llama", point_key)))
+        without = by_key.get(point_key.split("_at_")[0])
+        if "_at_" in point_key and without:
+            found.append(context_line(points, without))
+    for label, figure, unit in [("process start to first token", "first_token_s", "s"),
+                                ("memory beyond weights and KV", "memory_bytes", "MB")]:
+        found.append(Line(label, median_of("server", figure), llama=median_of("llama", figure), unit=unit,
+                          less_is_better=True))
     return [line for line in found if line.braid is not None or line.llama is not None]
 
 
