@@ -20,25 +20,28 @@
 namespace braid {
 namespace {
 
+// A step checks every op: only a refusal makes a string.
 absl::Status Require(bool condition, std::string_view requirement) {
   return condition ? absl::OkStatus() : InvalidArgument(std::string(requirement));
 }
+absl::Status Require(bool condition, std::string_view who, std::string_view requirement) {
+  return condition ? absl::OkStatus() : InvalidArgument(std::string(who) + std::string(requirement));
+}
 
 absl::Status CheckMatrix(const Matrix& m, std::string_view name) {
-  const std::string who(name);
-  RETURN_IF_ERROR(Require(m.data != nullptr, who + " must be set"));
-  RETURN_IF_ERROR(Require(m.rows > 0 && m.columns > 0, who + " must have rows and columns"));
-  RETURN_IF_ERROR(Require(m.columns % Info(m.type).elements == 0, who + "'s columns must be whole blocks of its type"));
+  RETURN_IF_ERROR(Require(m.data != nullptr, name, " must be set"));
+  RETURN_IF_ERROR(Require(m.rows > 0 && m.columns > 0, name, " must have rows and columns"));
+  RETURN_IF_ERROR(Require(m.columns % Info(m.type).elements == 0, name, "'s columns must be whole blocks of its type"));
   if (m.layout == Layout::kRows) return absl::OkStatus();
-  RETURN_IF_ERROR(Require(HasPanels(m.type), who + "'s type has no panels"));
-  return Require(reinterpret_cast<uintptr_t>(m.data) % 64 == 0, who + " in panels must lie at a multiple of 64 bytes");
+  RETURN_IF_ERROR(Require(HasPanels(m.type), name, "'s type has no panels"));
+  return Require(reinterpret_cast<uintptr_t>(m.data) % 64 == 0, name, " in panels must lie at a multiple of 64 bytes");
 }
 
 absl::Status CheckShape(const Matrix& m, int rows, int columns, std::string_view name) {
   RETURN_IF_ERROR(CheckMatrix(m, name));
-  return Require(m.rows == rows && m.columns == columns,
-                 std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) + "), is (" +
-                     std::to_string(m.rows) + ", " + std::to_string(m.columns) + ")");
+  if (m.rows == rows && m.columns == columns) return absl::OkStatus();
+  return InvalidArgument(std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
+                         "), is (" + std::to_string(m.rows) + ", " + std::to_string(m.columns) + ")");
 }
 
 absl::Status CheckArena(const KvArena& arena) {
