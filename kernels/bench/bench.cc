@@ -12,6 +12,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/bench/fma_peak.h"
+#include "kernels/bench/machine.h"
 #include "kernels/cpu/level.h"
 #include "kernels/linear.h"
 #include "kernels/random_weights.h"
@@ -34,27 +35,8 @@ double BestSeconds(F run) {
   return best;
 }
 
-double ReadBytesPerSecond(ThreadPool& pool) {
-  std::vector<uint64_t> memory(kColdBytes / sizeof(uint64_t), 1);
-  std::vector<uint64_t> sums(1024);
-  const size_t piece = memory.size() / sums.size();
-  const double seconds = BestSeconds([&] {
-    pool.ParallelFor(static_cast<int>(sums.size()), 8, [&](int begin, int end) {
-      for (int i = begin; i < end; ++i) {
-        uint64_t lanes[8] = {};
-        for (size_t at = i * piece; at < (i + 1) * piece; at += 8) {
-          __builtin_prefetch(&memory[at] + 512);  // 4 KB ahead, as far as the linear op looks
-          for (int l = 0; l < 8; ++l) lanes[l] += memory[at + l];
-        }
-        for (uint64_t lane : lanes) sums[i] += lane;
-      }
-    });
-  });
-  return static_cast<double>(kColdBytes) / seconds;
-}
-
 // Copies of one matrix, so many that each pass over all of them finds the caches cold.
-void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool) {
+void Measure(DType type, int T, int N, int K, const MachineLimits& machine, ThreadPool& pool) {
   RandomNumbers random(1);
   const double bytes = static_cast<double>(RowBytes(type, K)) * N;
   const int copies = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
@@ -69,9 +51,11 @@ void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool
                              Run(Linear{T, {type, N, K, data.data()}, x.data(), y.data()}, pool);
                          }) /
                          copies;
-  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s\n", Info(type).name.data(), T,
-              N, K, seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth,
-              2.0 * T * N * K / seconds * 1e-9);
+  const double ops = 2.0 * T * N * K;
+  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s %5.1f%% of int8\n",
+              Info(type).name.data(), T, N, K, seconds * 1e6, bytes / seconds * 1e-9,
+              100 * bytes / seconds / machine.read_bytes_per_second, ops / seconds * 1e-9,
+              100 * ops / seconds / machine.int8_ops_per_second);
   std::fflush(stdout);
 }
 
@@ -111,20 +95,23 @@ void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadP
 
 void Main(int threads, std::string_view only) {
   ThreadPool pool(threads);
-  const double bandwidth = ReadBytesPerSecond(pool);
+  MachineProbe probe(&pool);
+  const MachineLimits machine = probe.Measure();
   const double fmas = RunFmas(pool), peak = fmas / BestSeconds([&] { RunFmas(pool); });
-  std::printf("%d threads, level %s, memory read %.1f GB/s, FMA %.1f GFLOP/s\n", threads, ActiveCpuLevel().name.data(),
-              bandwidth * 1e-9, peak * 1e-9);
+  std::printf("%d threads, level %s, memory read %.1f GB/s, int8 %.2f Tera-op/s (%s), FMA %.1f GFLOP/s\n", threads,
+              ActiveCpuLevel().name.data(), machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
+              probe.int8_instruction().data(), peak * 1e-9);
   if (only != "linear") {
+    const double bandwidth = machine.read_bytes_per_second;
     for (int context : {1 << 10, 1 << 14, 1 << 17})
       for (int T : {1, 4}) MeasureAttention(T, context - T, bandwidth, peak, pool);
     for (int context : {0, 1 << 13}) MeasureAttention(512, context, bandwidth, peak, pool);
   }
   if (only == "attention") return;
   for (DType type : kAllDTypes)
-    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, bandwidth, pool);
-  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, bandwidth, pool);
-  Measure(DType::kQ6_K, 1, 128000, 2048, bandwidth, pool);
+    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, machine, pool);
+  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, machine, pool);
+  Measure(DType::kQ6_K, 1, 128000, 2048, machine, pool);
 }
 
 }  // namespace
