@@ -83,8 +83,8 @@ struct Q8_0 {
 // the nibbles of one block.
 void PackNibbles(const std::byte* stored, int shift, std::byte* words) {
   for (int k = 0; k < 4; ++k)
-    StoreWord((LoadWord(stored + 4 * k) >> shift & kLowNibbles) |
-                  (LoadWord(stored + 16 + 4 * k) >> shift & kLowNibbles) << 4,
+    StoreWord((LoadWord(stored + 4 * k) >> shift & kLowNibbles) | (LoadWord(stored + 16 + 4 * k) >> shift & kLowNibbles)
+                                                                      << 4,
               words + 64 * k);
 }
 void UnpackNibbles(const std::byte* low, const std::byte* high, std::byte* stored) {

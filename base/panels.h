@@ -76,6 +76,11 @@ constexpr uint64_t PackedBytes(DType type, uint64_t rows, uint64_t columns) {
   return PanelsOf(rows) * PanelBytes(type, columns);
 }
 
+// Those of a whole matrix in either layout. REQUIRES: columns are whole blocks of the type.
+constexpr uint64_t MatrixBytes(DType type, Layout layout, uint64_t rows, uint64_t columns) {
+  return layout == Layout::kPanels ? PackedBytes(type, rows, columns) : rows * RowBytes(type, columns);
+}
+
 // Packs `outputs` rows, at most 32, that lie one after the other at `rows`, to PanelBytes at `to`.
 void PackPanel(DType type, uint64_t columns, const std::byte* rows, int outputs, std::byte* to);
 

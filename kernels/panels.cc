@@ -9,7 +9,7 @@
 namespace braid {
 namespace {
 
-constexpr int kPieceColumns = 256;           // a multiple of every block
+constexpr int kPieceColumns = 256;            // a multiple of every block
 constexpr size_t kPieceBytes = 8 * (32 + 2);  // in the largest block type
 
 }  // namespace

@@ -7,21 +7,25 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/panels.h"
 
 namespace braid {
 
-// A matrix or vector inside a mapped model file. Row-major; `rows` outputs of `columns` inputs: y = W x has W (rows,
-// columns). A vector has rows == 1. Points into the file: valid as long as the ModelFile lives. `data` may be
-// unaligned.
+// A matrix or vector inside a mapped model file: `rows` outputs of `columns` inputs: y = W x has W (rows, columns). A
+// vector has rows == 1. Points into the file: valid as long as the ModelFile lives. Row-major, and then `data` may be
+// unaligned; or in panels, which only the matrices of VisitMatrices (model/visit_tensors.h) can be.
 struct TensorView {
   std::string name;  // as the file spells it, for error messages
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t columns = 0;
-  const std::byte* data = nullptr;  // rows * RowBytes(dtype, columns) bytes
+  const std::byte* data = nullptr;  // bytes() of them
+  Layout layout = Layout::kRows;
 
   bool empty() const { return data == nullptr; }
-  uint64_t bytes() const { return static_cast<uint64_t>(rows) * RowBytes(dtype, static_cast<uint64_t>(columns)); }
+  uint64_t bytes() const {
+    return MatrixBytes(dtype, layout, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns));
+  }
 };
 
 struct FfnTensors {
