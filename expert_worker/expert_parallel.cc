@@ -16,7 +16,6 @@ namespace {
 constexpr int kDispatchPhase = 0, kCombinePhase = 1;
 
 // Rows copied by one thread at a time; below it the copy is cheaper than waking a thread.
-constexpr int kCopyGrain = 32;
 
 // Makes room without ever shrinking: capacity settles at the largest step.
 void Reserve(std::vector<float>* buffer, size_t floats) {
@@ -130,12 +129,15 @@ void ExpertParallel::GroupByExpert(int layer, int D) {
     offsets_.push_back(offsets_.back() + rows);
   }
   slot_of_pair_.clear();
+  states_.clear();
   source_.resize(pairs);
   for (const DispatchView& view : asked_) {
+    const int32_t first = static_cast<int32_t>(states_.size());
+    for (int row = 0; row < view.rows; ++row) states_.push_back(view.x + size_t(row) * D);
     for (const Pair& pair : view.pairs) {
       const int32_t slot = next[pair.expert]++;
       slot_of_pair_.push_back(slot);
-      source_[slot] = view.x + size_t(pair.row) * D;
+      source_[slot] = first + pair.row;
     }
   }
 }
@@ -144,20 +146,15 @@ void ExpertParallel::Compute(int layer, int D) {
   const int R = static_cast<int>(source_.size());
   size_t remote = 0;
   for (int rank = 0; rank < size(); ++rank) remote += rank == options_.rank ? 0 : requests_[rank].pairs.size();
-  Reserve(&grouped_, size_t(R) * D);
   Reserve(&results_, (R + remote) * D);
   if (R == 0) return;
-  pool_->ParallelFor(R, kCopyGrain, [&](int begin, int end) {
-    for (int slot = begin; slot < end; ++slot) {
-      std::memcpy(grouped_.data() + size_t(slot) * D, source_[slot], D * sizeof(float));
-    }
-  });
   ffn_->Run({.layer = layer,
              .R = R,
              .D = D,
              .experts = experts_,
              .offsets = offsets_,
-             .x = grouped_.data(),
+             .x = states_,
+             .source = source_.data(),
              .y = results_.data()});
 }
 

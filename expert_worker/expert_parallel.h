@@ -78,8 +78,8 @@ class ExpertParallel : public ExpertRunner {
   // All pairs asked of this rank, grouped by expert, in a group by rank and then in the order asked.
   std::vector<int32_t> experts_, offsets_;  // the groups, as ExpertRows has them
   std::vector<int32_t> slot_of_pair_;       // ranks one behind the other
-  std::vector<const float*> source_;        // by slot: the hidden state
-  std::vector<float> grouped_;              // (R, D)
+  std::vector<const float*> states_;        // all hidden states at hand, ranks one behind the other
+  std::vector<int32_t> source_;             // by slot: which of them
   std::vector<float> results_;              // (R + pairs asked of others, D): computed here, then what came back
   std::vector<int32_t> row_of_choice_;      // (T, K) into results_
 };

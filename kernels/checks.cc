@@ -73,6 +73,8 @@ absl::Status Check(const Gather& op) {
 
 absl::Status Check(const RmsNorm& op) {
   RETURN_IF_ERROR(Require(op.T >= 0 && op.D > 0, "D must be positive"));
+  RETURN_IF_ERROR(Require(op.q == nullptr || op.D % 32 == 0, "D must be a multiple of 32 to be quantised"));
+  RETURN_IF_ERROR(Require((op.add == nullptr) == (op.sum == nullptr), "add and sum go together"));
   return Require(op.weight != nullptr && (op.T == 0 || (op.x != nullptr && op.y != nullptr)),
                  "x, weight and y must be set");
 }
@@ -141,10 +143,12 @@ absl::Status Check(const GroupedFfn& op) {
     RETURN_IF_ERROR(CheckShape(group.gate, op.F, op.D, "gate"));
     RETURN_IF_ERROR(CheckShape(group.up, op.F, op.D, "up"));
     RETURN_IF_ERROR(CheckShape(group.down, op.D, op.F, "down"));
+    RETURN_IF_ERROR(Require(group.gate.layout == group.up.layout, "gate and up must have the same layout"));
+    const bool given = group.gate.layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
+    RETURN_IF_ERROR(Require(given && op.y != nullptr, "y must be set, and x, or q for panels"));
     row = group.end;
   }
-  RETURN_IF_ERROR(Require(row == op.R, "groups must cover all rows"));
-  return Require(op.R == 0 || (op.x != nullptr && op.y != nullptr), "x and y must be set");
+  return Require(row == op.R, "groups must cover all rows");
 }
 
 }  // namespace braid

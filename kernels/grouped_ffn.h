@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/matrix.h"
+#include "kernels/quant_rows.h"
 #include "kernels/thread_pool.h"
 
 namespace braid {
@@ -12,20 +13,24 @@ namespace braid {
 // Rows [begin, end) go through these weights.
 struct FfnGroup {
   int begin = 0, end = 0;
-  Matrix gate, up;  // (F, D)
+  Matrix gate, up;  // (F, D), both in the same layout
   Matrix down;      // (D, F)
 };
 
-// y[r] = down(silu(gate x[r]) * (up x[r])) with the weights of the group r is in.
+// y[r] = down(silu(gate x[source[r]]) * (up x[source[r]])) with the weights of the group r is in. Products as in
+// linear.h; what goes into a `down` in panels is quantised as QuantizeRows does.
 struct GroupedFfn {
   int R = 0, D = 0, F = 0;
   std::span<const FfnGroup> groups;  // cover rows [0, R) in order
-  const float* x = nullptr;          // (R, D)
+  const int32_t* source = nullptr;   // (R), the row of x and q that each row reads; nullptr: row r reads row r
+  const float* x = nullptr;          // (M, D), read by gates in rows
+  const QuantBlock* q = nullptr;     // (M, D / 32), the quantised x, read by gates in panels
   float* y = nullptr;                // (R, D)
 };
-// Grows to what the largest op needs, at most some 32 MB, or one row.
+// Grows to what the largest op needs, at most some 64 MB, or one row.
 struct GroupedFfnScratch {
-  std::vector<float> gate, up;
+  std::vector<float> x, gate, up;
+  std::vector<QuantBlock> q, hidden;
 };
 absl::Status Check(const GroupedFfn& op);
 void Run(const GroupedFfn& op, GroupedFfnScratch& scratch, ThreadPool& pool);

@@ -13,8 +13,12 @@ namespace braid {
 struct QuantBlock {
   int8_t q[32];
   float scale;
-  int32_t minus_sum;          // of all q
+  // kMagicBits - 8 * the sum of all q: where the integer sum of a block of four-bit weights starts, see panels-inl.h.
+  int32_t start;
   int32_t minus_half_sum[2];  // of q[0..15], of q[16..31]
+
+  static constexpr int32_t kMagicBits = 0x4B400000;  // of the float 1.5 * 2^23
+  int32_t minus_sum() const { return minus_half_sum[0] + minus_half_sum[1]; }
 };
 static_assert(sizeof(QuantBlock) == 48);
 
@@ -26,6 +30,8 @@ struct QuantizeRows {
 };
 absl::Status Check(const QuantizeRows& op);
 void Run(const QuantizeRows& op, ThreadPool& pool);
+// One row.
+void QuantizeRow(const float* x, int K, QuantBlock* q);
 
 namespace ref {
 void Run(const QuantizeRows& op);

@@ -59,9 +59,11 @@ void ChecksumEngine::Experts::Run(const ExpertRows& rows) {
   CHECK_EQ(rows.offsets.size(), rows.experts.size() + 1);
   for (size_t i = 0; i < rows.experts.size(); ++i) {
     const Line line = lines_.at(rows.layer).at(rows.experts[i]);
-    const int64_t end = int64_t{rows.offsets[i + 1]} * rows.D;
-    for (int64_t at = int64_t{rows.offsets[i]} * rows.D; at < end; ++at)
-      rows.y[at] = static_cast<float>((uint64_t{line.a} * Number(rows.x[at]) + line.b) % kPrime);
+    for (int64_t r = rows.offsets[i]; r < rows.offsets[i + 1]; ++r) {
+      const float* x = rows.x[rows.source[r]];
+      for (int d = 0; d < rows.D; ++d)
+        rows.y[r * rows.D + d] = static_cast<float>((uint64_t{line.a} * Number(x[d]) + line.b) % kPrime);
+    }
   }
 }
 

@@ -130,9 +130,11 @@ TEST_F(ChecksumEngineTest, GivesAWrongAnswerForNumbersThatAreNone) {
   const std::vector<float> x = {-1, NAN, INFINITY, 1e30f, 0.5f, 16777216, -0.0f, 0};
   const std::vector<int32_t> experts = {3}, offsets = {0, 1};
   std::vector<float> y(8), y0(8);
-  fixture_->engine().experts().Run({0, 1, 8, experts, offsets, x.data(), y.data()});
   const std::vector<float> zeros(8);
-  fixture_->engine().experts().Run({0, 1, 8, experts, offsets, zeros.data(), y0.data()});
+  const float* const states[] = {x.data(), zeros.data()};
+  const int32_t first = 0, second = 1;
+  fixture_->engine().experts().Run({0, 1, 8, experts, offsets, states, &first, y.data()});
+  fixture_->engine().experts().Run({0, 1, 8, experts, offsets, states, &second, y0.data()});
   EXPECT_EQ(y, y0);
 }
 

@@ -57,11 +57,13 @@ struct GatedExpertFfn::Impl {
   const ModelTensors* tensors;
   ThreadPool* pool;
   std::vector<FfnGroup> groups;
+  std::vector<float> x;
+  std::vector<QuantBlock> q;
   GroupedFfnScratch scratch;
 };
 
 GatedExpertFfn::GatedExpertFfn(const ModelConfig* config, const ModelTensors* tensors, ThreadPool* pool)
-    : impl_(new Impl{config, tensors, pool, {}, {}}) {}
+    : impl_(new Impl{config, tensors, pool, {}, {}, {}, {}}) {}
 GatedExpertFfn::~GatedExpertFfn() = default;
 
 void GatedExpertFfn::Run(const ExpertRows& rows) {
@@ -72,7 +74,28 @@ void GatedExpertFfn::Run(const ExpertRows& rows) {
     impl_->groups.push_back(
         {rows.offsets[i], rows.offsets[i + 1], AsMatrix(expert.gate), AsMatrix(expert.up), AsMatrix(expert.down)});
   }
-  const GroupedFfn op{rows.R, rows.D, impl_->config->expert_ffn_dim, impl_->groups, rows.x, rows.y};
+  // The hidden states one behind the other: quantised for panels, as they are for weights in rows.
+  const int M = static_cast<int>(rows.x.size());
+  const int64_t D = rows.D, blocks = D / 32;
+  const bool panels = impl_->groups.empty() || impl_->groups.front().gate.layout == Layout::kPanels;
+  GroupedFfn op{rows.R, rows.D, impl_->config->expert_ffn_dim, impl_->groups, rows.source};
+  if (panels) {
+    impl_->q.resize(std::max(impl_->q.size(), static_cast<size_t>(M * blocks)));
+    op.q = impl_->q.data();
+  } else {
+    impl_->x.resize(std::max(impl_->x.size(), static_cast<size_t>(M * D)));
+    op.x = impl_->x.data();
+  }
+  impl_->pool->ParallelFor(M, 8, [&](int begin, int end) {
+    for (int m = begin; m < end; ++m) {
+      if (panels) {
+        QuantizeRow(rows.x[m], rows.D, impl_->q.data() + m * blocks);
+      } else {
+        std::copy_n(rows.x[m], D, impl_->x.data() + m * D);
+      }
+    }
+  });
+  op.y = rows.y;
   CHECK_OK(Check(op));
   braid::Run(op, impl_->scratch, *impl_->pool);
 }
@@ -105,18 +128,12 @@ void LocalExperts::RunPass(const RoutedBatch& batch) {
   for (size_t i = 0; i < grouping.experts.size(); ++i)
     expert_rows_[grouping.experts[i]] += grouping.offsets[i + 1] - grouping.offsets[i];
   const int R = batch.T * batch.K;
-  const size_t floats = static_cast<size_t>(R) * batch.D;
-  if (gathered_.size() < floats) {
-    gathered_.resize(floats);
-    results_.resize(floats);
-  }
-  pool_->ParallelFor(R, 16, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) {
-      std::copy_n(batch.x + int64_t{i / batch.K} * batch.D, batch.D,
-                  gathered_.data() + int64_t{grouping.row_of[i]} * batch.D);
-    }
-  });
-  ffn_->Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, gathered_.data(), results_.data()});
+  states_.resize(static_cast<size_t>(batch.T));
+  for (int t = 0; t < batch.T; ++t) states_[t] = batch.x + int64_t{t} * batch.D;
+  source_.resize(static_cast<size_t>(R));
+  for (int i = 0; i < R; ++i) source_[grouping.row_of[i]] = i / batch.K;
+  if (results_.size() < static_cast<size_t>(R) * batch.D) results_.resize(static_cast<size_t>(R) * batch.D);
+  ffn_->Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, states_, source_.data(), results_.data()});
   CombineInRoutingOrder(batch, results_.data(), grouping.row_of.data(), pool_);
 }
 

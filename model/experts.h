@@ -31,12 +31,14 @@ class ExpertRunner {
 };
 
 // Rows of one layer for experts of this process, already grouped: rows [offsets[i], offsets[i + 1]) are for experts[i].
+// A hidden state goes to several experts, so rows name theirs.
 struct ExpertRows {
   int layer = 0;
   int R = 0, D = 0;
   std::span<const int32_t> experts;  // distinct, ascending
   std::span<const int32_t> offsets;  // experts.size() + 1, ascending, from 0 to R
-  const float* x = nullptr;          // (R, D)
+  std::span<const float* const> x;   // hidden states of D floats each
+  const int32_t* source = nullptr;   // (R) into x
   float* y = nullptr;                // (R, D) out, not weighted
 };
 
@@ -78,7 +80,9 @@ class LocalExperts : public ExpertRunner {
   ExpertFfn* ffn_;
   ThreadPool* pool_;
   std::vector<uint64_t> expert_rows_;
-  std::vector<float> gathered_, results_;
+  std::vector<const float*> states_;
+  std::vector<int32_t> source_;
+  std::vector<float> results_;
 };
 
 }  // namespace braid

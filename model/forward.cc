@@ -1,5 +1,6 @@
 #include "model/forward.h"
 
+#include "absl/status/statusor.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "kernels/attention.h"
@@ -15,7 +16,8 @@
 #include "model/matrix_view.h"
 
 // A step, for T rows: embed; per layer h += mixer(norm(h)), h += ffn(norm(h)), the mixer being a short convolution or
-// attention, the ffn dense or experts; the rows somebody wants logits of are normed and go through the head.
+// attention, the ffn dense or experts; the rows somebody wants logits of are normed and go through the head. What a
+// branch gives is added where the next norm reads it.
 // Source: transformers' modeling_lfm2_moe.py. The norm the files call "embedding norm" is the last one.
 
 namespace braid {
@@ -78,6 +80,7 @@ struct Forward::Impl {
   // Scratch, sized by the largest step so far.
   std::vector<float> hidden, normed, branch, wide, mixed, cos, sin, router_logits, expert_weights, selected;
   std::vector<int32_t> experts;
+  std::vector<QuantBlock> normed_q, mixed_q, selected_q;  // what goes into matrices in panels
   std::vector<ConvPiece> conv_pieces;
   GroupedFfnScratch dense_scratch;
 
@@ -96,10 +99,23 @@ struct Forward::Impl {
     braid::Run(op, *pool);
     return absl::OkStatus();
   }
-  absl::Status Norm(const std::vector<float>& weight) {
-    return Do(RmsNorm{T, config.model_dim, hidden.data(), weight.data(), config.norm_eps, normed.data()});
+  // hidden += branch, unless this is the first norm; normed = norm(hidden), also quantised.
+  absl::Status Norm(const std::vector<float>& weight, bool first) {
+    const int64_t blocks = config.model_dim % 32 == 0 ? config.model_dim / 32 : 0;
+    RmsNorm op{T, config.model_dim, hidden.data(), weight.data(), config.norm_eps, normed.data()};
+    if (!first) op.add = branch.data(), op.sum = hidden.data();
+    if (blocks > 0) op.q = Grow(normed_q, T * blocks);
+    return Do(op);
   }
-  absl::Status AddBranch() { return Do(AddTo{int64_t{T} * config.model_dim, hidden.data(), branch.data()}); }
+  // `rows` of x (rows, K) for a matrix in panels; nullptr if `w` lies in rows.
+  absl::StatusOr<const QuantBlock*> QuantizedFor(const TensorView& w, int rows, const float* x,
+                                                 std::vector<QuantBlock>& storage) {
+    if (w.layout != Layout::kPanels) return nullptr;
+    const int K = static_cast<int>(w.columns);
+    QuantBlock* q = Grow(storage, int64_t{rows} * K / 32);
+    RETURN_IF_ERROR(Do(QuantizeRows{rows, K, x, q}));
+    return q;
+  }
 };
 
 Forward::Impl::Impl(const ModelConfig* model_config, const ModelTensors* model_tensors, KvPool* kv_pool,
@@ -127,20 +143,18 @@ absl::Status Forward::Impl::Embed() {
 }
 
 absl::Status Forward::Impl::Layer(int layer, ExpertRunner& runner) {
-  RETURN_IF_ERROR(Norm(small[layer].operator_norm));
+  RETURN_IF_ERROR(Norm(small[layer].operator_norm, /*first=*/layer == 0));
   const bool attention = config.layers[layer] == ModelConfig::LayerKind::kAttention;
   RETURN_IF_ERROR(attention ? Attend(layer) : Convolve(layer));
-  RETURN_IF_ERROR(AddBranch());
-  RETURN_IF_ERROR(Norm(small[layer].ffn_norm));
-  RETURN_IF_ERROR(config.is_moe_layer(layer) ? Experts(layer, runner) : DenseFfn(layer));
-  return AddBranch();
+  RETURN_IF_ERROR(Norm(small[layer].ffn_norm, /*first=*/false));
+  return config.is_moe_layer(layer) ? Experts(layer, runner) : DenseFfn(layer);
 }
 
 absl::Status Forward::Impl::Convolve(int layer) {
   const LayerTensors& weights = tensors.layers[layer];
   const int64_t D = config.model_dim;
   float* bcx = Grow(wide, T * 3 * D);
-  RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx}));
+  RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx, normed_q.data()}));
   conv_pieces.clear();
   int row = 0;
   for (const Chunk& chunk : rows.chunks) {
@@ -150,7 +164,8 @@ absl::Status Forward::Impl::Convolve(int layer) {
   }
   RETURN_IF_ERROR(Do(ShortConv{T, config.model_dim, config.conv_taps, kConvColumns, bcx,
                                small[layer].conv_kernel.data(), conv_pieces, Grow(mixed, T * D)}));
-  return Do(Linear{T, AsMatrix(weights.conv_out), mixed.data(), branch.data()});
+  ASSIGN_OR_RETURN(const QuantBlock* q, QuantizedFor(weights.conv_out, T, mixed.data(), mixed_q));
+  return Do(Linear{T, AsMatrix(weights.conv_out), mixed.data(), branch.data(), q});
 }
 
 absl::Status Forward::Impl::Attend(int layer) {
@@ -159,9 +174,9 @@ absl::Status Forward::Impl::Attend(int layer) {
   float* q = Grow(wide, T * (q_dim + 2 * kv_dim));
   float* k = q + T * q_dim;
   float* v = k + T * kv_dim;
-  const Linear projections[] = {{T, AsMatrix(weights.q), normed.data(), q},
-                                {T, AsMatrix(weights.k), normed.data(), k},
-                                {T, AsMatrix(weights.v), normed.data(), v}};
+  const Linear projections[] = {{T, AsMatrix(weights.q), normed.data(), q, normed_q.data()},
+                                {T, AsMatrix(weights.k), normed.data(), k, normed_q.data()},
+                                {T, AsMatrix(weights.v), normed.data(), v, normed_q.data()}};
   for (const Linear& projection : projections) RETURN_IF_ERROR(Check(projection));
   RunAll(projections, *pool);
   const auto norm_rope = [&](int heads, const std::vector<float>& weight, float* x) {
@@ -174,14 +189,16 @@ absl::Status Forward::Impl::Attend(int layer) {
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
   RETURN_IF_ERROR(Do(
       Attention{T, config.heads, config.kv_heads, config.head_dim, q, rows.kv.data(), arena, Grow(mixed, T * q_dim)}));
-  return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data()});
+  ASSIGN_OR_RETURN(const QuantBlock* mixed_blocks, QuantizedFor(weights.attn_out, T, mixed.data(), mixed_q));
+  return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data(), mixed_blocks});
 }
 
 absl::Status Forward::Impl::DenseFfn(int layer) {
   if (T == 0) return absl::OkStatus();
   const FfnTensors& ffn = tensors.layers[layer].dense;
   const FfnGroup all{0, T, AsMatrix(ffn.gate), AsMatrix(ffn.up), AsMatrix(ffn.down)};
-  const GroupedFfn op{T, config.model_dim, config.dense_ffn_dim, {&all, 1}, normed.data(), branch.data()};
+  const GroupedFfn op{T,       config.model_dim, config.dense_ffn_dim, {&all, 1},
+                      nullptr, normed.data(),    normed_q.data(),      branch.data()};
   RETURN_IF_ERROR(Check(op));
   braid::Run(op, dense_scratch, *pool);
   return absl::OkStatus();
@@ -206,9 +223,11 @@ absl::Status Forward::Impl::Head(std::vector<float>* logits) {
   if (L == 0) return absl::OkStatus();
   float* last = Grow(selected, int64_t{L} * D);
   const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(hidden.data())};
+  RETURN_IF_ERROR(Do(AddTo{int64_t{T} * D, hidden.data(), branch.data()}));
   RETURN_IF_ERROR(Do(Gather{L, all, rows.wanted.data(), last}));
   RETURN_IF_ERROR(Do(RmsNorm{L, D, last, final_norm.data(), config.norm_eps, last}));
-  return Do(Linear{L, AsMatrix(tensors.head), last, logits->data()});
+  ASSIGN_OR_RETURN(const QuantBlock* q, QuantizedFor(tensors.head, L, last, selected_q));
+  return Do(Linear{L, AsMatrix(tensors.head), last, logits->data(), q});
 }
 
 Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)

@@ -12,9 +12,9 @@ namespace {
 
 using Kind = ModelConfig::LayerKind;
 
-// A small model with random weights that live in memory.
+// A small model with random weights that live in memory, in panels where their type has them.
 struct TinyModel {
-  explicit TinyModel(DType type, bool moe = true) {
+  explicit TinyModel(DType type, bool moe = true, bool panels = true) : panels(panels) {
     const bool k_quant = Info(type).elements == 256;
     config.architecture = moe ? "lfm2moe" : "lfm2";
     config.model_dim = k_quant ? 256 : 64;
@@ -58,7 +58,8 @@ struct TinyModel {
 
   TensorView Add(DType type, int rows, int columns) {
     const Matrix& m = matrices.emplace_back(random, type, rows, columns).matrix();
-    return {"", type, rows, columns, m.data};
+    if (!panels || !HasPanels(type)) return {"", type, rows, columns, m.data};
+    return {"", type, rows, columns, packed.emplace_back(m).matrix().data, Layout::kPanels};
   }
   TensorView Ones(int n) {
     const std::vector<float>& values = ones.emplace_back(n, 1.0f);
@@ -75,13 +76,31 @@ struct TinyModel {
   }
 
   RandomNumbers random{15};
+  const bool panels;
   std::deque<RandomMatrix> matrices;
+  std::deque<PackedMatrix> packed;
   std::deque<std::vector<float>> ones;
   ModelConfig config;
   ModelTensors tensors;
 };
 
 class ForwardOfType : public testing::TestWithParam<DType> {};
+
+// Panels hold the same weights; what differs is that activations are quantised: a step of 1/127 of the largest of 32.
+TEST_P(ForwardOfType, IsInPanelsCloseToTheFloatsOfTheSameWeights) {
+  if (!HasPanels(GetParam())) GTEST_SKIP() << "float types have no panels";
+  const TinyModel rows(GetParam(), true, false), panels(GetParam());
+  const std::vector<TokenId> tokens = rows.Tokens(70, 1);
+  ForwardFixture in_rows(&rows.config, &rows.tensors), in_panels(&panels.config, &panels.tensors);
+  const std::vector<float> want = in_rows.Logits(tokens, 70), got = in_panels.Logits(tokens, 70);
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  EXPECT_GT(error, 0);
+  EXPECT_LT(std::sqrt(error / norm), 0.1);  // now and then a routing flips
+}
 
 TEST_P(ForwardOfType, GivesTheSameBitsHoweverThePromptIsCutOnAnyThreads) {
   const TinyModel model(GetParam());
@@ -212,8 +231,7 @@ TEST(Forward, RefusesTokensOutsideTheVocabulary) {
   std::vector<float> logits;
   for (const TokenId token : {-1, model.config.vocab_size}) {
     const Chunk chunk{&cache, 0, {&token, 1}};
-    EXPECT_EQ(fixture.engine().Run({&chunk, 1}, fixture.experts(), &logits).code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(fixture.engine().Run({&chunk, 1}, fixture.experts(), &logits).code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

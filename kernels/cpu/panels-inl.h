@@ -8,8 +8,8 @@
 
 namespace braid::BRAID_LEVEL {
 
-inline constexpr float kMagic = 12582912.0f;       // 1.5 * 2^23
-inline constexpr int32_t kMagicBits = 0x4B400000;  // its bits
+inline constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+inline constexpr int32_t kMagicBits = QuantBlock::kMagicBits;
 inline constexpr int kPrefetchBytes = 4096;
 
 inline V16 FromMagic(I16 sum) { return Sub(AsFloat(sum), Broadcast16(kMagic)); }
@@ -33,7 +33,7 @@ inline void AddScaled(Tile<R, H>& tile, int block, const I16 (&sum)[R][H], const
 
 template <int R, int H>
 inline void Start(I16 (&sum)[R][H], int r, int32_t value) {
-  BRAID_UNROLL for (int h = 0; h < H; ++h) sum[r][h] = Broadcast16I(kMagicBits + value);
+  BRAID_UNROLL for (int h = 0; h < H; ++h) sum[r][h] = Broadcast16I(value);
 }
 
 // sum += the weights' columns [column, column + 4) times x's.
@@ -60,7 +60,7 @@ struct Format<DType::kQ4_0> {
   template <int R, int H>
   static void Block(Tile<R, H>& tile, int block, const std::byte*, const std::byte* p, int half) {
     I16 sum[R][H];
-    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, tile.x[r][block].minus_sum * 8);
+    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, tile.x[r][block].start);
     const std::byte* nibbles = p + 64 + 256 * half;
     BRAID_UNROLL for (int j = 0; j < 4; ++j) {
       Bytes low[H], high[H];
@@ -83,7 +83,7 @@ struct Format<DType::kQ8_0> {
   template <int R, int H>
   static void Block(Tile<R, H>& tile, int block, const std::byte*, const std::byte* p, int half) {
     I16 sum[R][H];
-    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, tile.x[r][block].minus_sum * 128);
+    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, kMagicBits + tile.x[r][block].minus_sum() * 128);
     const std::byte* bytes = p + 64 + 512 * half;
     BRAID_UNROLL for (int j = 0; j < 8; ++j) {
       Bytes w[H];
@@ -104,7 +104,7 @@ struct ScaledAndShiftedFormat {
   template <int R, int H>
   static void Block(Tile<R, H>& tile, int block, const std::byte* group, const std::byte* p, int half) {
     I16 sum[R][H];
-    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, 0);
+    BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, kMagicBits);
     const std::byte* nibbles = p + 64 + 256 * half;
     Bytes fifth[H];
     if constexpr (kFifthBit) BRAID_UNROLL for (int h = 0; h < H; ++h) fifth[h] = LoadBytes(p + 576 + 64 * (half + h));
@@ -134,7 +134,7 @@ struct ScaledAndShiftedFormat {
     AddScaled(tile, block, sum, scale);
     BRAID_UNROLL for (int r = 0; r < R; ++r) {
       const QuantBlock& x = tile.x[r][block];
-      const V16 x_scale = Broadcast16(x.scale), x_sum = Broadcast16(static_cast<float>(x.minus_sum));
+      const V16 x_scale = Broadcast16(x.scale), x_sum = Broadcast16(static_cast<float>(x.minus_sum()));
       BRAID_UNROLL for (int h = 0; h < H; ++h) tile.acc[r][h] = Fma(x_sum, Mul(min[h], x_scale), tile.acc[r][h]);
     }
   }
@@ -154,7 +154,7 @@ struct Format<DType::kQ6_K> {
     const std::byte* upper = p + 576 + 128 * half;
     const auto columns = [&]<int u>() {
       I16 sum[R][H];
-      BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, tile.x[r][block].minus_half_sum[u] * 32);
+      BRAID_UNROLL for (int r = 0; r < R; ++r) Start(sum, r, kMagicBits + tile.x[r][block].minus_half_sum[u] * 32);
       const auto step = [&]<int j>() {
         Bytes w[H];
         BRAID_UNROLL for (int h = 0; h < H; ++h) {
@@ -264,7 +264,7 @@ inline void Quantize(const float* x, QuantBlock* q) {
   StoreLowBytes(q->q + 16, second);
   q->minus_half_sum[0] = -Sum(first);
   q->minus_half_sum[1] = -Sum(second);
-  q->minus_sum = q->minus_half_sum[0] + q->minus_half_sum[1];
+  q->start = kMagicBits + 8 * q->minus_sum();
 }
 
 void QuantizeBlocks(const float* x, int64_t blocks, QuantBlock* q) {

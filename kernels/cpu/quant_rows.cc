@@ -12,4 +12,6 @@ void Run(const QuantizeRows& op, ThreadPool& pool) {
   });
 }
 
+void QuantizeRow(const float* x, int K, QuantBlock* q) { ActiveCpuLevel().quantize(x, K / 32, q); }
+
 }  // namespace braid

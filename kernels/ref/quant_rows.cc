@@ -11,6 +11,7 @@ void Run(const QuantizeRows& op) {
     const float* x = op.x + 32 * i;
     QuantBlock& block = op.q[i];
     block = {};
+    block.start = QuantBlock::kMagicBits;
     float max = 0;
     bool finite = true;
     for (int k = 0; k < 32; ++k) {
@@ -22,9 +23,9 @@ void Run(const QuantizeRows& op) {
     if (!(block.scale >= std::numeric_limits<float>::min())) continue;
     for (int k = 0; k < 32; ++k) {
       block.q[k] = static_cast<int8_t>(std::nearbyint(x[k] * (127 / max)));
-      block.minus_sum -= block.q[k];
       block.minus_half_sum[k / 16] -= block.q[k];
     }
+    block.start += 8 * block.minus_sum();
   }
 }
 
