@@ -47,6 +47,12 @@ int PageIn(const std::byte* data, uint64_t bytes) {
   return errno;
 }
 
+// Takes the pages out of this process, lest the weights be in memory twice. They may stay in the page cache.
+void LetGo(const TensorView& tensor) {
+  const Pages pages(tensor.data, tensor.bytes());
+  madvise(pages.address, pages.length, MADV_DONTNEED);
+}
+
 absl::Status CannotRead(const TensorView& tensor, int error) {
   return absl::UnavailableError("tensor '" + tensor.name + "' cannot be read: " + std::strerror(error));
 }
@@ -204,11 +210,10 @@ absl::Status WorkerWeights::Pack(const std::vector<TensorView>& tensors, ThreadP
       }
     });
     if (error != 0) return CannotRead(source, error);
-    // Not a page longer than needed in this process, lest the weights be in memory twice.
-    const Pages read(source.data, source.bytes());
-    madvise(read.address, read.length, MADV_DONTNEED);
+    LetGo(source);
     shown(done += tensor.bytes());
   }
+  for (const TensorView& tensor : tensors) LetGo(*packed_->SourceOf(tensor));  // pages that came with a neighbour's
   return absl::OkStatus();
 }
 
