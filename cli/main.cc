@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "cli/bench_command.h"
 #include "cli/chat_command.h"
 #include "cli/convert_command.h"
 #include "cli/inspect_command.h"
@@ -14,6 +15,7 @@ int main(int argc, char** argv) {
   braid::AddChatCommand(app, &exit_code);
   braid::AddInspectCommand(app, &exit_code);
   braid::AddConvertCommand(app, &exit_code);
+  braid::AddBenchCommand(app, &exit_code);
   CLI11_PARSE(app, argc, argv);
   return exit_code;
 }

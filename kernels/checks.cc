@@ -15,6 +15,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/short_conv.h"
+#include "kernels/weighted_sum.h"
 
 namespace braid {
 namespace {
@@ -94,6 +95,7 @@ absl::Status Check(const HeadNormRope& op) {
 
 absl::Status Check(const ShortConv& op) {
   RETURN_IF_ERROR(Require(op.D > 0 && op.taps > 0, "D and taps must be positive"));
+  RETURN_IF_ERROR(Require(op.taps <= ShortConv::kTapsMax, "taps must be at most 16"));
   RETURN_IF_ERROR(Require(op.ring >= op.taps, "ring must hold the taps"));
   RETURN_IF_ERROR(Require(op.kernel != nullptr, "kernel must be set"));
   int row = 0;
@@ -134,6 +136,12 @@ absl::Status Check(const ChooseExperts& op) {
   RETURN_IF_ERROR(Require(op.K > 0 && op.K <= op.E, "K must be in [1, E]"));
   return Require(op.T == 0 || (op.logits != nullptr && op.experts != nullptr && op.weights != nullptr),
                  "logits, experts and weights must be set");
+}
+
+absl::Status Check(const WeightedSum& op) {
+  RETURN_IF_ERROR(Require(op.D > 0 && op.K > 0, "D and K must be positive"));
+  return Require(op.T == 0 || (op.rows != nullptr && op.row_of != nullptr && op.weights != nullptr && op.y != nullptr),
+                 "rows, row_of, weights and y must be set");
 }
 
 absl::Status Check(const GroupedFfn& op) {

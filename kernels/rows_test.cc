@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/choose_experts.h"
+#include "kernels/cpu/level.h"
 #include "kernels/exp.h"
 #include "kernels/gather.h"
 #include "kernels/pointwise.h"
@@ -13,6 +14,7 @@
 #include "kernels/ref/dequant.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/weighted_sum.h"
 
 namespace braid {
 namespace {
@@ -163,6 +165,65 @@ TEST(ChooseExperts, NormalizesAndScales) {
 
 TEST(ChooseExperts, ChoosesDistinctExpertsAlsoFromNaN) {
   EXPECT_EQ(Choose({NAN, NAN, NAN}, {}, 3, true).experts, (std::vector<int32_t>{0, 1, 2}));
+}
+
+TEST(RmsNorm, AddsAndQuantisesOnTheWay) {
+  RandomNumbers random(20);
+  ThreadPool pool(2);
+  const int T = 9, D = 96;
+  const std::vector<float> x = random.Floats(T * D), add = random.Floats(T * D), weight = random.Floats(D);
+  std::vector<float> want_sum(T * D), want(T * D);
+  for (int i = 0; i < T * D; ++i) want_sum[i] = x[i] + add[i];
+  braid::Run(RmsNorm{T, D, want_sum.data(), weight.data(), 1e-5f, want.data()}, pool);
+  std::vector<QuantBlock> want_q(T * D / 32), q(T * D / 32);
+  ref::Run(QuantizeRows{T, D, want.data(), want_q.data()});
+  std::vector<float> hidden = x, y(T * D);
+  const RmsNorm op{T, D, hidden.data(), weight.data(), 1e-5f, y.data(), add.data(), hidden.data(), q.data()};
+  ASSERT_TRUE(Check(op).ok());
+  braid::Run(op, pool);
+  EXPECT_EQ(hidden, want_sum);
+  EXPECT_EQ(y, want);
+  EXPECT_EQ(std::memcmp(q.data(), want_q.data(), q.size() * sizeof(QuantBlock)), 0);
+}
+
+TEST(WeightedSum, AddsInTheOrderOfItsRows) {
+  RandomNumbers random(21);
+  ThreadPool pool(3);
+  const int T = 11, D = 37, K = 4, R = 17;
+  const std::vector<float> rows = random.Floats(R * D), weights = random.Floats(T * K);
+  std::vector<int32_t> row_of(T * K);
+  for (int32_t& row : row_of) row = random.Below(R);
+  std::vector<float> y(T * D);
+  const WeightedSum op{T, D, K, rows.data(), row_of.data(), weights.data(), y.data()};
+  ASSERT_TRUE(Check(op).ok());
+  braid::Run(op, pool);
+  for (int t = 0; t < T; ++t) {
+    for (int d = 0; d < D; ++d) {
+      float want = 0;
+      for (int k = 0; k < K; ++k) want += weights[t * K + k] * rows[row_of[t * K + k] * D + d];
+      ASSERT_EQ(y[t * D + d], want);
+    }
+  }
+}
+
+TEST(Rows, HaveTheSameBitsOnEveryLevel) {
+  RandomNumbers random(22);
+  ThreadPool pool(1);
+  for (int D : {15, 16, 17, 64, 2051}) {
+    const int T = 3;
+    const std::vector<float> x = random.Floats(T * D), add = random.Floats(T * D), weight = random.Floats(D);
+    const std::vector<int32_t> row_of = {2, 0, 1, 1, 2, 0};
+    std::vector<float> norm, sum;
+    for (const CpuLevel* level : SupportedCpuLevels()) {
+      const ScopedCpuLevel scope(level);
+      std::vector<float> hidden(T * D), y(T * D), z(T * D);
+      braid::Run(RmsNorm{T, D, x.data(), weight.data(), 1e-5f, y.data(), add.data(), hidden.data()}, pool);
+      braid::Run(WeightedSum{T, D, 2, x.data(), row_of.data(), weight.data(), z.data()}, pool);
+      if (norm.empty()) norm = y, sum = z;
+      EXPECT_EQ(y, norm) << level->name << " " << D;
+      EXPECT_EQ(z, sum) << level->name << " " << D;
+    }
+  }
 }
 
 }  // namespace

@@ -17,11 +17,13 @@ struct ConvPiece {
 // The gated causal depthwise convolution of LFM2: u = B * X, y = C * sum over taps j of kernel[:, j] * u[t - (C-1) +
 // j], u being zero before position 0. Afterwards the columns of the last `ring` tokens of each piece are stored.
 struct ShortConv {
-  int T = 0, D = 0, taps = 0, ring = 0;
-  const float* bcx = nullptr;     // (T, 3, D): B, C, X
+  int T = 0, D = 0, taps = 0, ring = 0;  // taps at most kTapsMax
+  const float* bcx = nullptr;            // (T, 3, D): B, C, X
   const float* kernel = nullptr;  // (taps, D): transposed, so that a tap is contiguous; the last is the current token's
   std::span<const ConvPiece> pieces;  // cover rows [0, T) in order
   float* y = nullptr;                 // (T, D)
+
+  static constexpr int kTapsMax = 16;
 };
 absl::Status Check(const ShortConv& op);
 void Run(const ShortConv& op, ThreadPool& pool);

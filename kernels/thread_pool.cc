@@ -1,5 +1,8 @@
 #include "kernels/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -39,6 +42,24 @@ void WaitWhile(const std::atomic<uint32_t>& value, uint32_t old) {
     }
   } while (std::chrono::steady_clock::now() < until);
   value.wait(old, std::memory_order_acquire);
+}
+
+// The cores that this process may use; empty if the system does not say.
+std::vector<int> UsableCores() {
+  std::vector<int> cores;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  return cores;
+}
+
+// Best effort: a container may forbid it, and then the scheduler decides.
+void PinTo(int core, std::thread& thread) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
 }
 
 }  // namespace
@@ -108,6 +129,9 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   CHECK(threads >= 1);
   for (int i = 1; i < threads; ++i) impl_->workers.emplace_back();
   for (std::thread& worker : impl_->workers) worker = std::thread([this] { impl_->WorkerLoop(); });
+  const std::vector<int> cores = UsableCores();
+  if (static_cast<int>(cores.size()) != threads) return;
+  for (size_t i = 0; i < impl_->workers.size(); ++i) PinTo(cores[i + 1], impl_->workers[i]);
 }
 
 ThreadPool::~ThreadPool() {

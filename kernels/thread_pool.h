@@ -7,7 +7,11 @@
 namespace braid {
 
 // The threads of one worker's step: fork-join, spinning briefly before they park, so that an idle server uses no CPU.
-// Work is split over output rows only, never over a sum: results do not depend on the number of threads.
+// Work is split over output rows only, never over a sum: results do not depend on the number of threads. Ranges are
+// claimed as threads come for them, so that one whose core is taken away for a while delays little.
+//
+// A pool of as many threads as this process has cores pins them, one to each core; the caller's own thread is left
+// alone, and finds the first core free. A smaller pool shares the machine with others and leaves it to the scheduler.
 // One caller at a time.
 class ThreadPool {
  public:

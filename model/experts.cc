@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kernels/grouped_ffn.h"
+#include "kernels/weighted_sum.h"
 #include "model/matrix_view.h"
 
 namespace braid {
@@ -101,17 +102,7 @@ void GatedExpertFfn::Run(const ExpertRows& rows) {
 }
 
 void CombineInRoutingOrder(const RoutedBatch& batch, const float* rows, const int32_t* row_of, ThreadPool* pool) {
-  pool->ParallelFor(batch.T, 4, [&](int begin, int end) {
-    for (int64_t t = begin; t < end; ++t) {
-      float* y = batch.y + t * batch.D;
-      std::fill_n(y, batch.D, 0.0f);
-      for (int64_t i = t * batch.K; i < (t + 1) * batch.K; ++i) {
-        const float weight = batch.weights[i];
-        const float* row = rows + int64_t{row_of[i]} * batch.D;
-        for (int d = 0; d < batch.D; ++d) y[d] += weight * row[d];
-      }
-    }
-  });
+  braid::Run(WeightedSum{batch.T, batch.D, batch.K, rows, row_of, batch.weights, batch.y}, *pool);
 }
 
 LocalExperts::LocalExperts(int experts, ExpertFfn* ffn, ThreadPool* pool)

@@ -8,7 +8,8 @@
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
 
-// What the core decides and the rim carries out, in this order.
+// What the core decides and the rim carries out. Each worker and each sequence gets its own in this order; what is for
+// workers may go before what is for sequences.
 
 namespace braid {
 

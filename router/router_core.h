@@ -23,7 +23,7 @@
 namespace braid {
 
 // The router without a rim: what gateways and workers say goes in, what to tell them comes out. Call the On... methods
-// for a batch of inputs, then Advance once, then carry out TakeActions in order; also call Advance from time to time
+// for a batch of inputs, then Advance once, then carry out TakeActions (actions.h); also call Advance from time to time
 // when nothing comes in. It joins three parts:
 //
 //    Roster      the workers that are attached, and whether they live

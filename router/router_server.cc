@@ -16,6 +16,8 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -203,9 +205,7 @@ class RouterServer final : public Router {
         input = n + 1 < kInputsPerRound ? inbox_.TryPop() : std::nullopt;
       }
       core_.Advance(now);
-      for (Action& action : core_.TakeActions()) {
-        std::visit([&](auto& what) { Do(what, now); }, action);
-      }
+      CarryOut(core_.TakeActions(), now);
       AbortLingering(now);
       Publish();
     }
@@ -242,6 +242,16 @@ class RouterServer final : public Router {
     stopping_ = true;
   }
 
+  // Workers first: they compute the next step while the tokens of the last one go out.
+  void CarryOut(std::vector<Action> actions, absl::Time now) {
+    for (const bool to_workers : {true, false}) {
+      for (Action& action : actions) {
+        const bool to_worker =
+            std::holds_alternative<SendToWorker>(action) || std::holds_alternative<CloseWorker>(action);
+        if (to_worker == to_workers) std::visit([&](auto& what) { Do(what, now); }, action);
+      }
+    }
+  }
   void Do(SendToWorker& action, absl::Time now) {
     auto found = attached_.find(action.worker);
     if (found != attached_.end()) found->second->Send(std::move(action.message));

@@ -1,2 +1,2 @@
-// Boost.Asio's own code, compiled here and nowhere else in this folder (BOOST_ASIO_SEPARATE_COMPILATION).
+// Boost.Asio's own code, compiled here and nowhere else (BOOST_ASIO_SEPARATE_COMPILATION).
 #include <boost/asio/impl/src.hpp>

@@ -8,6 +8,9 @@
 #include "kernels/linear.h"
 #include "kernels/panels.h"
 #include "kernels/quant_rows.h"
+#include "kernels/rms_norm.h"
+#include "kernels/short_conv.h"
+#include "kernels/weighted_sum.h"
 
 // The instruction sets that the heavy loops are compiled for. All give the same bits; they differ in speed only.
 
@@ -41,6 +44,10 @@ struct CpuLevel {
   void (*quantize)(const float* x, int64_t blocks, QuantBlock* q);
   // silu(gate) * up of R rows of 32, quantised: block r of the result goes to q[r * stride].
   void (*swiglu_quantize)(const float* gate, const float* up, int R, QuantBlock* q, int64_t stride);
+  // One row of the op.
+  void (*norm_row)(const RmsNorm& op, int t);
+  void (*convolve_row)(const ShortConv& op, const ConvPiece& piece, int row);
+  void (*weighted_sum_row)(const WeightedSum& op, int t);
   // One row, the query heads of one key head.
   void (*attend)(const Attention& op, int row, int kv_head);
 };

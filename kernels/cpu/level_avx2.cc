@@ -34,9 +34,7 @@
 #include "kernels/cpu/vec16_avx2.h"
 #include "kernels/cpu/vec_avx2.h"
 //
-#include "kernels/cpu/attention-inl.h"
-#include "kernels/cpu/linear-inl.h"
-#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/level-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -51,8 +49,7 @@ bool Supported() { return HasAvx2(); }
 
 }  // namespace
 
-constinit const CpuLevel kAvx2Level{
-    "avx2", Supported, avx2::LinearOutputs, avx2::RunPanel, avx2::QuantizeBlocks, avx2::SwiGluQuantize, avx2::Attend};
+constinit const CpuLevel kAvx2Level = avx2::Level("avx2", Supported);
 
 }  // namespace braid
 
@@ -60,7 +57,7 @@ constinit const CpuLevel kAvx2Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx2Level{"avx2", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2Level{"avx2", NeverSupported};
 
 }  // namespace braid
 

@@ -34,9 +34,7 @@
 #include "kernels/cpu/vec16_avx2.h"
 #include "kernels/cpu/vec_avx2.h"
 //
-#include "kernels/cpu/attention-inl.h"
-#include "kernels/cpu/linear-inl.h"
-#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/level-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -54,13 +52,7 @@ bool Supported() {
 
 }  // namespace
 
-constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
-                                        Supported,
-                                        avx2vnni::LinearOutputs,
-                                        avx2vnni::RunPanel,
-                                        avx2vnni::QuantizeBlocks,
-                                        avx2vnni::SwiGluQuantize,
-                                        avx2vnni::Attend};
+constinit const CpuLevel kAvx2VnniLevel = avx2vnni::Level("avx2vnni", Supported);
 
 }  // namespace braid
 
@@ -68,7 +60,7 @@ constinit const CpuLevel kAvx2VnniLevel{"avx2vnni",
 
 namespace braid {
 
-constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx2VnniLevel{"avx2vnni", NeverSupported};
 
 }  // namespace braid
 

@@ -38,9 +38,7 @@
 #include "kernels/cpu/vec16_avx512.h"
 #include "kernels/cpu/vec_avx2.h"
 //
-#include "kernels/cpu/attention-inl.h"
-#include "kernels/cpu/linear-inl.h"
-#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/level-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -59,9 +57,7 @@ bool Supported() {
 
 }  // namespace
 
-constinit const CpuLevel kAvx512Level{
-    "avx512",      Supported, avx512::LinearOutputs, avx512::RunPanel, avx512::QuantizeBlocks, avx512::SwiGluQuantize,
-    avx512::Attend};
+constinit const CpuLevel kAvx512Level = avx512::Level("avx512", Supported);
 
 }  // namespace braid
 
@@ -69,7 +65,7 @@ constinit const CpuLevel kAvx512Level{
 
 namespace braid {
 
-constinit const CpuLevel kAvx512Level{"avx512", NeverSupported, nullptr, nullptr, nullptr, nullptr, nullptr};
+constinit const CpuLevel kAvx512Level{"avx512", NeverSupported};
 
 }  // namespace braid
 

@@ -10,14 +10,11 @@
 
 #define BRAID_LEVEL portable
 #define BRAID_UNROLL  // left to the compiler
-#include "kernels/cpu/attention-inl.h"
-#include "kernels/cpu/linear-inl.h"
-#include "kernels/cpu/panels-inl.h"
+//
+#include "kernels/cpu/level-inl.h"
 
 namespace braid {
 
-constinit const CpuLevel kPortableLevel{"portable",         [] { return true; },      portable::LinearOutputs,
-                                        portable::RunPanel, portable::QuantizeBlocks, portable::SwiGluQuantize,
-                                        portable::Attend};
+constinit const CpuLevel kPortableLevel = portable::Level("portable", [] { return true; });
 
 }  // namespace braid

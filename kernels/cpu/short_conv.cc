@@ -2,35 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/level.h"
+
 namespace braid {
 namespace {
-
-// y += tap * u, where u is B * X of a row of this step, or a stored column.
-void AddTapOfRow(const float* tap, const float* bcx, int D, float* y) {
-  const float *b = bcx, *x = bcx + 2 * D;
-  for (int d = 0; d < D; ++d) y[d] += tap[d] * (b[d] * x[d]);
-}
-void AddTapOfColumn(const float* tap, const float* u, int D, float* y) {
-  for (int d = 0; d < D; ++d) y[d] += tap[d] * u[d];
-}
-
-void Convolve(const ShortConv& op, const ConvPiece& piece, int row) {
-  const float* bcx = op.bcx + int64_t{row} * 3 * op.D;
-  float* y = op.y + int64_t{row} * op.D;
-  std::fill_n(y, op.D, 0.0f);
-  for (int j = 0; j < op.taps; ++j) {
-    const int back = op.taps - 1 - j;
-    const int position = piece.position + (row - piece.row) - back;
-    const float* tap = op.kernel + int64_t{j} * op.D;
-    if (row - back >= piece.row) {
-      AddTapOfRow(tap, bcx - int64_t{back} * 3 * op.D, op.D, y);
-    } else if (position >= 0) {
-      AddTapOfColumn(tap, piece.columns + int64_t{position % op.ring} * op.D, op.D, y);
-    }
-  }
-  const float* c = bcx + op.D;
-  for (int d = 0; d < op.D; ++d) y[d] *= c[d];
-}
 
 void StoreColumns(const ShortConv& op, const ConvPiece& piece) {
   for (int i = std::max(0, piece.tokens - op.ring); i < piece.tokens; ++i) {
@@ -44,11 +19,12 @@ void StoreColumns(const ShortConv& op, const ConvPiece& piece) {
 }  // namespace
 
 void Run(const ShortConv& op, ThreadPool& pool) {
+  const CpuLevel& level = ActiveCpuLevel();
   pool.ParallelFor(op.T, 8, [&](int begin, int end) {
     auto piece = std::ranges::upper_bound(op.pieces, begin, {}, &ConvPiece::row) - 1;
     for (int row = begin; row < end; ++row) {
       if (row == piece->row + piece->tokens) ++piece;
-      Convolve(op, *piece, row);
+      level.convolve_row(op, *piece, row);
     }
   });
   // Only now: the rows above read the columns from before the step.

@@ -86,6 +86,27 @@ inline float MaxLane(V16 v) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+struct D16 {
+  __m256d quarter[4];
+};
+inline D16 ZeroD16() { return {{_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()}}; }
+inline __m256d AddSquares(__m256d acc, __m128 v) {
+  const __m256d wide = _mm256_cvtps_pd(v);
+  return _mm256_fmadd_pd(wide, wide, acc);
+}
+inline D16 AddSquares(D16 acc, V16 v) {
+  return {{AddSquares(acc.quarter[0], _mm256_castps256_ps128(v.low)),
+           AddSquares(acc.quarter[1], _mm256_extractf128_ps(v.low, 1)),
+           AddSquares(acc.quarter[2], _mm256_castps256_ps128(v.high)),
+           AddSquares(acc.quarter[3], _mm256_extractf128_ps(v.high, 1))}};
+}
+inline double Sum(D16 v) {
+  const __m256d four =
+      _mm256_add_pd(_mm256_add_pd(v.quarter[0], v.quarter[2]), _mm256_add_pd(v.quarter[1], v.quarter[3]));
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
 inline I16 Zero16I() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I16 Broadcast16I(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline V16 AsFloat(I16 v) { return {_mm256_castsi256_ps(v.low), _mm256_castsi256_ps(v.high)}; }

@@ -53,6 +53,21 @@ inline float MaxLane(V16 v) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+struct D16 {
+  __m512d low, high;
+};
+inline D16 ZeroD16() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+inline D16 AddSquares(D16 acc, V16 v) {
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+  return {_mm512_fmadd_pd(low, low, acc.low), _mm512_fmadd_pd(high, high, acc.high)};
+}
+inline double Sum(D16 v) {
+  const __m512d eight = _mm512_add_pd(v.low, v.high);
+  const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
 inline I16 Zero16I() { return _mm512_setzero_si512(); }
 inline I16 Broadcast16I(int32_t x) { return _mm512_set1_epi32(x); }
 inline V16 AsFloat(I16 v) { return _mm512_castsi512_ps(v); }

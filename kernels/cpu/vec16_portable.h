@@ -112,6 +112,21 @@ inline float MaxLane(V16 v) {
   return v.lane[0];
 }
 
+struct D16 {
+  double lane[16];
+};
+inline D16 ZeroD16() { return D16{}; }
+// acc + v * v
+inline D16 AddSquares(D16 acc, const V16& v) {
+  for (int i = 0; i < 16; ++i) acc.lane[i] += static_cast<double>(v.lane[i]) * static_cast<double>(v.lane[i]);
+  return acc;
+}
+inline double Sum(D16 v) {
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v.lane[i] += v.lane[i + half];
+  return v.lane[0];
+}
+
 inline I16 Zero16I() { return I16{}; }
 inline I16 Broadcast16I(int32_t x) {
   return MapInts16([&](int) { return x; });

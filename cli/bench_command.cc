@@ -1,0 +1,15 @@
+#include "cli/bench_command.h"
+
+#include <CLI/CLI.hpp>
+
+#include "cli/bench_serve_command.h"
+
+namespace braid {
+
+void AddBenchCommand(CLI::App& app, int* exit_code) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure");
+  bench->require_subcommand(1);
+  AddBenchServeCommand(*bench, exit_code);
+}
+
+}  // namespace braid

@@ -1,0 +1,23 @@
+// All loops of one level. Included once per level, after the level's vectors.
+
+#include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/linear-inl.h"
+#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/rows-inl.h"
+
+namespace braid::BRAID_LEVEL {
+
+constexpr CpuLevel Level(std::string_view name, bool (*supported)()) {
+  return {.name = name,
+          .supported = supported,
+          .linear = LinearOutputs,
+          .panel = RunPanel,
+          .quantize = QuantizeBlocks,
+          .swiglu_quantize = SwiGluQuantize,
+          .norm_row = NormRow,
+          .convolve_row = ConvolveRow,
+          .weighted_sum_row = WeightedSumRow,
+          .attend = Attend};
+}
+
+}  // namespace braid::BRAID_LEVEL
