@@ -39,6 +39,13 @@ namespace braid {
   PLANT(kRandomRestartsWithPrefill)       \
   PLANT(kKeepsBlocksOfReleased)           \
   PLANT(kKeepsForgotten)                  \
+  PLANT(kFreesSharedBlocks)               \
+  PLANT(kSavesColumnsOfChunkEnd)          \
+  PLANT(kKeepsDroppedSnapshots)           \
+  PLANT(kForgetsResumedCounts)            \
+  PLANT(kKeepsSnapshotsOfVoidStep)        \
+  PLANT(kEvictsPinnedSnapshots)           \
+  PLANT(kSharesAcrossScopes)              \
   PLANT(kResubmitsWithoutTokens)          \
   PLANT(kDeliversTwice)                   \
   PLANT(kGivesUpWithTheRouter)            \

@@ -671,13 +671,16 @@ TEST_F(TwoGroups, ShareTheRequests) {
 }
 
 TEST_F(TwoGroups, PromptsThatBeginAlikeGoToTheSameGroup) {
-  std::vector<uint64_t> ids;
-  for (int i = 0; i < 4; ++i) ids.push_back(cluster_->Generate(NewRequest(Prompt(40 + i), 50)));
+  cluster_->Generate(NewRequest(Prompt(40), 1));
+  cluster_->RunUntilQuiet();
+  for (int i = 0; i < 4; ++i) cluster_->Generate(NewRequest(Prompt(40 + i), 50));
   for (int i = 0; i < 5; ++i) cluster_->Round();
   EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 4);
 }
 
 TEST_F(TwoGroups, ButNotWhileTheOtherIsIdle) {
+  cluster_->Generate(NewRequest(Prompt(40), 1));
+  cluster_->RunUntilQuiet();
   for (int i = 0; i < 8; ++i) cluster_->Generate(NewRequest(Prompt(40 + i), 50));
   for (int i = 0; i < 5; ++i) cluster_->Round();
   EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 5);

@@ -39,7 +39,7 @@ Group NewGroup(int workers, uint64_t kv_blocks = 1000, int sequences_max = 100, 
 // A scheduler with workers that answer every step with the same token.
 struct Bench {
   explicit Bench(Scheduler::Limits limits = kLimits, Group group = NewGroup(1)) : scheduler(limits) {
-    scheduler.StartEpoch(std::move(group), &keep);
+    scheduler.StartEpoch(std::move(group), &begins);
   }
 
   // False if there is no room.
@@ -62,12 +62,13 @@ struct Bench {
         if (chunk.sample()) sequence->Append(7);
       }
     }
+    scheduler.CommitSaves();
     return rows;
   }
 
   Scheduler scheduler;
-  std::vector<std::vector<v1::SequenceKept>> keep;  // of the last StartEpoch
-  std::vector<v1::StepPlan> plans;                  // of the last Run
+  std::vector<v1::Begin> begins;    // of the last StartEpoch
+  std::vector<v1::StepPlan> plans;  // of the last Run
 };
 
 int Total(const std::map<uint64_t, int>& rows) {
@@ -251,14 +252,14 @@ TEST(Scheduler, InTheNextEpochSequencesGoOnWhereTheirStateIs) {
   members[0].id = WorkerId(7);
   members[1].id = WorkerId(2);
   const Scheduler::Sequences displaced =
-      bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, members), &bench.keep);
+      bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, members), &bench.begins);
   ASSERT_THAT(displaced, SizeIs(1)) << "its owner is gone";
   EXPECT_EQ(displaced[0]->id(), SequenceId(1));
   EXPECT_EQ(displaced[0]->computed(), 0);
-  EXPECT_THAT(bench.keep[0], IsEmpty());
-  ASSERT_THAT(bench.keep[1], SizeIs(1));
-  EXPECT_EQ(bench.keep[1][0].sequence(), 2u);
-  EXPECT_EQ(bench.keep[1][0].length(), 22u);
+  EXPECT_THAT(bench.begins[0].keep(), IsEmpty());
+  ASSERT_THAT(bench.begins[1].keep(), SizeIs(1));
+  EXPECT_EQ(bench.begins[1].keep(0).sequence(), 2u);
+  EXPECT_EQ(bench.begins[1].keep(0).length(), 22u);
   bench.Run();
   EXPECT_THAT(bench.plans[1].start(), IsEmpty()) << "the owner knows it";
   EXPECT_EQ(bench.plans[1].chunks(0).position(), 22u);
@@ -269,8 +270,8 @@ TEST(Scheduler, AStartInAVoidStepIsSaidAgain) {
   Bench bench;
   bench.Add(1, 20);
   ASSERT_NE(bench.scheduler.PlanStep(), std::nullopt);
-  EXPECT_THAT(bench.scheduler.StartEpoch(NewGroup(1), &bench.keep), IsEmpty());
-  EXPECT_THAT(bench.keep[0], IsEmpty()) << "nothing of it is committed";
+  EXPECT_THAT(bench.scheduler.StartEpoch(NewGroup(1), &bench.begins), IsEmpty());
+  EXPECT_THAT(bench.begins[0].keep(), IsEmpty()) << "nothing of it is committed";
   bench.Run();
   EXPECT_THAT(bench.plans[0].start(), SizeIs(1));
   EXPECT_EQ(bench.plans[0].chunks(0).position(), 0u);
@@ -280,7 +281,7 @@ TEST(Scheduler, WhatAnOwnerHasLostComesOutAndItsMemoryIsFree) {
   Bench bench;
   bench.Add(1, 20);
   bench.Run();
-  bench.scheduler.StartEpoch(NewGroup(1), &bench.keep);
+  bench.scheduler.StartEpoch(NewGroup(1), &bench.begins);
   EXPECT_THAT(bench.scheduler.Displace({SequenceId(1), SequenceId(99)}), SizeIs(1));
   EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
   EXPECT_EQ(bench.scheduler.running(), 0);

@@ -121,6 +121,9 @@ absl::Status CheckRequest(const v1::GenerateSequenceRequest& request, const Mode
   if (request.request_id().size() > kRequestIdBytesMax) {
     return InvalidArgument(absl::StrCat("request_id is longer than ", kRequestIdBytesMax, " bytes"));
   }
+  if (request.cache_scope().size() > kRequestIdBytesMax) {
+    return InvalidArgument(absl::StrCat("cache_scope is longer than ", kRequestIdBytesMax, " bytes"));
+  }
   RETURN_IF_ERROR(CheckLength(request, limits));
   RETURN_IF_ERROR(AllTokens(request.prompt(), limits.vocab_size, "prompt"));
   RETURN_IF_ERROR(AllTokens(request.generated(), limits.vocab_size, "generated"));
@@ -151,6 +154,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
                           "hello.expert_slots"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.epoch()), 0, kEpochMax, "hello.epoch"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
+  RETURN_IF_ERROR(InRange(hello.snapshots_max(), 0, kCountMax, "hello.snapshots_max"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");
 }
