@@ -287,6 +287,117 @@ TEST(Scheduler, WhatAnOwnerHasLostComesOutAndItsMemoryIsFree) {
   EXPECT_EQ(bench.scheduler.running(), 0);
 }
 
+// Workers with a prefix cache.
+Group CachingGroup(int workers = 1) {
+  std::vector<Group::Worker> members = NewGroup(workers).workers();
+  for (Group::Worker& member : members) {
+    member.snapshots_max = 16;
+    member.ledger = nullptr;
+  }
+  return Group(Epoch(1), kBlockTokens, std::move(members));
+}
+
+constexpr Scheduler::Limits kLongChunks{.step_tokens = 2000, .chunk_tokens = 1000, .sequences_max = 8};
+
+std::vector<uint32_t> Saves(const v1::StepPlan& plan) {
+  std::vector<uint32_t> positions;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    for (const v1::SnapshotSave& save : chunk.saves()) positions.push_back(save.position());
+  }
+  return positions;
+}
+
+TEST(Scheduler, SavesTheEndOfAPromptAndPlacesOnTheWay) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 600);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(256, 512, 592));
+  std::vector<uint32_t> in_answer;
+  for (int token = 0; token < 40; ++token) {
+    bench.Run();
+    for (uint32_t position : Saves(bench.plans[0])) in_answer.push_back(position);
+  }
+  EXPECT_THAT(in_answer, ElementsAre(608, 624, 640));
+  EXPECT_EQ(bench.scheduler.group()->worker(0).ledger->snapshots(), 4) << "of the answer the last";
+}
+
+TEST(Scheduler, SavesTheEndBeforeTheLastTokenSoThatTheSamePromptFindsIt) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(48));
+  bench.Add(2, 64);
+  EXPECT_THAT(bench.Run(), testing::Contains(Pair(2, 16)));
+  ASSERT_THAT(bench.plans[0].start(), SizeIs(1));
+  EXPECT_NE(bench.plans[0].start(0).resume(), 0u);
+  EXPECT_THAT(bench.plans[0].start(0).resumed_tokens(), SizeIs(48)) << "without a repetition penalty of 1 they count";
+  EXPECT_THAT(Saves(bench.plans[0]), IsEmpty());
+}
+
+TEST(Scheduler, AVeryLongPromptHasNoMoreSnapshots) {
+  Bench bench({.step_tokens = 20000, .chunk_tokens = 20000, .sequences_max = 8}, NewGroup(1));
+  bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens,
+                                   {{.id = WorkerId(9),
+                                     .kv_blocks_total = 5000,
+                                     .sequences_max = 9,
+                                     .step_tokens_max = 20000,
+                                     .snapshots_max = 100}}),
+                             &bench.begins);
+  bench.Add(1, 16000);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), SizeIs(16));
+}
+
+TEST(Scheduler, WhatWantsItsPromptScoredBeginsAtItsBeginning) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  v1::GenerateSequenceRequest request;
+  for (int i = 0; i < 64; ++i) request.add_prompt(i % 100);
+  request.set_max_new_tokens(5);
+  request.set_want_prompt_logprobs(true);
+  bench.scheduler.Admit(std::make_unique<Sequence>(SequenceId(2), request, absl::UnixEpoch()), 0);
+  request.set_want_prompt_logprobs(false);
+  request.set_no_cache(true);
+  bench.scheduler.Admit(std::make_unique<Sequence>(SequenceId(3), request, absl::UnixEpoch()), 0);
+  std::map<uint64_t, int> rows = bench.Run();
+  EXPECT_EQ(rows[2], 64);
+  EXPECT_EQ(rows[3], 64) << "or takes no part in the cache";
+}
+
+TEST(Scheduler, BeginsWithTheSameSnapshotAgainIfTheStepWasVoid) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  bench.Add(2, 70);
+  const auto lost = bench.scheduler.PlanStep();
+  ASSERT_NE(lost, std::nullopt);
+  const uint64_t resume = (*lost)[0].start(0).resume();
+  EXPECT_NE(resume, 0u);
+  EXPECT_THAT(bench.scheduler.StartEpoch(CachingGroup(), &bench.begins), IsEmpty());
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), ElementsAre(resume)) << "and nothing that was saved in vain";
+  bench.Run();
+  EXPECT_EQ(bench.plans[0].start(0).resume(), resume);
+  EXPECT_EQ(bench.plans[0].chunks(1).position(), 48u);
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(64)) << "again";
+}
+
+TEST(Scheduler, AWorkerThatWasNotInTheEpochIsTakenToKnowNothing) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  bench.scheduler.Remove(SequenceId(1));
+  std::vector<Group::Worker> others = CachingGroup().workers();
+  others[0].id = WorkerId(7);
+  others[0].ledger = nullptr;
+  bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, others), &bench.begins);
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), IsEmpty());
+  bench.scheduler.StartEpoch(CachingGroup(), &bench.begins);
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), IsEmpty());
+  bench.Add(2, 64);
+  EXPECT_THAT(bench.Run(), ElementsAre(Pair(2, 64)));
+}
+
 TEST(Scheduler, SeriousSuspectsRunOneAtATime) {
   Bench bench;
   for (uint64_t id = 1; id <= 4; ++id) bench.Add(id, 10);

@@ -46,6 +46,7 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
   for (const v1::SequenceStart& start : plan.start()) {
     SequenceBook& sequence = sequences_[{router, SequenceId(start.sequence())}];
     if (sequence.owner != WorkerId()) world_->Count("sequences prefilled again");
+    if (sequence.owner != WorkerId() && start.resume() != 0) world_->Count("sequences prefilled again from a snapshot");
     sequence.owner = to;
     sequence.length = 0;
     sequence.run.clear();
