@@ -1,7 +1,8 @@
 """P1: the answer does not depend on the cluster.
 
 32 mixed requests give identical token ids and log probabilities alone and together, whatever the prefill chunk, however
-many workers there are, and whether they begin with what others have computed (more of that: prefix_cache_test.py). Floats are compared as the JSON text they were printed as: bit for bit.
+many workers there are, and whether they begin with what others have computed (more of that: prefix_cache_test.py).
+Floats are compared as the JSON text they were printed as: bit for bit.
 """
 import concurrent.futures
 import random
