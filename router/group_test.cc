@@ -78,7 +78,7 @@ TEST(Group, PicksWhoKnowsTheBeginningUnlessItIsMuchBusier) {
   ExtendHashes("", tokens, 16, &hashes);
   const Beginning beginning{"", tokens, hashes};
   held.Reserve(1, 10);
-  group.worker(1).ledger->Save(held.leases[0], beginning, false);
+  group.worker(1).ledger->Save(held.leases[0], beginning, KvLedger::Place::kEndOfPrompt);
   EXPECT_EQ(group.PickOwner(10, beginning), 0) << "it is not there yet";
   group.worker(1).ledger->CommitSaves();
   EXPECT_EQ(group.PickOwner(10), 0);

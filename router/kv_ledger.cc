@@ -80,7 +80,7 @@ KvLease KvLedger::Reserve(uint64_t blocks, const Beginning& beginning) {
   return lease;
 }
 
-std::optional<SnapshotId> KvLedger::Save(KvLease& lease, const Beginning& beginning, bool in_answer) {
+std::optional<SnapshotId> KvLedger::Save(KvLease& lease, const Beginning& beginning, Place place) {
   if (snapshots_max_ == 0) return std::nullopt;
   const int end = static_cast<int>(beginning.tokens.size());
   // Of a step that was void there may be segments left.
@@ -96,11 +96,12 @@ std::optional<SnapshotId> KvLedger::Save(KvLease& lease, const Beginning& beginn
   if (is_new) segment = Extend(lease, beginning);
   ++segment->holders;
   const SnapshotId id(++last_id_);
-  snapshots_.push_front({.id = id, .segment = segment, .hash = beginning.hashes.back(), .instead_of = {}});
+  snapshots_.push_front(
+      {.id = id, .segment = segment, .hash = beginning.hashes.back(), .place = place, .instead_of = {}});
   by_hash_[beginning.hashes.back()] = snapshots_.begin();
   by_id_[id] = snapshots_.begin();
   saving_.push_back(id);
-  if (in_answer) snapshots_.front().instead_of = std::exchange(lease.in_answer_, id);
+  if (place == Place::kInAnswer) snapshots_.front().instead_of = std::exchange(lease.in_answer_, id);
   return id;
 }
 
@@ -173,10 +174,16 @@ void KvLedger::MakeRoom(uint64_t blocks) {
 }
 
 // False if all that are there must stay: the step that saves them is being planned, or somebody is to begin with them.
+// One inside of a prompt that nobody has used for a while goes before the ends of prompts: there are many of them, and
+// few are where prompts part.
 bool KvLedger::MakePlace() {
   if (snapshots() < snapshots_max_) return true;
-  const auto last = std::find_if(snapshots_.rbegin(), snapshots_.rend(),
-                                 [](const Snapshot& snapshot) { return snapshot.saved && snapshot.pins == 0; });
+  const auto may_go = [](const Snapshot& snapshot) { return snapshot.saved && snapshot.pins == 0; };
+  const auto half = std::next(snapshots_.rbegin(), snapshots() / 2);
+  auto last = std::find_if(snapshots_.rbegin(), half, [&](const Snapshot& snapshot) {
+    return may_go(snapshot) && snapshot.place == Place::kOnTheWay && !snapshot.used;
+  });
+  if (last == half) last = std::find_if(snapshots_.rbegin(), snapshots_.rend(), may_go);
   if (last == snapshots_.rend()) return false;
   Drop(std::prev(last.base()));
   return true;

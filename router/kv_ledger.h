@@ -61,11 +61,16 @@ class KvLedger : public std::enable_shared_from_this<KvLedger> {
   // Takes the longest snapshot, and blocks behind it; others may be dropped for them. REQUIRES: HasRoom.
   KvLease Reserve(uint64_t blocks, const Beginning& beginning);
 
+  // Where a snapshot is of its sequence.
+  enum class Place {
+    kOnTheWay,     // inside of a prompt: good for those that part behind it, if there are any
+    kEndOfPrompt,  // for the next turn, and for the same prompt again
+    kInAnswer,     // for a turn that goes on behind the answer; takes the place of the one before, if nobody used that
+  };
   // The step that is being planned is to save this beginning of the sequence with this lease: the snapshot's id, or
-  // nullopt if it is there already or there is no place for it. `in_answer`: it takes the place of the one before of
-  // this sequence that was saved so, unless somebody has used that.
+  // nullopt if it is there already or there is no place for it.
   // REQUIRES: the sequence is `beginning` and more. What is saved in one step comes in ascending order.
-  std::optional<SnapshotId> Save(KvLease& lease, const Beginning& beginning, bool in_answer);
+  std::optional<SnapshotId> Save(KvLease& lease, const Beginning& beginning, Place place);
   // That step is committed: what it saves can be found.
   void CommitSaves();
   // It never happened.
@@ -96,6 +101,7 @@ class KvLedger : public std::enable_shared_from_this<KvLedger> {
     SnapshotId id;
     Segment* segment = nullptr;
     uint64_t hash = 0;
+    Place place = Place::kOnTheWay;
     bool saved = false;     // the step is committed
     bool used = false;      // somebody began with it
     int pins = 0;           // sequences that are to begin with it, and the worker may not know yet

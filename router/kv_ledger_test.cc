@@ -13,6 +13,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
+using Place = KvLedger::Place;
 constexpr int kBlock = 4;
 
 // A sequence's tokens with their hashes.
@@ -40,8 +41,9 @@ std::shared_ptr<KvLedger> NewLedger(uint64_t blocks = 100, int snapshots_max = 1
 }
 
 // Saves and commits.
-std::optional<SnapshotId> Save(KvLedger& ledger, KvLease& lease, const Beginning& beginning, bool in_answer = false) {
-  const auto id = ledger.Save(lease, beginning, in_answer);
+std::optional<SnapshotId> Save(KvLedger& ledger, KvLease& lease, const Beginning& beginning,
+                               Place place = Place::kEndOfPrompt) {
+  const auto id = ledger.Save(lease, beginning, place);
   ledger.CommitSaves();
   return id;
 }
@@ -65,7 +67,7 @@ TEST(KvLedger, NothingIsFoundBeforeItsStepIsCommittedOrIfThatNeverHappened) {
   const auto ledger = NewLedger();
   const Tokens log = Log(16);
   KvLease lease = ledger->Reserve(4, {});
-  EXPECT_TRUE(ledger->Save(lease, log.First(8), false));
+  EXPECT_TRUE(ledger->Save(lease, log.First(8), Place::kEndOfPrompt));
   EXPECT_EQ(ledger->CachedTokens(log.Whole()), 0);
   ledger->VoidSaves();
   EXPECT_EQ(ledger->CachedTokens(log.Whole()), 0);
@@ -79,7 +81,7 @@ TEST(KvLedger, WhatComesAgainAfterAVoidStepMayBeCutInAnotherWay) {
   const auto ledger = NewLedger();
   const Tokens log = Log(24);
   KvLease lease = ledger->Reserve(6, {});
-  ledger->Save(lease, log.First(16), false);
+  ledger->Save(lease, log.First(16), Place::kEndOfPrompt);
   ledger->VoidSaves();
   EXPECT_FALSE(Save(*ledger, lease, log.First(8))) << "inside of a segment that is there already";
   EXPECT_TRUE(Save(*ledger, lease, log.First(16)));
@@ -163,6 +165,29 @@ TEST(KvLedger, DropsTheLeastRecentlyUsed) {
   EXPECT_THAT(ledger->TakeDropped(), ElementsAre(*unused));
 }
 
+TEST(KvLedger, PlacesOnTheWayThatNobodyHasUsedGoBeforeEndsOfPrompts) {
+  const auto ledger = NewLedger(100, 6);
+  std::vector<std::pair<SnapshotId, SnapshotId>> saved;  // on the way, end
+  std::vector<KvLease> leases;
+  for (int i = 0; i < 3; ++i) {
+    const Tokens log = Log(16, 0, i);
+    leases.push_back(ledger->Reserve(4, {}));
+    const auto on_the_way = Save(*ledger, leases.back(), log.First(8), Place::kOnTheWay);
+    saved.emplace_back(*on_the_way, *Save(*ledger, leases.back(), log.First(16)));
+  }
+  KvLease user = ledger->Reserve(4, Log(12, 0, 0).Whole());  // of the first one's
+  user.OnStarted();
+  leases.push_back(ledger->Reserve(4, {}));
+  const auto next = Save(*ledger, leases.back(), Log(16, 0, 3).First(8), Place::kOnTheWay);
+  EXPECT_THAT(ledger->TakeDropped(), ElementsAre(saved[1].first));
+  Save(*ledger, leases.back(), Log(16, 0, 3).First(16));
+  EXPECT_THAT(ledger->TakeDropped(), ElementsAre(saved[2].first));
+  leases.push_back(ledger->Reserve(4, {}));
+  Save(*ledger, leases.back(), Log(16, 0, 4).First(16));
+  EXPECT_THAT(ledger->TakeDropped(), ElementsAre(saved[0].second)) << "the last one on the way is recent";
+  EXPECT_EQ(ledger->CachedTokens(Log(16, 0, 3).First(8)), 8) << next->value;
+}
+
 TEST(KvLedger, KeepsWhatASequenceIsStillToBeginWith) {
   const auto ledger = NewLedger(100, 1);
   const Tokens a = Log(8, 0, 0), b = Log(8, 0, 1);
@@ -179,9 +204,9 @@ TEST(KvLedger, WhatIsSavedTwiceInAStepIsSavedOnce) {
   const auto ledger = NewLedger();
   const Tokens log = Log(16);
   KvLease one = ledger->Reserve(4, {}), two = ledger->Reserve(4, {});
-  EXPECT_TRUE(ledger->Save(one, log.First(8), false));
-  EXPECT_FALSE(ledger->Save(two, log.First(8), false));
-  EXPECT_TRUE(ledger->Save(two, log.First(16), false)) << "with blocks of its own";
+  EXPECT_TRUE(ledger->Save(one, log.First(8), Place::kEndOfPrompt));
+  EXPECT_FALSE(ledger->Save(two, log.First(8), Place::kEndOfPrompt));
+  EXPECT_TRUE(ledger->Save(two, log.First(16), Place::kEndOfPrompt)) << "with blocks of its own";
   ledger->CommitSaves();
   one.Reset();
   two.Reset();
@@ -193,14 +218,14 @@ TEST(KvLedger, OfAnAnswerTheLastIsKept) {
   const Tokens log = Log(32);
   KvLease lease = ledger->Reserve(8, {});
   const auto prompt = Save(*ledger, lease, log.First(8));
-  const auto first = Save(*ledger, lease, log.First(12), true);
-  const auto second = ledger->Save(lease, log.First(16), true);
+  const auto first = Save(*ledger, lease, log.First(12), Place::kInAnswer);
+  const auto second = ledger->Save(lease, log.First(16), Place::kInAnswer);
   EXPECT_THAT(ledger->TakeDropped(), IsEmpty()) << "as long as that may be void";
   ledger->CommitSaves();
   EXPECT_THAT(ledger->TakeDropped(), ElementsAre(*first));
   KvLease other = ledger->Reserve(8, log.First(16));
   EXPECT_EQ(other.resume(), *second);
-  const auto third = Save(*ledger, lease, log.First(20), true);
+  const auto third = Save(*ledger, lease, log.First(20), Place::kInAnswer);
   EXPECT_THAT(ledger->TakeDropped(), IsEmpty()) << "somebody has used it";
   EXPECT_THAT(ledger->Snapshots(), testing::UnorderedElementsAre(*prompt, *second, *third));
 }
@@ -307,7 +332,8 @@ TEST(KvLedger, CountsAsItsWorkerDoes) {
         ends.push_back(end);
         for (int at = (r.computed / kBlock + 1) * kBlock; at <= end; at += kBlock) {
           if (at % 12 != 0 && below(2) == 0) continue;
-          const auto id = ledger->Save(r.lease, r.log.First(static_cast<size_t>(at)), at > 40);
+          const auto id = ledger->Save(r.lease, r.log.First(static_cast<size_t>(at)),
+                                       at > 40 ? Place::kInAnswer : Place::kOnTheWay);
           if (id) saves.push_back({*id, i, static_cast<size_t>(at / kBlock)});
         }
       }

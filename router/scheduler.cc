@@ -57,13 +57,16 @@ namespace {
 constexpr int kSnapshotTokens = 256;
 constexpr int kSnapshotsOfPrompt = 16;
 
-// Whether the state at `end`, a multiple of the block, is worth keeping of a sequence that begins by prefilling so many
+// Where the state at `end`, a multiple of the block, is worth keeping of a sequence that begins by prefilling so many
 // tokens. A prompt that is sent again needs its last token computed, so its end is before that.
-bool WorthSaving(int end, int prefill_tokens, int block_tokens) {
+std::optional<KvLedger::Place> WorthSaving(int end, int prefill_tokens, int block_tokens) {
   const int last = (prefill_tokens - 1) / block_tokens * block_tokens;
-  if (end >= last) return end == last || end > prefill_tokens;
+  if (end == last) return KvLedger::Place::kEndOfPrompt;
+  if (end > prefill_tokens) return KvLedger::Place::kInAnswer;
   const int stride = kSnapshotTokens * ((prefill_tokens - 1) / (kSnapshotTokens * kSnapshotsOfPrompt) + 1);
-  return end % stride < block_tokens;  // the block that reaches it, where no block ends there
+  // The block that reaches a multiple of that, where no block ends there.
+  if (end < last && end % stride < block_tokens) return KvLedger::Place::kOnTheWay;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -245,12 +248,12 @@ void Scheduler::AddSaves(Sequence& sequence, v1::SequenceChunk* chunk) {
   const int block = group_->kv_block_tokens();
   const int begin = sequence.computed(), end = begin + chunk->tokens_size();
   for (int position = (begin / block + 1) * block; position <= end; position += block) {
-    if (!WorthSaving(position, sequence.prefill_tokens(), block)) continue;
+    const std::optional<KvLedger::Place> place = WorthSaving(position, sequence.prefill_tokens(), block);
+    if (!place) continue;
     const Beginning beginning = sequence.First(position, block);
     if (beginning.tokens.empty()) return;
-    const bool in_answer = position > sequence.prefill_tokens();
     KvLedger& ledger = *group_->worker(*sequence.owner()).ledger;
-    if (const std::optional<SnapshotId> id = ledger.Save(sequence.lease(), beginning, in_answer)) {
+    if (const std::optional<SnapshotId> id = ledger.Save(sequence.lease(), beginning, *place)) {
       v1::SnapshotSave* const save = chunk->add_saves();
       save->set_snapshot(id->value);
       save->set_position(static_cast<uint32_t>(position));
