@@ -55,7 +55,8 @@ GroupCore::GroupCore(std::string name, const RouterOptions& options, Epoch* last
       membership_(std::move(name), options, last_epoch, actions),
       scheduler_({.step_tokens = options.step_tokens,
                   .chunk_tokens = options.chunk_tokens,
-                  .sequences_max = options.sequences_max}),
+                  .sequences_max = options.sequences_max,
+                  .snapshot_tokens = options.snapshot_tokens}),
       links_(options.heartbeat_timeout) {}
 
 void GroupCore::OnLeaving(WorkerId worker, absl::Time now) {

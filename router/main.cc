@@ -57,6 +57,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "BRAID_ROUTER_QUEUE_MAX");
   add("--prefix-cache", router.prefix_cache, "sequences that begin alike share what is computed of that: true or false",
       "BRAID_ROUTER_PREFIX_CACHE");
+  add("--snapshot-tokens", router.snapshot_tokens,
+      "prompts that begin alike share what is computed up to the end of one, or every so many tokens before that",
+      "BRAID_ROUTER_SNAPSHOT_TOKENS");
   AddMilliseconds(app, "--heartbeat-ms", router.heartbeat, "how often router and workers say that they live")
       ->envname("BRAID_ROUTER_HEARTBEAT_MS");
   AddMilliseconds(app, "--heartbeat-timeout-ms", router.heartbeat_timeout, "silence after which a worker is given up")

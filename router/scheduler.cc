@@ -53,17 +53,16 @@ class Scheduler::Budget {
 
 namespace {
 
-// A conversation of 4,096 tokens has 16 snapshots, a longer one no more.
-constexpr int kSnapshotTokens = 256;
+// Inside of a prompt there are no more, however long it is.
 constexpr int kSnapshotsOfPrompt = 16;
 
 // Where the state at `end`, a multiple of the block, is worth keeping of a sequence that begins by prefilling so many
 // tokens. A prompt that is sent again needs its last token computed, so its end is before that.
-std::optional<KvLedger::Place> WorthSaving(int end, int prefill_tokens, int block_tokens) {
+std::optional<KvLedger::Place> WorthSaving(int end, int prefill_tokens, int block_tokens, int snapshot_tokens) {
   const int last = (prefill_tokens - 1) / block_tokens * block_tokens;
   if (end == last) return KvLedger::Place::kEndOfPrompt;
   if (end > prefill_tokens) return KvLedger::Place::kInAnswer;
-  const int stride = kSnapshotTokens * ((prefill_tokens - 1) / (kSnapshotTokens * kSnapshotsOfPrompt) + 1);
+  const int stride = snapshot_tokens * ((prefill_tokens - 1) / (snapshot_tokens * kSnapshotsOfPrompt) + 1);
   // The block that reaches a multiple of that, where no block ends there.
   if (end < last && end % stride < block_tokens) return KvLedger::Place::kOnTheWay;
   return std::nullopt;
@@ -248,7 +247,8 @@ void Scheduler::AddSaves(Sequence& sequence, v1::SequenceChunk* chunk) {
   const int block = group_->kv_block_tokens();
   const int begin = sequence.computed(), end = begin + chunk->tokens_size();
   for (int position = (begin / block + 1) * block; position <= end; position += block) {
-    const std::optional<KvLedger::Place> place = WorthSaving(position, sequence.prefill_tokens(), block);
+    const std::optional<KvLedger::Place> place =
+        WorthSaving(position, sequence.prefill_tokens(), block, limits_.snapshot_tokens);
     if (!place) continue;
     const Beginning beginning = sequence.First(position, block);
     if (beginning.tokens.empty()) return;

@@ -36,9 +36,10 @@ namespace braid {
 class Scheduler {
  public:
   struct Limits {
-    int step_tokens = 0;    // rows of a step over all workers, >= kStepTokensMin
-    int chunk_tokens = 0;   // rows of one sequence in a step, >= 1
-    int sequences_max = 0;  // running at once, >= 1
+    int step_tokens = 0;        // rows of a step over all workers, >= kStepTokensMin
+    int chunk_tokens = 0;       // rows of one sequence in a step, >= 1
+    int sequences_max = 0;      // running at once, >= 1
+    int snapshot_tokens = 256;  // between snapshots inside of a prompt, >= 1
   };
   static constexpr int kStepTokensMin = 16;  // so that an eighth of it, for prefill, is not nothing
   static constexpr int kTurnChunks = 8;      // 2,048 tokens with the default chunk: most prompts need one turn

@@ -108,6 +108,7 @@ absl::Status CheckOptions(const RouterOptions& options) {
   RETURN_IF_ERROR(InRange(options.step_tokens, Scheduler::kStepTokensMin, 1 << 20, "step_tokens"));
   RETURN_IF_ERROR(InRange(options.chunk_tokens, 1, 1 << 20, "chunk_tokens"));
   RETURN_IF_ERROR(InRange(options.sequences_max, 1, 1 << 20, "sequences_max"));
+  RETURN_IF_ERROR(InRange(options.snapshot_tokens, 1, 1 << 20, "snapshot_tokens"));
   RETURN_IF_ERROR(InRange(options.queue_max, 1, 1 << 20, "queue_max"));
   RETURN_IF_ERROR(InRange(absl::ToDoubleMilliseconds(options.heartbeat), 10, 60'000, "heartbeat (ms)"));
   RETURN_IF_ERROR(InRange(absl::ToDoubleMilliseconds(options.step_timeout), 10, 86'400'000, "step_timeout (ms)"));

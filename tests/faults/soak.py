@@ -123,7 +123,8 @@ def resources(cluster):
         with open(f"/proc/{pid}/status") as status:
             found[f"{name} bytes"] = next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
     held = sum(cluster.worker_metric("braid_worker_kv_blocks_used", index) for index in cluster.serving_workers())
-    found["workers' kv blocks beyond the prefix cache"] = int(held - cluster.router_metric("braid_router_prefix_blocks"))
+    kept = cluster.router_metric("braid_router_prefix_blocks")
+    found["workers' kv blocks beyond the prefix cache"] = int(held - kept)
     return found
 
 

@@ -34,6 +34,7 @@ Cluster::Options ChooseCluster(Random& random) {
   router.sequences_max = random.Between(4, 24);
   router.queue_max = random.Between(2, 40);
   router.prefix_cache = random.Chance(0.95);
+  router.snapshot_tokens = random.Chance(0.5) ? 256 : random.Between(20, 100);
   router.heartbeat = random.Between(absl::Milliseconds(100), absl::Milliseconds(500));
   router.heartbeat_timeout = router.heartbeat * random.Between(3, 6);
   router.step_timeout = absl::Seconds(120);
