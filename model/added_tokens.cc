@@ -50,7 +50,19 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<TokenizerSpec::AddedToken> toke
       if (is_new) token_of_node_.push_back(-1);
     }
     token_of_node_[node] = static_cast<int32_t>(i);
+    only_specials_ &= tokens_[i].special;
+    const auto byte = [&](size_t at) { return static_cast<size_t>(static_cast<uint8_t>(tokens_[i].text[at])); };
+    if (tokens_[i].text.size() > 1) begins_with_two_.set(byte(0) << 8 | byte(1));
+    if (tokens_[i].text.size() == 1) {
+      for (size_t second = 0; second < 256; ++second) begins_with_two_.set(byte(0) << 8 | second);
+    }
   }
+}
+
+bool AddedTokenMatcher::MayBeginAt(std::string_view text, size_t at) const {
+  const auto first = static_cast<uint8_t>(text[at]);
+  if (!begins_[first]) return false;
+  return at + 1 == text.size() || begins_with_two_[size_t{first} << 8 | static_cast<uint8_t>(text[at + 1])];
 }
 
 const TokenizerSpec::AddedToken* AddedTokenMatcher::LongestAt(std::string_view text, size_t at) const {
@@ -67,9 +79,13 @@ const TokenizerSpec::AddedToken* AddedTokenMatcher::LongestAt(std::string_view t
 
 std::vector<AddedTokenMatcher::Piece> AddedTokenMatcher::Split(std::string_view text, bool parse_specials) const {
   std::vector<Piece> pieces;
+  if (only_specials_ && !parse_specials) {
+    if (!text.empty()) pieces.push_back({-1, text});
+    return pieces;
+  }
   size_t done = 0;  // everything before is in `pieces`
   for (size_t at = 0; at < text.size();) {
-    const TokenizerSpec::AddedToken* token = begins_[static_cast<uint8_t>(text[at])] ? LongestAt(text, at) : nullptr;
+    const TokenizerSpec::AddedToken* token = MayBeginAt(text, at) ? LongestAt(text, at) : nullptr;
     if (token == nullptr) {
       ++at;
       continue;

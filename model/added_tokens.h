@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -27,13 +28,18 @@ class AddedTokenMatcher {
   std::vector<Piece> Split(std::string_view text, bool parse_specials) const;
 
  private:
+  bool MayBeginAt(std::string_view text, size_t at) const;
   const TokenizerSpec::AddedToken* LongestAt(std::string_view text, size_t at) const;
 
   std::vector<TokenizerSpec::AddedToken> tokens_;
   // A trie: (node << 8 | byte) to the next node; node 0 is the root.
   absl::flat_hash_map<uint64_t, uint32_t> edges_;
   std::vector<int32_t> token_of_node_;  // index into tokens_, -1: none ends here
+  // What lets Split pass over most of a text without a look into the trie: the first bytes of tokens, and the first
+  // two.
   bool begins_[256] = {};
+  std::bitset<256 * 256> begins_with_two_;
+  bool only_specials_ = true;
 };
 
 }  // namespace braid

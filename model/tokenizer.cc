@@ -13,6 +13,7 @@
 #include "model/bpe.h"
 #include "model/byte_spelling.h"
 #include "model/pretokenizer.h"
+#include "model/word_table.h"
 
 namespace braid {
 namespace {
@@ -86,23 +87,22 @@ absl::StatusOr<IdBySpelling> IndexSpellings(const TokenizerSpec& spec, const std
   return ids;
 }
 
-absl::StatusOr<Bpe::Merges> MakeMerges(const TokenizerSpec& spec, const IdBySpelling& ids) {
-  Bpe::Merges merges;
+absl::StatusOr<std::vector<Bpe::Merge>> MakeMerges(const TokenizerSpec& spec, const IdBySpelling& ids) {
+  std::vector<Bpe::Merge> merges;
   merges.reserve(spec.merges.size());
   const auto id_of = [&](std::string_view spelled) {
     auto entry = ids.find(spelled);
     return entry == ids.end() ? TokenId{-1} : entry->second;
   };
-  uint32_t rank = 0;
   std::string joined;
   for (const auto& [left, right] : spec.merges) {
     joined.assign(left).append(right);
-    const TokenId left_id = id_of(left), right_id = id_of(right), result = id_of(joined);
-    if (left_id < 0 || right_id < 0 || result < 0) {
-      return InvalidArgument(absl::StrCat("merge ", rank, " of ", Quote(left), " and ", Quote(right),
+    const Bpe::Merge merge = {id_of(left), id_of(right), id_of(joined)};
+    if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
+      return InvalidArgument(absl::StrCat("merge ", merges.size(), " of ", Quote(left), " and ", Quote(right),
                                           " names a token that is not in the vocabulary"));
     }
-    merges[{left_id, right_id}] = {rank++, result};  // of two merges of one pair the later counts, as in `tokenizers`
+    merges.push_back(merge);
   }
   return merges;
 }
@@ -129,8 +129,9 @@ std::vector<TokenizerSpec::AddedToken> Select(const TokenizerSpec& spec, bool no
 }  // namespace
 
 struct Tokenizer::Impl {
-  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, Bpe::Merges merges)
-      : bpe(byte_ids, std::move(merges)),
+  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, const std::vector<Bpe::Merge>& merges)
+      : bpe(byte_ids, merges),
+        words(spec.tokens.size()),
         first_matcher(Select(spec, /*normalized=*/false)),
         second_matcher(Select(spec, /*normalized=*/true)),
         pre_tokenizer(spec.pre_tokenizer),
@@ -140,11 +141,12 @@ struct Tokenizer::Impl {
         eos(spec.eos) {}
 
   void TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds);
+  bool MergesToItself(TokenId id) const;
   void CollectStopTokens();
   void EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
-  void EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
 
   Bpe bpe;
+  WordTable words;  // pointing into `bytes`
   // `tokenizers` looks for tokens marked "normalized" in what the others left over.
   AddedTokenMatcher first_matcher, second_matcher;
   TokenizerSpec::PreTokenizer pre_tokenizer;
@@ -154,7 +156,6 @@ struct Tokenizer::Impl {
   std::vector<std::string> bytes;  // by id
   std::vector<bool> special;       // by id
   IdByText<std::string> added;
-  IdByText<std::string_view> whole_words;  // by bytes, pointing into `bytes`; for ignore_merges
 };
 
 void Tokenizer::Impl::TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds) {
@@ -169,8 +170,17 @@ void Tokenizer::Impl::TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& k
     if (kinds[id] != Kind::kOrdinary || spec.tokens[id].empty()) continue;
     std::optional<std::string> spelled = BytesOfSpelling(spec.tokens[id]);
     bytes[id] = spelled ? *spelled : spec.tokens[id];  // a token that is no spelling stands for its own text
-    if (spelled && spec.ignore_merges) whole_words.emplace(bytes[id], static_cast<TokenId>(id));
+    if (spelled && (spec.ignore_merges || MergesToItself(static_cast<TokenId>(id)))) {
+      words.Insert(bytes[id], static_cast<TokenId>(id));
+    }
   }
+}
+
+bool Tokenizer::Impl::MergesToItself(TokenId id) const {
+  Bpe::Scratch scratch;
+  std::vector<TokenId> ids;
+  bpe.Encode(bytes[id], &scratch, &ids);
+  return ids.size() == 1 && ids[0] == id;
 }
 
 void Tokenizer::Impl::CollectStopTokens() {
@@ -184,20 +194,16 @@ void Tokenizer::Impl::CollectStopTokens() {
   }
 }
 
-void Tokenizer::Impl::EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
-  if (auto whole = whole_words.find(word); whole != whole_words.end()) {
-    ids->push_back(whole->second);
-  } else {
-    bpe.Encode(word, scratch, ids);
-  }
-}
-
 void Tokenizer::Impl::EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
   std::string prefixed;
   if (add_prefix_space && !text.starts_with(' ')) text = prefixed.assign(" ").append(text);
   for (size_t at = 0; at < text.size();) {
     const size_t end = PreTokenEnd(pre_tokenizer, text, at);
-    EncodeWord(text.substr(at, end - at), scratch, ids);
+    if (const TokenId id = words.Find(text, at, end - at); id >= 0) {
+      ids->push_back(id);
+    } else {
+      bpe.Encode(text.substr(at, end - at), scratch, ids);
+    }
     at = end;
   }
 }
@@ -206,8 +212,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec)
   ASSIGN_OR_RETURN(const std::vector<Kind> kinds, KindsById(spec));
   ASSIGN_OR_RETURN(const IdBySpelling ids, IndexSpellings(spec, kinds));
   ASSIGN_OR_RETURN(const auto byte_ids, FindByteTokens(ids));
-  ASSIGN_OR_RETURN(Bpe::Merges merges, MakeMerges(spec, ids));
-  auto impl = std::make_unique<Impl>(spec, byte_ids, std::move(merges));
+  ASSIGN_OR_RETURN(const std::vector<Bpe::Merge> merges, MakeMerges(spec, ids));
+  auto impl = std::make_unique<Impl>(spec, byte_ids, merges);
   impl->TakeTokens(spec, kinds);
   impl->CollectStopTokens();
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
