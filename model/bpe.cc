@@ -18,42 +18,37 @@ namespace braid {
 namespace {
 
 constexpr TokenId kGone = -1;
-constexpr uint64_t kNoPair = ~uint64_t{0};
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
 // About where the heap begins to win.
 constexpr size_t kShortMax = 64;
 
-uint64_t PairOf(TokenId left, TokenId right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
 }  // namespace
 
-Bpe::Bpe(const std::array<TokenId, 256>& byte_ids, const std::vector<Merge>& merges) : byte_ids_(byte_ids) {
-  CHECK_LT(merges.size(), size_t{kNoRank});
-  const size_t slots = std::bit_ceil(2 * merges.size() + 2);
+Bpe::Bpe(const std::array<TokenId, 256>& byte_ids, std::vector<Merge> merges)
+    : byte_ids_(byte_ids), merges_(std::move(merges)) {
+  CHECK_LT(merges_.size(), size_t{kNoRank});
+  const size_t slots = std::bit_ceil(2 * merges_.size() + 2);
   shift_ = 64 - std::countr_zero(slots);
-  slots_.resize(slots, {kNoPair, kNoRank});
-  results_.reserve(merges.size());
-  for (const Merge& merge : merges) {
-    Find(PairOf(merge.left, merge.right)) = {PairOf(merge.left, merge.right), static_cast<uint32_t>(results_.size())};
-    results_.push_back(merge.result);
+  slots_.resize(slots, {0, kNoRank});
+  for (uint32_t rank = 0; rank < merges_.size(); ++rank) {
+    const auto& [left, right, result] = merges_[rank];
+    slots_[SlotOf(left, right)] = {static_cast<uint32_t>(HashOf(left, right)), rank};
   }
   byte_ranks_.reserve(256 * 256);
   for (TokenId left : byte_ids_)
     for (TokenId right : byte_ids_) byte_ranks_.push_back(RankOf(left, right));
 }
 
-Bpe::Slot& Bpe::Find(uint64_t pair) {
-  size_t at = hash_(pair, 0) >> shift_;
-  while (slots_[at].pair != pair && slots_[at].pair != kNoPair) at = (at + 1) & (slots_.size() - 1);
-  return slots_[at];
+uint64_t Bpe::HashOf(TokenId left, TokenId right) const {
+  return hash_(static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right), 0);
 }
 
-uint32_t Bpe::RankOf(TokenId left, TokenId right) const {
-  const uint64_t pair = PairOf(left, right);
-  for (size_t at = hash_(pair, 0) >> shift_;; at = (at + 1) & (slots_.size() - 1)) {
-    if (slots_[at].pair == pair || slots_[at].pair == kNoPair) return slots_[at].rank;
+size_t Bpe::SlotOf(TokenId left, TokenId right) const {
+  const uint64_t hash = HashOf(left, right);
+  for (size_t at = hash >> shift_;; at = (at + 1) & (slots_.size() - 1)) {
+    const auto& [tag, rank] = slots_[at];
+    if (rank == kNoRank) return at;
+    if (tag == static_cast<uint32_t>(hash) && merges_[rank].left == left && merges_[rank].right == right) return at;
   }
 }
 
@@ -72,7 +67,7 @@ void Bpe::EncodeShort(std::string_view word, std::vector<TokenId>* ids) const {
     size_t best = 0;
     for (size_t i = 1; i + 1 < count; ++i) best = ranks[i] < ranks[best] ? i : best;
     if (ranks[best] == kNoRank) break;
-    symbols[best] = results_[ranks[best]];
+    symbols[best] = merges_[ranks[best]].result;
     --count;
     for (size_t i = best + 1; i < count; ++i) symbols[i] = symbols[i + 1];
     for (size_t i = best + 1; i + 1 < count; ++i) ranks[i] = ranks[i + 1];
@@ -110,7 +105,7 @@ void Bpe::EncodeLong(std::string_view word, Scratch* scratch, std::vector<TokenI
     auto& left = symbols[best.at];
     if (left.id != best.left || left.next < 0 || symbols[left.next].id != best.right) continue;
     auto& right = symbols[left.next];
-    left.id = results_[best.rank];
+    left.id = merges_[best.rank].result;
     left.next = right.next;
     right.id = kGone;
     if (left.next >= 0) symbols[left.next].previous = best.at;

@@ -18,7 +18,7 @@ class Bpe {
     TokenId left = 0, right = 0, result = 0;
   };
   // `merges` by rank: the first goes first; of two of one pair the later counts.
-  Bpe(const std::array<TokenId, 256>& byte_ids, const std::vector<Merge>& merges);
+  Bpe(const std::array<TokenId, 256>& byte_ids, std::vector<Merge> merges);
 
   // Working memory of Encode, kept between words.
   class Scratch {
@@ -43,14 +43,16 @@ class Bpe {
   void Encode(std::string_view word, Scratch* scratch, std::vector<TokenId>* ids) const;
 
  private:
+  // Eight bytes and not the whole pair: half of all questions are answered by an empty slot, and the more of the table
+  // lies in the nearest cache, the better.
   struct Slot {
-    uint64_t pair;  // left and right; kNoPair: empty
-    uint32_t rank;
+    uint32_t tag;   // the low half of the pair's hash
+    uint32_t rank;  // kNoRank: the slot is empty
   };
 
-  Slot& Find(uint64_t pair);
-  // kNoRank if they do not merge.
-  uint32_t RankOf(TokenId left, TokenId right) const;
+  uint64_t HashOf(TokenId left, TokenId right) const;
+  size_t SlotOf(TokenId left, TokenId right) const;  // the pair's, or the empty one where it would be
+  uint32_t RankOf(TokenId left, TokenId right) const { return slots_[SlotOf(left, right)].rank; }
   void EncodeShort(std::string_view word, std::vector<TokenId>* ids) const;
   void EncodeLong(std::string_view word, Scratch* scratch, std::vector<TokenId>* ids) const;
   void Propose(int32_t at, Scratch* scratch) const;
@@ -60,7 +62,7 @@ class Bpe {
   int shift_;                         // leaves as many bits of a hash as there are slots
   std::vector<Slot> slots_;           // linear probing; half of them empty at least
   std::vector<uint32_t> byte_ranks_;  // (256, 256): of the pairs every word begins with
-  std::vector<TokenId> results_;      // by rank
+  std::vector<Merge> merges_;         // by rank
 };
 
 }  // namespace braid

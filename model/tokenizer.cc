@@ -13,6 +13,8 @@
 #include "model/bpe.h"
 #include "model/byte_spelling.h"
 #include "model/pretokenizer.h"
+#include "model/word_cache.h"
+#include "model/word_key.h"
 #include "model/word_table.h"
 
 namespace braid {
@@ -129,8 +131,8 @@ std::vector<TokenizerSpec::AddedToken> Select(const TokenizerSpec& spec, bool no
 }  // namespace
 
 struct Tokenizer::Impl {
-  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, const std::vector<Bpe::Merge>& merges)
-      : bpe(byte_ids, merges),
+  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, std::vector<Bpe::Merge> merges)
+      : bpe(byte_ids, std::move(merges)),
         words(spec.tokens.size()),
         first_matcher(Select(spec, /*normalized=*/false)),
         second_matcher(Select(spec, /*normalized=*/true)),
@@ -140,10 +142,28 @@ struct Tokenizer::Impl {
         bos(spec.bos),
         eos(spec.eos) {}
 
+  struct Word {
+    std::string_view text;
+    WordKey key;  // of size 0 if the word is longer than keys are
+    uint64_t hash = 0;
+  };
+  // What one Encode has of its own.
+  struct Work {
+    explicit Work(size_t text_bytes) : cache(text_bytes) { ids.reserve(text_bytes / 4); }  // about what it will take
+    std::vector<TokenId> ids;
+    Bpe::Scratch bpe;
+    WordCache cache;
+    // Words are looked up some time after the table's memory was asked for: it is larger than the near caches.
+    std::array<Word, 32> batch;
+  };
+
   void TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds);
   bool MergesToItself(TokenId id) const;
   void CollectStopTokens();
-  void EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
+  void EncodeText(std::string_view text, Work* work) const;
+  void TakeWord(std::string_view text, size_t at, size_t end, Word* word) const;
+  void EncodeWord(const Word& word, Work* work) const;
+  void EncodeLongWord(std::string_view word, Work* work) const;
 
   Bpe bpe;
   WordTable words;  // pointing into `bytes`
@@ -194,17 +214,49 @@ void Tokenizer::Impl::CollectStopTokens() {
   }
 }
 
-void Tokenizer::Impl::EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
+void Tokenizer::Impl::EncodeWord(const Word& word, Work* work) const {
+  if (word.key.size == 0) return EncodeLongWord(word.text, work);
+  if (const TokenId id = words.Find(word.key, word.hash); id >= 0) {
+    work->ids.push_back(id);
+    return;
+  }
+  if (const auto known = work->cache.Find(word.key, word.hash); !known.empty()) {
+    work->ids.insert(work->ids.end(), known.begin(), known.end());
+    return;
+  }
+  const size_t before = work->ids.size();
+  bpe.Encode(word.text, &work->bpe, &work->ids);
+  work->cache.Put(word.key, word.hash, std::span(work->ids).subspan(before));
+}
+
+void Tokenizer::Impl::EncodeLongWord(std::string_view word, Work* work) const {
+  if (const TokenId id = words.FindLong(word); id >= 0) {
+    work->ids.push_back(id);
+  } else {
+    bpe.Encode(word, &work->bpe, &work->ids);
+  }
+}
+
+void Tokenizer::Impl::TakeWord(std::string_view text, size_t at, size_t end, Word* word) const {
+  word->text = text.substr(at, end - at);
+  word->key.size = 0;
+  if (end - at > WordKey::kBytesMax) return;
+  word->key = WordKey::Of(text, at, end - at);
+  word->hash = words.HashOf(word->key);
+  words.Prefetch(word->hash);
+}
+
+void Tokenizer::Impl::EncodeText(std::string_view text, Work* work) const {
   std::string prefixed;
   if (add_prefix_space && !text.starts_with(' ')) text = prefixed.assign(" ").append(text);
   for (size_t at = 0; at < text.size();) {
-    const size_t end = PreTokenEnd(pre_tokenizer, text, at);
-    if (const TokenId id = words.Find(text, at, end - at); id >= 0) {
-      ids->push_back(id);
-    } else {
-      bpe.Encode(text.substr(at, end - at), scratch, ids);
+    size_t count = 0;
+    for (; at < text.size() && count < work->batch.size(); ++count) {
+      const size_t end = PreTokenEnd(pre_tokenizer, text, at);
+      TakeWord(text, at, end, &work->batch[count]);
+      at = end;
     }
-    at = end;
+    for (size_t i = 0; i < count; ++i) EncodeWord(work->batch[i], work);
   }
 }
 
@@ -212,8 +264,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec)
   ASSIGN_OR_RETURN(const std::vector<Kind> kinds, KindsById(spec));
   ASSIGN_OR_RETURN(const IdBySpelling ids, IndexSpellings(spec, kinds));
   ASSIGN_OR_RETURN(const auto byte_ids, FindByteTokens(ids));
-  ASSIGN_OR_RETURN(const std::vector<Bpe::Merge> merges, MakeMerges(spec, ids));
-  auto impl = std::make_unique<Impl>(spec, byte_ids, merges);
+  ASSIGN_OR_RETURN(std::vector<Bpe::Merge> merges, MakeMerges(spec, ids));
+  auto impl = std::make_unique<Impl>(spec, byte_ids, std::move(merges));
   impl->TakeTokens(spec, kinds);
   impl->CollectStopTokens();
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
@@ -223,23 +275,22 @@ Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, Specials specials) const {
-  std::vector<TokenId> ids;
-  Bpe::Scratch scratch;
+  Impl::Work work(text.size());
   const bool parse = specials == Specials::kParse;
   for (const auto& outer : impl_->first_matcher.Split(text, parse)) {
     if (outer.id >= 0) {
-      ids.push_back(outer.id);
+      work.ids.push_back(outer.id);
       continue;
     }
     for (const auto& inner : impl_->second_matcher.Split(outer.text, parse)) {
       if (inner.id >= 0) {
-        ids.push_back(inner.id);
+        work.ids.push_back(inner.id);
       } else {
-        impl_->EncodeText(inner.text, &scratch, &ids);
+        impl_->EncodeText(inner.text, &work);
       }
     }
   }
-  return ids;
+  return std::move(work.ids);
 }
 
 std::string_view Tokenizer::Bytes(TokenId id) const {

@@ -2,46 +2,46 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "base/ids.h"
-#include "model/salted_hash.h"
+#include "model/word_key.h"
 
 namespace braid {
 
-// The words that are one token each: nine in ten words of a text end here. Thread-compatible; Find is const.
+// The words that are one token each: nine in ten words of a text end here. Thread-compatible.
 class WordTable {
  public:
   explicit WordTable(size_t words_max);
 
-  // The first entry of a word counts. `word` must outlive the table. REQUIRES: called at most words_max times.
+  // The first entry of a word counts. `word` must outlive the table. REQUIRES: not empty; called at most words_max
+  // times.
   void Insert(std::string_view word, TokenId id);
 
-  // The token of the `size` bytes at `at`, or -1. REQUIRES: size > 0 and the bytes lie within the text.
-  TokenId Find(std::string_view text, size_t at, size_t size) const;
+  uint64_t HashOf(const WordKey& key) const { return key.Hash(hash_); }
+  void Prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash >> shift_]); }
+  // The token, or -1. REQUIRES: hash == HashOf(key).
+  TokenId Find(const WordKey& key, uint64_t hash) const {
+    size_t at = hash >> shift_;
+    while (slots_[at].key != key && slots_[at].key.size != 0) at = Next(at);
+    return slots_[at].id;
+  }
+  // The same for words that have no key.
+  TokenId FindLong(std::string_view word) const;
 
  private:
-  // A word of up to 16 bytes, zeros behind it. Two slots share a cache line and none straddles two.
-  struct Key {
-    uint64_t low, high;
-    uint32_t size;  // tells "a" from "a\0"
-    bool operator==(const Key&) const = default;
-  };
+  // Two share a cache line and none straddles two.
   struct alignas(32) Slot {
-    Key key;
-    TokenId id;
+    WordKey key;  // of size 0: the slot is empty
+    TokenId id = -1;
   };
-  static constexpr size_t kShortMax = 16;
-
-  static Key KeyOf(std::string_view text, size_t at, size_t size);
-  size_t Home(const Key& key) const { return hash_(key.low, key.high + key.size) >> shift_; }
+  size_t Next(size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
 
   SaltedHash hash_;
   int shift_;                // leaves as many bits of a hash as there are slots
-  std::vector<Slot> slots_;  // half of them empty at least: size 0
+  std::vector<Slot> slots_;  // linear probing; half of them empty at least
   absl::flat_hash_map<std::string_view, TokenId> long_words_;
   size_t longest_ = 0;
 };

@@ -88,7 +88,8 @@ def oracle_run(oracle, text):
 
 
 def measure(vocabulary, path, oracle, tokenizer_path):
-    ours = json.loads(subprocess.run([TOOL, tokenizer_path, path], check=True, capture_output=True, text=True).stdout)
+    run = subprocess.run([TOOL, tokenizer_path, path], check=True, capture_output=True, text=True)
+    ours = json.loads(run.stdout)
     text = pathlib.Path(path).read_bytes().decode("utf-8", errors="replace")
     runs = [oracle_run(oracle, text) for _ in range(3)]
     seconds = statistics.median(s for s, _ in runs)
@@ -97,10 +98,10 @@ def measure(vocabulary, path, oracle, tokenizer_path):
     prompt_seconds = statistics.median(oracle_run(oracle, prompt)[0] for _ in range(3))
     theirs = len(text.encode()) / seconds / 1e6
     same = "same ids" if digest(ids) == ours["digest"] else "IDS DIFFER"
-    print(f"{vocabulary:9} {pathlib.Path(path).name:10} {ours['bytes'] / 1e6:5.1f} {ours['bytes'] / ours['tokens']:6.2f}"
-          f" {ours['encode_mb_s']:9.1f} {theirs:9.2f} {ours['encode_mb_s'] / theirs:6.1f}x"
-          f" {ours['prompt_ms']:8.2f} {ours['prompt_cold_ms']:8.2f} {prompt_seconds * 1e3:8.1f}"
-          f" {ours['decode_mb_s']:8.0f}  {same}", flush=True)
+    mb, ratio = ours["bytes"] / 1e6, ours["encode_mb_s"] / theirs
+    print(f"{vocabulary:9} {pathlib.Path(path).name:10} {mb:4.1f} {ours['bytes'] / ours['tokens']:7.2f}"
+          f" {ours['encode_mb_s']:8.1f} {theirs:9.2f} {ratio:6.1f}x {ours['prompt_ms']:8.2f}"
+          f" {ours['prompt_cold_ms']:8.2f} {prompt_seconds * 1e3:8.1f} {ours['decode_mb_s']:8.0f}  {same}", flush=True)
     return same == "same ids"
 
 
