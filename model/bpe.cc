@@ -19,8 +19,8 @@ namespace {
 
 constexpr TokenId kGone = -1;
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
-// About where the heap begins to win.
-constexpr size_t kShortMax = 64;
+// The heap begins to win between 128 and 256 bytes.
+constexpr size_t kShortMax = 128;
 
 }  // namespace
 

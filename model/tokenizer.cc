@@ -158,8 +158,11 @@ struct Tokenizer::Impl {
   };
 
   void TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds);
+  // Whether a word that is this token comes out of the merges as it: most do, and need not be merged to know.
   bool MergesToItself(TokenId id) const;
   void CollectStopTokens();
+  // Text between tokens of the first matcher, then between those of the second.
+  void EncodeBetween(std::string_view text, bool parse_specials, Work* work) const;
   void EncodeText(std::string_view text, Work* work) const;
   void TakeWord(std::string_view text, size_t at, size_t end, Word* word) const;
   void EncodeWord(const Word& word, Work* work) const;
@@ -246,7 +249,17 @@ void Tokenizer::Impl::TakeWord(std::string_view text, size_t at, size_t end, Wor
   words.Prefetch(word->hash);
 }
 
+void Tokenizer::Impl::EncodeBetween(std::string_view text, bool parse_specials, Work* work) const {
+  AddedTokenMatcher::Cursor cursor(second_matcher, text, parse_specials);
+  while (cursor.Next()) {
+    EncodeText(cursor.before(), work);
+    work->ids.push_back(cursor.id());
+  }
+  EncodeText(cursor.before(), work);
+}
+
 void Tokenizer::Impl::EncodeText(std::string_view text, Work* work) const {
+  if (text.empty()) return;
   std::string prefixed;
   if (add_prefix_space && !text.starts_with(' ')) text = prefixed.assign(" ").append(text);
   for (size_t at = 0; at < text.size();) {
@@ -277,19 +290,12 @@ Tokenizer::~Tokenizer() = default;
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, Specials specials) const {
   Impl::Work work(text.size());
   const bool parse = specials == Specials::kParse;
-  for (const auto& outer : impl_->first_matcher.Split(text, parse)) {
-    if (outer.id >= 0) {
-      work.ids.push_back(outer.id);
-      continue;
-    }
-    for (const auto& inner : impl_->second_matcher.Split(outer.text, parse)) {
-      if (inner.id >= 0) {
-        work.ids.push_back(inner.id);
-      } else {
-        impl_->EncodeText(inner.text, &work);
-      }
-    }
+  AddedTokenMatcher::Cursor cursor(impl_->first_matcher, text, parse);
+  while (cursor.Next()) {
+    impl_->EncodeBetween(cursor.before(), parse, &work);
+    work.ids.push_back(cursor.id());
   }
+  impl_->EncodeBetween(cursor.before(), parse, &work);
   return std::move(work.ids);
 }
 
