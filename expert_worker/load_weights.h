@@ -36,8 +36,9 @@ class WorkerWeights {
   static absl::StatusOr<std::unique_ptr<WorkerWeights>> Create(const ModelFile* model, int threads);
 
   const ModelTensors& tensors() const { return packed_->tensors(); }
-  // Whether there is anything to pack.
-  bool packs() const { return packed_->bytes() > 0; }
+  // Whether there is anything to pack, and how much it is once all of it is here.
+  bool packs() const { return packed_bytes() > 0; }
+  uint64_t packed_bytes() const { return packed_->bytes(); }
 
   // As the function above for what is mapped. What is to be packed must be loaded before the engine uses it:
   // kResourceExhausted, with the remedy, if it does not fit into memory; kCancelled once `stop` says true.
