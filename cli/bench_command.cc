@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/bench_quality_command.h"
 #include "cli/bench_serve_command.h"
 
 namespace braid {
@@ -9,6 +10,7 @@ namespace braid {
 void AddBenchCommand(CLI::App& app, int* exit_code) {
   CLI::App* bench = app.add_subcommand("bench", "Measure");
   bench->require_subcommand(1);
+  AddBenchQualityCommand(*bench, exit_code);
   AddBenchServeCommand(*bench, exit_code);
 }
 
