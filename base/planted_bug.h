@@ -37,6 +37,13 @@ namespace braid {
   PLANT(kForgetsLengthRollback)           \
   PLANT(kKeepsScoresOfVoidChunk)          \
   PLANT(kRandomRestartsWithPrefill)       \
+  PLANT(kTakesAWrongDraft)                \
+  PLANT(kDraftsShareRandomNumber)         \
+  PLANT(kForgetsToCountDrafts)            \
+  PLANT(kForgetsDraftRollback)            \
+  PLANT(kDraftsBeyondTheLimit)            \
+  PLANT(kTellsWhatFollowsAStop)           \
+  PLANT(kCountsRejectedDrafts)            \
   PLANT(kKeepsBlocksOfReleased)           \
   PLANT(kKeepsForgotten)                  \
   PLANT(kResubmitsWithoutTokens)          \

@@ -34,6 +34,7 @@ LocalStack::~LocalStack() { Shutdown(absl::ZeroDuration()); }
 absl::Status LocalStack::StartRouter() {
   RouterOptions router;
   router.workers = std::max(1, options_.workers);
+  router.draft_tokens_max = options_.draft_tokens_max;
   router.listen = options_.workers > 0 ? "127.0.0.1:0" : "";
   ASSIGN_OR_RETURN(router_, Router::Start(router, &metrics_));
   return absl::OkStatus();

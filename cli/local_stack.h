@@ -21,6 +21,7 @@ struct LocalStackOptions {
   int workers = 0;  // 0: one worker in this process; else so many worker processes
   int threads = 0;  // compute threads over all workers; 0: one per core
   uint64_t kv_bytes = 0;
+  int draft_tokens_max = RouterOptions{}.draft_tokens_max;
   int answer_tokens_default = GatewayOptions{}.answer_tokens_default;
   std::string host = "127.0.0.1";
   int http_port = 8000;

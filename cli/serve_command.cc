@@ -81,6 +81,12 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
                    "has left")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  serve
+      ->add_option("--draft-tokens-max", flags->stack.draft_tokens_max,
+                   "Tokens of one answer that a step guesses and checks at once, where that pays; answers stay the "
+                   "same. 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   serve->add_option("--host", flags->stack.host, "Address to listen on")->capture_default_str();
   serve->add_option("--port", flags->stack.http_port, "HTTP port; 0 picks one")
       ->check(CLI::Range(0, 65535))

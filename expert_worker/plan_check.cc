@@ -11,6 +11,20 @@
 namespace braid {
 namespace {
 
+absl::Status CheckDrafts(const v1::SequenceChunk& chunk, const ModelConfig& config, const OwnedSequence& sequence) {
+  if (chunk.drafts() == 0) return absl::OkStatus();
+  const int rows_max = kConvColumns - (config.conv_taps - 1);  // what going on from inside of it takes back
+  if (!chunk.sample() || int64_t{chunk.tokens_size()} != int64_t{chunk.drafts()} + 1 ||
+      chunk.tokens_size() > rows_max) {
+    return InvalidArgument(
+        fmt::format("{} drafts in {} tokens; one token goes before them, it is sampled, and {} are "
+                    "the most",
+                    chunk.drafts(), chunk.tokens_size(), rows_max - 1));
+  }
+  if (!sequence.InAnswer(sequence.length)) return InvalidArgument("drafts behind a token of the prompt");
+  return absl::OkStatus();
+}
+
 absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& config, const OwnedSequence& sequence) {
   const int64_t end = int64_t{chunk.position()} + chunk.tokens_size();
   const int64_t room = static_cast<int64_t>(sequence.cache.blocks.size()) * kKvBlockTokens;
@@ -25,6 +39,7 @@ absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& confi
   if (chunk.sample() && end < sequence.start.prompt_tokens()) {
     return InvalidArgument(fmt::format("samples at {}, inside the prompt of {}", end, sequence.start.prompt_tokens()));
   }
+  RETURN_IF_ERROR(CheckDrafts(chunk, config, sequence));
   for (const int32_t token : chunk.tokens()) {
     if (token < 0 || token >= config.vocab_size) {
       return InvalidArgument(fmt::format("token {} is not in [0, {})", token, config.vocab_size));

@@ -15,7 +15,7 @@ namespace braid {
 namespace {
 
 constexpr int kContext = 512, kBlocksPerSequence = kContext / kKvBlockTokens;
-constexpr int kSequences = 4, kAnswerTokens = 14;
+constexpr int kSequences = 4, kAnswerTokens = 30;
 
 // Runs experts until told to fail in a layer.
 class FailingExperts : public ExpertRunner {
@@ -91,7 +91,7 @@ struct Known {
   std::vector<TokenId> tokens;  // prompt, and answer so far
   int committed = 0;            // of them, in the worker's cache
   bool started = false;
-  std::vector<std::string> answers;  // each Sampled, with its log probabilities
+  std::vector<std::string> answers;  // each token sampled, with its log probabilities
 };
 
 class RandomSchedule : public RollbackTest {
@@ -99,8 +99,7 @@ class RandomSchedule : public RollbackTest {
   // What each sequence says if nothing ever happens to it.
   void Expect(const Known& sequence) {
     StepRunner runner = MakeRunner();
-    std::vector<TokenId> tokens = sequence.tokens;
-    std::vector<std::string>& answers = expected_.emplace_back();
+    auto& [tokens, answers] = expected_.emplace_back(Expected{sequence.tokens, {}});
     v1::StepPlan plan;
     *plan.add_start() = Start(sequence.id, sequence.prompt_tokens);
     for (size_t position = 0; static_cast<int>(answers.size()) < kAnswerTokens;) {
@@ -108,7 +107,7 @@ class RandomSchedule : public RollbackTest {
       position = tokens.size();
       const auto done = runner.Run(plan, local_);
       ASSERT_TRUE(done.ok()) << done.status();
-      answers.push_back(done->sampled(0).SerializeAsString());
+      answers.push_back(done->sampled(0).token().SerializeAsString());
       tokens.push_back(done->sampled(0).token().token());
       plan.Clear();
     }
@@ -130,16 +129,36 @@ class RandomSchedule : public RollbackTest {
       const int n = std::min(left, UpTo(300));
       AddChunk(&plan, sequence.id, sequence.committed, std::span(sequence.tokens).subspan(sequence.committed, n),
                n == left);
+      if (Drafts(sequence)) AddDrafts(sequence, plan.mutable_chunks(plan.chunks_size() - 1));
       sequence.committed += n;
     }
     const auto done = runner.Run(plan, experts_);
     ASSERT_TRUE(done.ok()) << done.status();
     for (const v1::Sampled& sampled : done->sampled()) {
       Known& sequence = sequences_[sampled.sequence() - 1];
-      sequence.tokens.push_back(sampled.token().token());
-      sequence.answers.push_back(sampled.SerializeAsString());
-      ASSERT_EQ(sequence.answers.back(), expected_[sampled.sequence() - 1][sequence.answers.size() - 1]);
+      ASSERT_NO_FATAL_FAILURE(Hear(sequence, sampled.token()));
+      for (const v1::TokenLogprob& more : sampled.more()) {
+        ASSERT_NO_FATAL_FAILURE(Hear(sequence, more));
+        ++sequence.committed;
+        ++drafts_taken_;
+      }
     }
+  }
+  void Hear(Known& sequence, const v1::TokenLogprob& token) {
+    sequence.tokens.push_back(token.token());
+    sequence.answers.push_back(token.SerializeAsString());
+    ASSERT_EQ(sequence.answers.back(), expected_[sequence.id - 1].answers[sequence.answers.size() - 1]);
+  }
+
+  bool Drafts(const Known& sequence) { return sequence.committed >= sequence.prompt_tokens && Chance(50); }
+  // Up to 8 tokens that will come, one of them perhaps wrong.
+  void AddDrafts(const Known& sequence, v1::SequenceChunk* chunk) {
+    const std::vector<TokenId>& right = expected_[sequence.id - 1].tokens;
+    const size_t begin = sequence.tokens.size(), end = begin + static_cast<size_t>(UpTo(8));
+    for (size_t i = begin; i < end && i + 1 < right.size(); ++i) {
+      chunk->add_tokens(Chance(15) ? static_cast<TokenId>(rng_() % TinyWorkerModel::kNoToken) : right[i]);
+    }
+    chunk->set_drafts(static_cast<uint32_t>(chunk->tokens_size()) - 1);
   }
 
   // Anything: other tokens than will come, chunks of any length, sequences that are started. Then it is taken back.
@@ -150,6 +169,11 @@ class RandomSchedule : public RollbackTest {
       if (!sequence.started) *plan.add_start() = Start(sequence.id, sequence.prompt_tokens);
       const int n = std::min(Chance(50) ? UpTo(20) : UpTo(300), kContext - sequence.committed);
       const bool sample = sequence.committed + n >= sequence.prompt_tokens;
+      if (Drafts(sequence)) {
+        AddChunk(&plan, sequence.id, sequence.committed, {&sequence.tokens.back(), 1}, true);
+        AddDrafts(sequence, plan.mutable_chunks(plan.chunks_size() - 1));
+        continue;
+      }
       AddChunk(&plan, sequence.id, sequence.committed, RandomTokens(n, rng_), sample);
     }
     const int layers = model_.config().moe_layer_count();
@@ -174,7 +198,12 @@ class RandomSchedule : public RollbackTest {
 
   std::mt19937 rng_{1};
   std::vector<Known> sequences_;
-  std::vector<std::vector<std::string>> expected_;
+  struct Expected {
+    std::vector<TokenId> tokens;  // prompt and answer
+    std::vector<std::string> answers;
+  };
+  std::vector<Expected> expected_;
+  int drafts_taken_ = 0;
 };
 
 TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
@@ -202,6 +231,7 @@ TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
     }
   }
   EXPECT_GT(taken_back, 100);
+  EXPECT_GT(drafts_taken_, 100);
 }
 
 v1::Begin Keep(uint64_t sequence, uint32_t length) {

@@ -30,6 +30,14 @@ absl::Status CheckStart(const v1::SequenceStart& start, const ModelConfig& confi
 
 }  // namespace
 
+void OwnedSequence::Append(TokenId token) {
+  if (UsesCounts(start.sampling())) {
+    counts.Add(token, InAnswer(length));
+    last_chunk.counted.push_back(token);
+  }
+  ++length;
+}
+
 SequenceTable::SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max)
     : config_(config), kv_(kv), sequences_max_(sequences_max), blocks_(kv->blocks()) {}
 
@@ -66,16 +74,14 @@ void SequenceTable::Note(const v1::SequenceChunk& chunk) {
   OwnedSequence::LastChunk& last = sequence.last_chunk;
   last.position = sequence.length;
   last.counted.clear();
-  if (UsesCounts(sequence.start.sampling())) last.counted.assign(chunk.tokens().begin(), chunk.tokens().end());
   last.conv = SaveConvColumns(*config_, sequence.cache, sequence.length, chunk.tokens_size());
   last.error = sequence.error;
 }
 
 void SequenceTable::Advance(const v1::SequenceChunk& chunk) {
   OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
-  int position = sequence.length;
-  for (const TokenId token : sequence.last_chunk.counted) sequence.counts.Add(token, sequence.InAnswer(position++));
-  sequence.length += chunk.tokens_size();
+  const int sure = chunk.tokens_size() - static_cast<int>(chunk.drafts());
+  for (int i = 0; i < sure; ++i) sequence.Append(chunk.tokens(i));
 }
 
 std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
@@ -110,7 +116,10 @@ bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
   if (sequence.length > length && scores && !Planted(Bug::kKeepsScoresOfVoidChunk)) return false;
   if (sequence.length > length && !Planted(Bug::kForgetsCountRollback)) {
     int position = length;
-    for (const TokenId token : last.counted) sequence.counts.Remove(token, sequence.InAnswer(position++));
+    for (const TokenId token : last.counted) {
+      sequence.counts.Remove(token, sequence.InAnswer(position++));
+      if (Planted(Bug::kForgetsDraftRollback)) break;
+    }
   }
   if (!Planted(Bug::kForgetsConvRollback)) RestoreConvColumns(*config_, last.conv, length, &sequence.cache);
   if (!Planted(Bug::kForgetsLengthRollback)) sequence.length = length;

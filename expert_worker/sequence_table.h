@@ -20,6 +20,8 @@ struct OwnedSequence {
   SequenceCache cache;  // with all blocks it will ever need
   int length = 0;       // positions [0, length) are in the cache
   bool InAnswer(int position) const { return position >= static_cast<int>(start.prompt_tokens()); }
+  // Position `length` is in the cache as well: it holds `token`.
+  void Append(TokenId token);
   TokenCounts counts;  // kept only if its sampling has penalties
   // Logits behind the last prompt token so far, kept while prompt scores are wanted: they score the first token of the
   // next chunk. Empty otherwise.
@@ -29,7 +31,7 @@ struct OwnedSequence {
   // What its last chunk changes, noted before it is run.
   struct LastChunk {
     int position = -1;             // -1: it cannot be taken back
-    std::vector<TokenId> counted;  // its tokens, if they are counted
+    std::vector<TokenId> counted;  // its tokens that were appended, if they are counted
     std::vector<float> conv;       // see SaveConvColumns
     std::string error;             // what it was
   };
@@ -52,7 +54,7 @@ class SequenceTable {
 
   // A chunk is about to be run: from here on it can be taken back. REQUIRES: CheckChunks, as for Advance.
   void Note(const v1::SequenceChunk& chunk);
-  // The chunk that was noted is in the cache.
+  // The chunk that was noted is in the cache. Its drafts are not appended: who finds one right does that.
   void Advance(const v1::SequenceChunk& chunk);
   // A new epoch begins: takes the last chunk of each sequence back, if it was run in part or is not committed, and
   // forgets all others. Returns those that are not here or cannot be brought to that length; they are forgotten as

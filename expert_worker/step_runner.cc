@@ -25,20 +25,27 @@ bool ScoresPrompt(const v1::SequenceChunk& chunk, const OwnedSequence& sequence)
 }
 
 Chunk::Logits LogitsOf(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
-  if (ScoresPrompt(chunk, sequence)) return Chunk::Logits::kAll;
+  if (ScoresPrompt(chunk, sequence) || chunk.drafts() > 0) return Chunk::Logits::kAll;
   return chunk.sample() ? Chunk::Logits::kLast : Chunk::Logits::kNone;
+}
+
+size_t LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
+  const Chunk::Logits asked = LogitsOf(chunk, sequence);
+  return asked == Chunk::Logits::kAll ? static_cast<size_t>(chunk.tokens_size()) : asked == Chunk::Logits::kLast;
 }
 
 }  // namespace
 
-// One row of logits and what becomes of it. Jobs of one step run in parallel, so each writes only what is its own.
+// One row of logits, or with drafts a row for each as well, and what becomes of it. Jobs of one step run in parallel,
+// so each writes only what is its own; a sequence with drafts has no other job.
 struct StepRunner::Job {
   OwnedSequence* sequence = nullptr;
-  std::span<float> logits;  // (V); may be overwritten
-  uint32_t position = 0;    // of the token that these logits are about
+  std::span<float> logits;  // (V) or (1 + drafts, V); may be overwritten
+  uint32_t position = 0;    // of the token that the first row is about
   TokenId token = 0;        // the token there, when scoring
   v1::TokenLogprob* score = nullptr;
   v1::Sampled* sampled = nullptr;  // not null: sample, else score
+  std::span<const TokenId> drafts = {};
 };
 
 StepRunner::StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward,
@@ -84,21 +91,20 @@ std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::
   const size_t V = static_cast<size_t>(config_->vocab_size);
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
-    if (ScoresPrompt(chunk, sequence)) {
-      AddPromptScores(chunk, sequence, row, &jobs, done);
-      row += chunk.tokens_size() * V;
-    } else if (chunk.sample()) {
-      row += V;
-    }
+    if (ScoresPrompt(chunk, sequence)) AddPromptScores(chunk, sequence, row, &jobs, done);
+    row += LogitRows(chunk, sequence) * V;
     if (!chunk.sample()) continue;
+    const size_t drafts = chunk.drafts();
+    const uint32_t sure = static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts();
     v1::Sampled* sampled = done->add_sampled();
     sampled->set_sequence(chunk.sequence());
     jobs.push_back({.sequence = &sequence,
-                    .logits = {row - V, V},  // the chunk's last row
+                    .logits = {row - (1 + drafts) * V, (1 + drafts) * V},  // the chunk's last rows
                     .position = Planted(Bug::kRandomRestartsWithPrefill) && chunk.tokens_size() > 1
                                     ? sequence.start.prompt_tokens()
-                                    : chunk.position() + static_cast<uint32_t>(chunk.tokens_size()),
-                    .sampled = sampled});
+                                    : chunk.position() + sure,
+                    .sampled = sampled,
+                    .drafts = {chunk.tokens().data() + sure, drafts}});
   }
   CHECK_EQ(row - logits_.data(), static_cast<ptrdiff_t>(logits_.size())) << "forward gave other rows than asked for";
   return jobs;
@@ -139,17 +145,40 @@ void StepRunner::RunJobs(const std::vector<Job>& jobs) {
     if (!job.sampled || job.sequence->error.empty()) continue;
     job.sampled->mutable_token()->Clear();
     job.sampled->mutable_token()->set_token(-1);
+    job.sampled->clear_more();
     job.sampled->set_error(job.sequence->error);
   }
 }
 
 absl::Status StepRunner::Sample(const Job& job) const {
-  const v1::SequenceStart& start = job.sequence->start;
-  v1::TokenLogprob* const out = job.sampled->mutable_token();
+  const size_t V = static_cast<size_t>(config_->vocab_size);
+  v1::TokenLogprob* token = job.sampled->mutable_token();
+  RETURN_IF_ERROR(SampleOne(*job.sequence, job.logits.first(V), job.position, token));
+  const auto is_right = [&](size_t i) {
+    return token->token() == job.drafts[i] || (Planted(Bug::kTakesAWrongDraft) && i == 1);
+  };
+  for (size_t i = 0; i < job.drafts.size() && is_right(i); ++i) {
+    const std::span<float> row = job.logits.subspan((i + 1) * V, V);
+    if (!AllFinite(row)) break;  // the next step finds that out, when the tokens before it are delivered
+    if (Planted(Bug::kForgetsToCountDrafts)) {
+      ++job.sequence->length;
+    } else {
+      job.sequence->Append(job.drafts[i]);
+    }
+    token = job.sampled->add_more();
+    const uint32_t behind = Planted(Bug::kDraftsShareRandomNumber) ? 0 : static_cast<uint32_t>(i) + 1;
+    RETURN_IF_ERROR(SampleOne(*job.sequence, row, job.position + behind, token));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::SampleOne(const OwnedSequence& sequence, std::span<float> logits, uint32_t position,
+                                   v1::TokenLogprob* out) const {
+  const v1::SequenceStart& start = sequence.start;
   std::vector<float> raw;  // sampling overwrites
-  if (start.want_logprobs()) raw.assign(job.logits.begin(), job.logits.end());
+  if (start.want_logprobs()) raw.assign(logits.begin(), logits.end());
   ASSIGN_OR_RETURN(const TokenId token,
-                   SampleToken(job.logits, start.sampling(), job.sequence->counts, options_.masked, job.position));
+                   SampleToken(logits, start.sampling(), sequence.counts, options_.masked, position));
   out->set_token(token);
   if (start.want_logprobs()) WriteLogprob(raw, token, static_cast<int>(start.top_logprobs()), out);
   return absl::OkStatus();
@@ -178,9 +207,8 @@ void StepRunner::KeepForNextScore(const v1::StepPlan& plan) {
   const size_t V = static_cast<size_t>(config_->vocab_size);
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
-    const Chunk::Logits asked = LogitsOf(chunk, sequence);
-    if (asked != Chunk::Logits::kNone) row += asked == Chunk::Logits::kAll ? chunk.tokens_size() * V : V;
-    if (asked != Chunk::Logits::kAll) continue;
+    row += LogitRows(chunk, sequence) * V;
+    if (!ScoresPrompt(chunk, sequence)) continue;
     std::vector<float>().swap(sequence.score_next);
     if (sequence.length < static_cast<int>(sequence.start.prompt_tokens())) sequence.score_next.assign(row - V, row);
   }

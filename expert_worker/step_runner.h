@@ -54,7 +54,11 @@ class StepRunner {
   void AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, float* rows, std::vector<Job>* jobs,
                        v1::StepDone* done);
   void RunJobs(const std::vector<Job>& jobs);
+  // The tokens behind the chunk's last sure one, as far as its drafts are right; these are appended.
   absl::Status Sample(const Job& job) const;
+  // One token, at `position`. Overwrites the logits.
+  absl::Status SampleOne(const OwnedSequence& sequence, std::span<float> logits, uint32_t position,
+                         v1::TokenLogprob* out) const;
   absl::Status Score(const Job& job) const;
   // Sets log probability and alternatives. `raw` is overwritten.
   void WriteLogprob(std::span<float> raw, TokenId token, int top, v1::TokenLogprob* out) const;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <random>
 
 #include "expert_worker/logprobs.h"
 #include "expert_worker/tiny_model.h"
@@ -134,6 +135,72 @@ TEST_F(StepRunnerTest, TheAnswerDoesNotDependOnTheBatch) {
   }
 }
 
+// What comes out of drafts, right and wrong ones, is what one token after the other gives, scores and all.
+TEST_F(StepRunnerTest, TheAnswerDoesNotDependOnDrafts) {
+  constexpr int kAnswer = 40;
+  v1::SequenceStart start = Start(1, 20);
+  start.set_want_logprobs(true);
+  start.set_top_logprobs(2);
+  const std::vector<TokenId> prompt = Prompt(20, 6);
+  std::vector<v1::StepDone> dones;
+  std::vector<TokenId> log = prompt;
+  for (const TokenId token : Generate(start, prompt, 20, kAnswer, &dones)) log.push_back(token);
+  std::vector<std::string> expected;
+  for (const v1::StepDone& done : dones) expected.push_back(done.sampled(0).token().SerializeAsString());
+
+  std::mt19937 rng(7);
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::string> answer;
+    v1::StepPlan plan;
+    *plan.add_start() = start;
+    AddChunk(&plan, 1, 0, prompt, true);
+    while (static_cast<int>(answer.size()) < kAnswer) {
+      const auto done = Run(plan);
+      ASSERT_TRUE(done.ok()) << done.status();
+      answer.push_back(done->sampled(0).token().SerializeAsString());
+      for (const v1::TokenLogprob& more : done->sampled(0).more()) answer.push_back(more.SerializeAsString());
+      const size_t position = prompt.size() + answer.size() - 1;
+      ASSERT_TRUE(std::equal(answer.begin(), answer.end(), expected.begin())) << position;
+      if (position + 1 == log.size()) break;
+      const size_t rows = std::min<size_t>(log.size() - position - 1, 1 + rng() % 9);
+      std::vector<TokenId> tokens(log.begin() + position, log.begin() + position + rows);
+      const uint32_t drafts = static_cast<uint32_t>(tokens.size()) - 1;
+      const size_t wrong = 1 + rng() % 12;
+      if (wrong < tokens.size()) tokens[wrong] = (tokens[wrong] + 1) % TinyWorkerModel::kNoToken;
+      plan.Clear();
+      AddChunk(&plan, 1, static_cast<uint32_t>(position), tokens, true);
+      plan.mutable_chunks(0)->set_drafts(drafts);
+    }
+    runner_.Clear();
+  }
+}
+
+TEST_F(StepRunnerTest, TokensBeforeLogitsThatAreNotFiniteAreDelivered) {
+  const int V = TinyWorkerModel::kVocab;
+  bool finite = true;
+  StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
+    logits->assign(chunks[0].tokens.size() * V, 0.0f);
+    for (size_t row = 0; row < chunks[0].tokens.size(); ++row) (*logits)[row * V + 5] = 1000;
+    if (!finite) logits->back() = std::numeric_limits<float>::quiet_NaN();
+    return absl::OkStatus();
+  });
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 1);
+  AddChunk(&plan, 1, 0, {3}, true);
+  EXPECT_EQ(runner.Run(plan, experts_)->sampled(0).token().token(), 5);
+  plan.Clear();
+  AddChunk(&plan, 1, 1, {5, 5, 5}, true);
+  plan.mutable_chunks(0)->set_drafts(2);
+  finite = false;
+  v1::StepDone done = *runner.Run(plan, experts_);
+  EXPECT_EQ(done.sampled(0).error(), "");
+  EXPECT_EQ(done.sampled(0).more_size(), 1);
+  plan.Clear();
+  AddChunk(&plan, 1, 3, {5}, true);  // as if there never had been drafts
+  done = *runner.Run(plan, experts_);
+  EXPECT_NE(done.sampled(0).error(), "");
+}
+
 TEST_F(StepRunnerTest, PromptScoresDoNotDependOnChunking) {
   v1::SequenceStart start = Start(1, 40);
   start.set_want_prompt_logprobs(true);
@@ -251,6 +318,30 @@ TEST_F(StepRunnerTest, RefusesPlansThatContradictThemselvesOrItsState) {
                  AddChunk(plan, 2, 0, Prompt(101, 1), true);
                }).ok())
       << "too many rows";
+}
+
+TEST_F(StepRunnerTest, RefusesDraftsThatItCouldNotTakeBack) {
+  const auto refusal = [&](uint32_t position, int tokens, uint32_t drafts, bool sample) {
+    v1::StepPlan plan;
+    *plan.add_start() = Start(1, 2);
+    AddChunk(&plan, 1, 0, {1, 2}, true);
+    EXPECT_TRUE(Run(plan).ok());
+    plan.Clear();
+    AddChunk(&plan, 1, position, Prompt(tokens, 1), sample);
+    plan.mutable_chunks(0)->set_drafts(drafts);
+    return Refusal(plan);
+  };
+  EXPECT_TRUE(refusal(2, 9, 8, true).ok());
+  EXPECT_FALSE(refusal(2, 9, 7, true).ok()) << "two sure tokens";
+  EXPECT_FALSE(refusal(2, 1, 1, true).ok()) << "none";
+  EXPECT_FALSE(refusal(2, 1, 4294967295u, true).ok());
+  EXPECT_FALSE(refusal(2, 9, 8, false).ok()) << "nothing is sampled";
+  EXPECT_FALSE(refusal(2, 16, 15, true).ok()) << "more than the conv columns";
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 1);
+  AddChunk(&plan, 1, 0, {1, 2}, true);
+  plan.mutable_chunks(0)->set_drafts(1);
+  EXPECT_FALSE(Refusal(plan).ok()) << "behind the prompt";
 }
 
 TEST_F(StepRunnerTest, ReleasesBeforeItStartsAndIgnoresUnknownReleases) {

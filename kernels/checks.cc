@@ -20,32 +20,37 @@
 namespace braid {
 namespace {
 
+// A step checks every op: only a refusal makes a string.
 absl::Status Require(bool condition, std::string_view requirement) {
   return condition ? absl::OkStatus() : InvalidArgument(std::string(requirement));
 }
+absl::Status Require(bool condition, std::string_view who, std::string_view requirement) {
+  return condition ? absl::OkStatus() : InvalidArgument(std::string(who) + std::string(requirement));
+}
 
 absl::Status CheckMatrix(const Matrix& m, std::string_view name) {
-  const std::string who(name);
-  RETURN_IF_ERROR(Require(m.data != nullptr, who + " must be set"));
-  RETURN_IF_ERROR(Require(m.rows > 0 && m.columns > 0, who + " must have rows and columns"));
-  RETURN_IF_ERROR(Require(m.columns % Info(m.type).elements == 0, who + "'s columns must be whole blocks of its type"));
+  RETURN_IF_ERROR(Require(m.data != nullptr, name, " must be set"));
+  RETURN_IF_ERROR(Require(m.rows > 0 && m.columns > 0, name, " must have rows and columns"));
+  RETURN_IF_ERROR(Require(m.columns % Info(m.type).elements == 0, name, "'s columns must be whole blocks of its type"));
   if (m.layout == Layout::kRows) return absl::OkStatus();
-  RETURN_IF_ERROR(Require(HasPanels(m.type), who + "'s type has no panels"));
-  return Require(reinterpret_cast<uintptr_t>(m.data) % 64 == 0, who + " in panels must lie at a multiple of 64 bytes");
+  RETURN_IF_ERROR(Require(HasPanels(m.type), name, "'s type has no panels"));
+  return Require(reinterpret_cast<uintptr_t>(m.data) % 64 == 0, name, " in panels must lie at a multiple of 64 bytes");
 }
 
 absl::Status CheckShape(const Matrix& m, int rows, int columns, std::string_view name) {
   RETURN_IF_ERROR(CheckMatrix(m, name));
-  return Require(m.rows == rows && m.columns == columns,
-                 std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) + "), is (" +
-                     std::to_string(m.rows) + ", " + std::to_string(m.columns) + ")");
+  if (m.rows == rows && m.columns == columns) return absl::OkStatus();
+  return InvalidArgument(std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
+                         "), is (" + std::to_string(m.rows) + ", " + std::to_string(m.columns) + ")");
 }
 
 absl::Status CheckArena(const KvArena& arena) {
-  RETURN_IF_ERROR(Require(arena.keys != nullptr && arena.values != nullptr, "keys and values must be set"));
-  RETURN_IF_ERROR(Require(arena.block_tokens > 0 && arena.block_tokens <= KvArena::kBlockTokensMax,
-                          "block_tokens must be in [1, 64]"));
-  return Require(arena.block_stride >= int64_t{arena.block_tokens} * arena.kv_dim, "block_stride must fit a block");
+  RETURN_IF_ERROR(Require(arena.blocks != nullptr, "blocks must be set"));
+  RETURN_IF_ERROR(Require(arena.kv_heads > 0, "kv_heads must be positive"));
+  RETURN_IF_ERROR(Require(arena.head_dim > 0 && arena.head_dim % 8 == 0 && arena.head_dim <= Attention::kHeadDimMax,
+                          "head_dim must be a multiple of 8, at most 1024"));
+  return Require(arena.block_stride >= KvArena::BlockNumbers(arena.kv_heads, arena.head_dim),
+                 "block_stride must fit a block");
 }
 
 }  // namespace
@@ -115,11 +120,10 @@ absl::Status Check(const KvStore& op) {
 
 absl::Status Check(const Attention& op) {
   RETURN_IF_ERROR(CheckArena(op.arena));
-  RETURN_IF_ERROR(Require(op.head_dim > 0 && op.head_dim % 8 == 0, "head_dim must be a multiple of 8"));
   RETURN_IF_ERROR(
       Require(op.kv_heads > 0 && op.heads > 0 && op.heads % op.kv_heads == 0, "heads must be a multiple of kv_heads"));
-  RETURN_IF_ERROR(Require(op.heads / op.kv_heads <= Attention::kGroupMax, "heads / kv_heads must be at most 64"));
-  RETURN_IF_ERROR(Require(op.arena.kv_dim == op.kv_heads * op.head_dim, "kv_dim must be kv_heads * head_dim"));
+  RETURN_IF_ERROR(Require(op.kv_heads == op.arena.kv_heads && op.head_dim == op.arena.head_dim,
+                          "kv_heads and head_dim must be the arena's"));
   return Require(op.T == 0 || (op.q != nullptr && op.rows != nullptr && op.y != nullptr), "q, rows, y must be set");
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/linear.h"
 #include "kernels/matrix.h"
 #include "kernels/quant_rows.h"
 #include "kernels/thread_pool.h"
@@ -31,6 +32,8 @@ struct GroupedFfn {
 struct GroupedFfnScratch {
   std::vector<float> x, gate, up;
   std::vector<QuantBlock> q, hidden;
+  std::vector<const FfnGroup*> order;
+  std::vector<Linear> in, out;
 };
 absl::Status Check(const GroupedFfn& op);
 void Run(const GroupedFfn& op, GroupedFfnScratch& scratch, ThreadPool& pool);

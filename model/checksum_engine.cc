@@ -145,12 +145,12 @@ void ChecksumEngine::Convolve(int conv_layer) {
 }
 
 void ChecksumEngine::Attend(int attention_layer) {
+  // In a block: keys (kKvBlockTokens, D), values alike.
   const auto key = [&](const int32_t* blocks, int s) {
-    return kv_->keys(attention_layer, blocks[s / kKvBlockTokens]) + int64_t{s % kKvBlockTokens} * D_;
+    return reinterpret_cast<float*>(kv_->at(attention_layer, blocks[s / kKvBlockTokens])) +
+           int64_t{s % kKvBlockTokens} * D_;
   };
-  const auto value = [&](const int32_t* blocks, int s) {
-    return kv_->values(attention_layer, blocks[s / kKvBlockTokens]) + int64_t{s % kKvBlockTokens} * D_;
-  };
+  const auto value = [&](const int32_t* blocks, int s) { return key(blocks, s) + int64_t{kKvBlockTokens} * D_; };
   for (int t = 0; t < rows_.count(); ++t) {
     const auto [blocks, position] = rows_.kv[t];
     std::copy_n(row(t), D_, key(blocks, position));

@@ -14,33 +14,6 @@ namespace {
 // Tokens gathered at once: enough to read an expert's weights for dozens of rows, and a bound on scratch.
 constexpr int kTokensPerPass = 512;
 
-// The rows of a batch sorted by expert, in the order of (token, slot) within one.
-struct Grouping {
-  std::vector<int32_t> experts, offsets;  // as in ExpertRows
-  std::vector<int32_t> row_of;            // (T, K)
-};
-
-Grouping GroupByExpert(const RoutedBatch& batch, int expert_count) {
-  const int R = batch.T * batch.K;
-  std::vector<int32_t> next(expert_count + 1);  // first counts, then the next free row, per expert
-  for (int i = 0; i < R; ++i) {
-    CHECK(batch.experts[i] >= 0 && batch.experts[i] < expert_count);
-    ++next[batch.experts[i] + 1];
-  }
-  Grouping grouping;
-  for (int e = 0; e < expert_count; ++e) {
-    if (next[e + 1] > 0) {
-      grouping.experts.push_back(e);
-      grouping.offsets.push_back(next[e]);
-    }
-    next[e + 1] += next[e];
-  }
-  grouping.offsets.push_back(R);
-  grouping.row_of.resize(R);
-  for (int i = 0; i < R; ++i) grouping.row_of[i] = next[batch.experts[i]]++;
-  return grouping;
-}
-
 RoutedBatch Slice(const RoutedBatch& batch, int begin, int end) {
   RoutedBatch slice = batch;
   slice.T = end - begin;
@@ -114,18 +87,41 @@ absl::Status LocalExperts::Run(const RoutedBatch& batch) {
   return absl::OkStatus();
 }
 
+// Sorts the rows by expert, in the order of (token, slot) within one.
+void LocalExperts::GroupByExpert(const RoutedBatch& batch) {
+  const int R = batch.T * batch.K, E = static_cast<int>(expert_rows_.size());
+  next_.assign(static_cast<size_t>(E) + 1, 0);  // first counts, then the next free row, per expert
+  for (int i = 0; i < R; ++i) {
+    CHECK(batch.experts[i] >= 0 && batch.experts[i] < E);
+    ++next_[batch.experts[i] + 1];
+  }
+  experts_.clear();
+  offsets_.clear();
+  for (int e = 0; e < E; ++e) {
+    expert_rows_[e] += static_cast<uint64_t>(next_[e + 1]);
+    if (next_[e + 1] > 0) {
+      experts_.push_back(e);
+      offsets_.push_back(next_[e]);
+    }
+    next_[e + 1] += next_[e];
+  }
+  offsets_.push_back(R);
+  row_of_.resize(static_cast<size_t>(R));
+  source_.resize(static_cast<size_t>(R));
+  for (int i = 0; i < R; ++i) {
+    row_of_[i] = next_[batch.experts[i]]++;
+    source_[row_of_[i]] = i / batch.K;
+  }
+}
+
 void LocalExperts::RunPass(const RoutedBatch& batch) {
-  const Grouping grouping = GroupByExpert(batch, static_cast<int>(expert_rows_.size()));
-  for (size_t i = 0; i < grouping.experts.size(); ++i)
-    expert_rows_[grouping.experts[i]] += grouping.offsets[i + 1] - grouping.offsets[i];
-  const int R = batch.T * batch.K;
+  GroupByExpert(batch);
   states_.resize(static_cast<size_t>(batch.T));
   for (int t = 0; t < batch.T; ++t) states_[t] = batch.x + int64_t{t} * batch.D;
-  source_.resize(static_cast<size_t>(R));
-  for (int i = 0; i < R; ++i) source_[grouping.row_of[i]] = i / batch.K;
+  const int R = batch.T * batch.K;
   if (results_.size() < static_cast<size_t>(R) * batch.D) results_.resize(static_cast<size_t>(R) * batch.D);
-  ffn_->Run({batch.layer, R, batch.D, grouping.experts, grouping.offsets, states_, source_.data(), results_.data()});
-  CombineInRoutingOrder(batch, results_.data(), grouping.row_of.data(), pool_);
+  ffn_->Run({batch.layer, R, batch.D, experts_, offsets_, states_, source_.data(), results_.data()});
+  CombineInRoutingOrder(batch, results_.data(), row_of_.data(), pool_);
 }
 
 std::vector<uint64_t> LocalExperts::TakeExpertRows() {

@@ -75,14 +75,17 @@ class LocalExperts : public ExpertRunner {
   std::vector<uint64_t> TakeExpertRows();
 
  private:
+  void GroupByExpert(const RoutedBatch& batch);
   void RunPass(const RoutedBatch& batch);
 
   ExpertFfn* ffn_;
   ThreadPool* pool_;
   std::vector<uint64_t> expert_rows_;
+
+  // Of the pass at hand: the groups as ExpertRows has them, and the row of each (token, slot).
+  std::vector<int32_t> next_, experts_, offsets_, source_, row_of_;
   std::vector<const float*> states_;
-  std::vector<int32_t> source_;
-  std::vector<float> results_;
+  std::vector<float> results_;  // (R, D)
 };
 
 }  // namespace braid

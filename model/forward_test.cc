@@ -1,11 +1,26 @@
 #include "model/forward.h"
 
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <new>
 
 #include "kernels/random_weights.h"
 #include "model/forward_fixture.h"
+
+namespace {
+std::atomic<size_t> allocations{0};
+}  // namespace
+
+[[gnu::noinline]] void* operator new(size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace braid {
 namespace {
@@ -86,22 +101,6 @@ struct TinyModel {
 
 class ForwardOfType : public testing::TestWithParam<DType> {};
 
-// Panels hold the same weights; what differs is that activations are quantised: a step of 1/127 of the largest of 32.
-TEST_P(ForwardOfType, IsInPanelsCloseToTheFloatsOfTheSameWeights) {
-  if (!HasPanels(GetParam())) GTEST_SKIP() << "float types have no panels";
-  const TinyModel rows(GetParam(), true, false), panels(GetParam());
-  const std::vector<TokenId> tokens = rows.Tokens(70, 1);
-  ForwardFixture in_rows(&rows.config, &rows.tensors), in_panels(&panels.config, &panels.tensors);
-  const std::vector<float> want = in_rows.Logits(tokens, 70), got = in_panels.Logits(tokens, 70);
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  EXPECT_GT(error, 0);
-  EXPECT_LT(std::sqrt(error / norm), 0.1);  // now and then a routing flips
-}
-
 TEST_P(ForwardOfType, GivesTheSameBitsHoweverThePromptIsCutOnAnyThreads) {
   const TinyModel model(GetParam());
   const std::vector<TokenId> tokens = model.Tokens(70, 1);
@@ -118,6 +117,25 @@ TEST_P(ForwardOfType, GivesTheSameBitsHoweverThePromptIsCutOnAnyThreads) {
 
 INSTANTIATE_TEST_SUITE_P(AllTypes, ForwardOfType, testing::ValuesIn(kAllDTypes),
                          [](const auto& info) { return std::string(Name(info.param)); });
+
+// Panels hold the same weights; what differs is that activations are quantised: a step of 1/127 of the largest of 32,
+// and a routing that flips now and then.
+TEST(Forward, IsInPanelsCloseToTheFloatsOfTheSameWeights) {
+  for (DType type : kAllDTypes) {
+    if (!HasPanels(type)) continue;
+    const TinyModel rows(type, true, false), panels(type);
+    const std::vector<TokenId> tokens = rows.Tokens(70, 1);
+    ForwardFixture in_rows(&rows.config, &rows.tensors), in_panels(&panels.config, &panels.tensors);
+    const std::vector<float> want = in_rows.Logits(tokens, 70), got = in_panels.Logits(tokens, 70);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      error += (got[i] - want[i]) * (got[i] - want[i]);
+      norm += want[i] * want[i];
+    }
+    EXPECT_GT(error, 0) << Name(type);
+    EXPECT_LT(std::sqrt(error / norm), 0.1) << Name(type);
+  }
+}
 
 TEST(Forward, GivesTheSameBitsAtEveryBoundary) {
   const TinyModel model(DType::kF32);
@@ -269,25 +287,39 @@ TEST(LocalExperts, GiveATokenTheSameBitsInBatchesOfAnySize) {
 TEST(KvPool, KeepsBlocksAndLayersApart) {
   const TinyModel model(DType::kF32);
   KvPool kv(model.config, 3);
-  const int floats = kKvBlockTokens * model.config.kv_dim();
+  const size_t bytes = kv.layer_bytes();
   int value = 0;
-  for (int layer = 0; layer < 2; ++layer) {
-    for (int block = 0; block < 3; ++block) {
-      std::fill_n(kv.keys(layer, block), floats, static_cast<float>(++value));
-      std::fill_n(kv.values(layer, block), floats, static_cast<float>(++value));
-    }
-  }
+  for (int layer = 0; layer < 2; ++layer)
+    for (int block = 0; block < 3; ++block) std::fill_n(kv.at(layer, block), bytes, static_cast<std::byte>(++value));
   value = 0;
   for (int layer = 0; layer < 2; ++layer) {
     for (int block = 0; block < 3; ++block) {
-      for (int end : {0, floats - 1}) {
-        EXPECT_EQ(kv.keys(layer, block)[end], static_cast<float>(value + 1));
-        EXPECT_EQ(kv.values(layer, block)[end], static_cast<float>(value + 2));
-      }
-      value += 2;
+      ++value;
+      for (size_t end : {size_t{0}, bytes - 1}) EXPECT_EQ(kv.at(layer, block)[end], static_cast<std::byte>(value));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(kv.at(layer, block)) % 64, 0u);
     }
   }
-  EXPECT_EQ(KvPool::BlockBytes(model.config), model.config.kv_bytes_per_token() * kKvBlockTokens);
+  EXPECT_EQ(KvPool::BlockBytes(model.config), 2 * bytes);
+  EXPECT_EQ(bytes, 2 * KvArena::BlockNumbers(model.config.kv_heads, model.config.head_dim));
+}
+
+TEST(Forward, AllocatesNothingInAStepLikeTheOneBefore) {
+  for (DType type : {DType::kQ4_0, DType::kBF16}) {
+    const TinyModel model(type);
+    ForwardFixture fixture(&model.config, &model.tensors, 2);
+    const std::vector<TokenId> tokens = model.Tokens(40, 3);
+    SequenceCache a = fixture.NewSequence(64), b = fixture.NewSequence(64);
+    std::vector<float> logits;
+    size_t before = 0;
+    for (int step = 0; step < 3; ++step) {
+      const std::span<const TokenId> all = tokens;
+      const Chunk chunks[] = {{&a, 0, all.first(37), Chunk::Logits::kLast},
+                              {&b, step, all.subspan(step, 1), Chunk::Logits::kLast}};
+      before = allocations;
+      ASSERT_TRUE(fixture.engine().Run(chunks, fixture.experts(), &logits).ok());
+    }
+    EXPECT_EQ(allocations - before, 0u) << Name(type);
+  }
 }
 
 }  // namespace

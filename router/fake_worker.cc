@@ -94,6 +94,7 @@ TokenId FakeWorker::Next(std::span<const TokenId> tokens, int prompt_tokens, uin
   uint64_t hash = 14695981039346656037u ^ seed;
   hash = (hash ^ static_cast<uint64_t>(prompt_tokens)) * 1099511628211u;
   for (TokenId token : tokens) hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211u;
+  if (seed == kParrot && (hash >> 40) % 8 != 0) return tokens[tokens.size() - static_cast<size_t>(prompt_tokens)];
   return static_cast<TokenId>((hash >> 20) % kVocab);
 }
 
@@ -140,14 +141,23 @@ void FakeWorker::Extend(const v1::SequenceChunk& chunk, v1::StepDone& done) {
       scores->add_logprobs()->set_token(chunk.tokens(static_cast<int>(i - chunk.position())));
     }
   }
-  tokens.insert(tokens.end(), chunk.tokens().begin(), chunk.tokens().end());
-  if (tokens.size() > uint64_t{start.kv_blocks()} * hello_.kv_block_tokens()) Complain("more tokens than reserved");
+  if (chunk.position() + static_cast<size_t>(chunk.tokens_size()) >
+      uint64_t{start.kv_blocks()} * hello_.kv_block_tokens()) {
+    Complain("more tokens than reserved");
+  }
+  const auto drafts = chunk.tokens().end() - chunk.drafts();
+  tokens.insert(tokens.end(), chunk.tokens().begin(), drafts);
   if (!chunk.sample()) return;
   v1::Sampled* sampled = done.add_sampled();
   sampled->set_sequence(chunk.sequence());
-  const TokenId next = Next(tokens, static_cast<int>(start.prompt_tokens()), start.sampling().seed());
-  sampled->mutable_token()->set_token(next);
-  if (start.want_logprobs()) sampled->mutable_token()->set_logprob(-0.5f);
+  v1::TokenLogprob* next = sampled->mutable_token();
+  for (auto draft = drafts;; ++draft) {
+    next->set_token(Next(tokens, static_cast<int>(start.prompt_tokens()), start.sampling().seed()));
+    if (start.want_logprobs()) next->set_logprob(-0.5f);
+    if (draft == chunk.tokens().end() || *draft != next->token()) return;
+    tokens.push_back(*draft);
+    next = sampled->add_more();
+  }
 }
 
 }  // namespace braid

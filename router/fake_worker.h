@@ -17,6 +17,8 @@ namespace braid {
 class FakeWorker {
  public:
   static constexpr uint32_t kVocab = 1000;
+  // With this seed it mostly repeats what it and the prompt have said.
+  static constexpr uint64_t kParrot = 1234567;
 
   // A worker with room for `kv_blocks` blocks of 16 positions.
   explicit FakeWorker(const std::string& name, uint64_t kv_blocks = 1000);

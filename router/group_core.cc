@@ -54,7 +54,8 @@ GroupCore::GroupCore(std::string name, const RouterOptions& options, Epoch* last
       membership_(std::move(name), options, last_epoch, actions),
       scheduler_({.step_tokens = options.step_tokens,
                   .chunk_tokens = options.chunk_tokens,
-                  .sequences_max = options.sequences_max}),
+                  .sequences_max = options.sequences_max,
+                  .drafts_max = options.draft_tokens_max}),
       links_(options.heartbeat_timeout) {}
 
 void GroupCore::OnLeaving(WorkerId worker, absl::Time now) {
@@ -179,7 +180,8 @@ void GroupCore::Suspect(const Step& step, const Suspicion::Crash& crash, absl::T
     for (const Step::Chunk& chunk : step.chunks(rank)) {
       Sequence* sequence = scheduler_.Find(chunk.sequence);
       if (sequence == nullptr) continue;
-      sequence->suspicion.OnCrash(chunk.position, chunk.rows, crash);
+      sequence->suspicion.OnCrash(chunk.position, chunk.sure_rows(), crash);
+      sequence->careful = true;
       if (sequence->suspicion.serious()) serious.push_back(sequence);
     }
   }
@@ -278,7 +280,7 @@ void GroupCore::Commit(absl::Time now) {
     for (const Step::Chunk& chunk : step.chunks(rank)) {
       Sequence* sequence = scheduler_.Find(chunk.sequence);
       if (sequence == nullptr) continue;
-      sequence->OnComputed(chunk.rows);
+      sequence->OnComputed(chunk.computed);
       sequence->suspicion.OnComputed(sequence->computed());
     }
     for (const v1::PromptScores& scores : step.done(rank).prompt_scores()) DeliverScores(scores);
@@ -334,11 +336,18 @@ void GroupCore::DeliverToken(const v1::Sampled& sampled) {
   v1::GenerateSequenceResponse event;
   v1::SequenceTokens* tokens = event.mutable_tokens();
   tokens->set_position(static_cast<uint32_t>(sequence->answer_tokens()));
-  tokens->add_tokens(sampled.token().token());
-  if (sequence->want_logprobs()) *tokens->add_logprobs() = sampled.token();
-  sequence->Append(sampled.token().token());
+  std::optional<v1::SequenceFinished::Reason> reason;
+  for (int i = 0; i <= sampled.more_size(); ++i) {
+    if (reason && !Planted(Bug::kTellsWhatFollowsAStop)) break;  // without drafts these would never have been
+    const v1::TokenLogprob& token = i == 0 ? sampled.token() : sampled.more(i - 1);
+    tokens->add_tokens(token.token());
+    if (sequence->want_logprobs()) *tokens->add_logprobs() = token;
+    scheduler_.OnToken(*sequence, token.token());
+    sequence->Append(token.token());
+    if (!reason) reason = sequence->Finished();
+  }
   Say(id, std::move(event));
-  if (std::optional<v1::SequenceFinished::Reason> reason = sequence->Finished()) {
+  if (reason) {
     Finish(id, *reason, probe_, actions_);
     scheduler_.Remove(id);
   }
@@ -348,11 +357,14 @@ void GroupCore::Observe(const Step& step, absl::Time now) {
   probe_->steps.Add();
   probe_->step_seconds.Observe(absl::ToDoubleSeconds(now - step.issued()));
   probe_->step_rows.Observe(step.rows());
-  int decode_rows = 0;
+  scheduler_.OnStep(step.rows(), now - step.issued());
+  int decode_rows = 0, drafts = 0, rejected = 0;
   for (int rank = 0; rank < step.size(); ++rank) {
     for (const Step::Chunk& chunk : step.chunks(rank)) {
       const Sequence* sequence = scheduler_.Find(chunk.sequence);
-      if (sequence != nullptr && sequence->decoding()) decode_rows += chunk.rows;
+      if (sequence != nullptr && sequence->decoding()) decode_rows += chunk.computed;
+      drafts += static_cast<int>(chunk.drafts.size());
+      rejected += chunk.rows - chunk.computed;
     }
     const v1::StepDone& done = step.done(rank);
     probe_->worker_step_seconds.Add(static_cast<double>(done.step_us()) * 1e-6);
@@ -360,7 +372,10 @@ void GroupCore::Observe(const Step& step, absl::Time now) {
     load_.Add(done.expert_rows());
   }
   probe_->decode_rows.Add(decode_rows);
-  probe_->prefill_rows.Add(step.rows() - decode_rows);
+  probe_->prefill_rows.Add(step.rows() - decode_rows - rejected);
+  probe_->rejected_rows.Add(rejected);
+  probe_->drafted_tokens.Add(drafts);
+  probe_->accepted_tokens.Add(drafts - rejected);
   if (!load_.EndStep()) return;
   const v1::Hello& hello = membership_.serving()->members.front().hello;
   probe_->expert_imbalance.Set(load_.Imbalance(static_cast<int>(hello.expert_count())));

@@ -52,6 +52,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("BRAID_ROUTER_REBALANCE_INTERVAL_MS");
   add("--step-tokens", router.step_tokens, "rows of one step over all workers", "BRAID_ROUTER_STEP_TOKENS");
   add("--chunk-tokens", router.chunk_tokens, "longest piece of one prompt in a step", "BRAID_ROUTER_CHUNK_TOKENS");
+  add("--draft-tokens-max", router.draft_tokens_max,
+      "tokens of one sequence that a step guesses and checks at once, where that pays; answers stay the same. 0: none",
+      "BRAID_ROUTER_DRAFT_TOKENS_MAX");
   add("--sequences-max", router.sequences_max, "sequences running at once", "BRAID_ROUTER_SEQUENCES_MAX");
   add("--queue-max", router.queue_max, "sequences waiting for memory; more are refused with a retry hint",
       "BRAID_ROUTER_QUEUE_MAX");
@@ -76,10 +79,12 @@ absl::Status Run(const Flags& flags, StopSignal& stop) {
     ASSIGN_OR_RETURN(endpoint, MetricsEndpoint::Start(&metrics, {.host = flags.metrics_host,
                                                                  .port = flags.metrics_port,
                                                                  .not_ready = [&] { return router->NotReady(); },
-                                                                 .warning = [&] {
-                                                                   const std::string what = router->Unprotected();
-                                                                   return what.empty() ? "" : "unprotected: " + what;
-                                                                 }}));
+                                                                 .warning =
+                                                                     [&] {
+                                                                       const std::string what = router->Unprotected();
+                                                                       return what.empty() ? ""
+                                                                                           : "unprotected: " + what;
+                                                                     }}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
   while (!stop.Wait(absl::Hours(1))) {

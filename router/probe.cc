@@ -18,6 +18,10 @@ RouterProbe::RouterProbe(Metrics* metrics)
                                          TokenLatencyBuckets())),
       step_rows(metrics->AddHistogram("braid_router_step_tokens", "Rows of a step over all workers (batch size).",
                                       TokenCountBuckets())),
+      drafted_tokens(metrics->AddCounter("braid_router_drafted_tokens_total",
+                                         "Tokens that were guessed, and run to see whether they are right.")),
+      accepted_tokens(metrics->AddCounter("braid_router_accepted_tokens_total",
+                                          "Of braid_router_drafted_tokens_total, those that were right.")),
       worker_step_seconds(
           metrics->AddCounter("braid_router_worker_step_seconds_total",
                               "Time that workers spent in steps, as they report it, over all workers.")),
@@ -60,6 +64,7 @@ RouterProbe::RouterProbe(Metrics* metrics)
   };
   prefill_rows = rows("prefill");
   decode_rows = rows("decode");
+  rejected_rows = rows("rejected draft");
 }
 
 }  // namespace braid

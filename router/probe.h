@@ -15,7 +15,8 @@ struct RouterProbe {
 
   Counter steps;
   Histogram step_seconds, step_rows;
-  Counter prefill_rows, decode_rows;
+  Counter prefill_rows, decode_rows, rejected_rows;
+  Counter drafted_tokens, accepted_tokens;
   Counter worker_step_seconds, worker_exchange_seconds;
   Gauge expert_imbalance, placement_imbalance;
   Counter rebalances, experts_moved;

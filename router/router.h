@@ -27,6 +27,7 @@ struct RouterOptions {
   absl::Duration rebalance_interval = absl::Seconds(30);  // at most this often; infinite: never
   int step_tokens = 512;                                  // rows of one step over all workers
   int chunk_tokens = 256;                                 // longest prefill chunk of one sequence in a step
+  int draft_tokens_max = 8;                               // guesses of one sequence in a step, where they pay; 0: never
   int sequences_max = 256;                                // running at once
   int queue_max = 1024;                                   // waiting for memory; beyond it RESOURCE_EXHAUSTED
   absl::Duration heartbeat = absl::Milliseconds(500);

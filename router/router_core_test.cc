@@ -114,10 +114,11 @@ class Cluster {
   std::map<uint32_t, std::unique_ptr<FakeWorker>> workers;
   std::map<uint64_t, Seen> seen;
   std::map<uint32_t, absl::Status> closed;
-  std::vector<uint32_t> hung;  // workers that say nothing but heartbeats
-  uint32_t stuck = 0;          // a worker that never begins an epoch
-  uint64_t poison = 0;         // a sequence that kills whoever computes it,
-  uint32_t poisoned = 0;       // as it just has this one
+  std::vector<uint32_t> hung;                                     // workers that say nothing but heartbeats
+  uint32_t stuck = 0;                                             // a worker that never begins an epoch
+  std::function<void(v1::Sampled*, TokenId first)> spoil_drafts;  // changes what comes of drafts, if any was right
+  uint64_t poison = 0;                                            // a sequence that kills whoever computes it,
+  uint32_t poisoned = 0;                                          // as it just has this one
 
  private:
   void Do(SendToWorker& action) {
@@ -129,6 +130,10 @@ class Cluster {
     if (poisoned == action.worker.value) return;
     if (action.message.has_begin() && stuck == action.worker.value) return;
     std::optional<v1::AttachRequest> answer = worker->second->On(action.message);
+    for (int i = 0; spoil_drafts && answer && i < answer->step_done().sampled_size(); ++i) {
+      v1::Sampled* sampled = answer->mutable_step_done()->mutable_sampled(i);
+      if (sampled->more_size() > 0) spoil_drafts(sampled, sampled->token().token());
+    }
     const bool is_hung = std::find(hung.begin(), hung.end(), action.worker.value) != hung.end();
     if (answer && (!is_hung || answer->has_heartbeat())) to_router_.emplace_back(action.worker.value, *answer);
   }
@@ -797,6 +802,7 @@ TEST_F(RouterCoreTest, HostileWorkersAreSentAway) {
       {"negative token", [](v1::StepDone& d) { d.mutable_sampled(0)->mutable_token()->set_token(-1); }},
       {"not a number", [](v1::StepDone& d) { d.mutable_sampled(0)->mutable_token()->set_logprob(NAN); }},
       {"experts", [](v1::StepDone& d) { d.mutable_expert_rows()->Resize(5, 1); }},
+      {"a token behind no draft", [](v1::StepDone& d) { d.mutable_sampled(0)->add_more(); }},
       {"scores", [](v1::StepDone& d) { d.add_prompt_scores()->set_sequence(1); }},
       {"scores of nobody", [](v1::StepDone& d) { d.add_prompt_scores()->set_sequence(12345); }},
       {"scores far away", [](v1::StepDone& d) { d.add_prompt_scores()->set_position(~0u); }},
@@ -821,6 +827,81 @@ TEST_F(RouterCoreTest, HostileWorkersAreSentAway) {
     c.Attach();
     c.RunUntilQuiet();
     EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer(Prompt(3), 0, 4)) << what;
+  }
+}
+
+TEST_F(RouterCoreTest, WorkersThatTakeWrongDraftsAreSentAway) {
+  const std::map<std::string, std::function<void(v1::Sampled*, TokenId first)>> spoils = {
+      {"a wrong draft", [](v1::Sampled* s, TokenId first) { s->mutable_token()->set_token((first + 1) % 1000); }},
+      {"more tokens than drafts",
+       [](v1::Sampled* s, TokenId) {
+         s->mutable_more()->Reserve(9);
+         while (s->more_size() < 9) s->add_more();
+       }},
+      {"no such token", [](v1::Sampled* s, TokenId) { s->mutable_more(0)->set_token(1000); }},
+      {"an error and tokens", [](v1::Sampled* s, TokenId) { s->set_error("?"); }},
+  };
+  for (const auto& [what, spoil] : spoils) {
+    Cluster c({.workers = 1, .step_tokens = 64, .chunk_tokens = 16, .sequences_max = 8, .queue_max = 4});
+    c.Attach();
+    c.RunUntilQuiet();
+    v1::GenerateSequenceRequest request = NewRequest({1, 2, 3, 4, 5, 1, 2, 3, 4, 5}, 400);
+    request.mutable_sampling()->set_seed(FakeWorker::kParrot);
+    const uint64_t id = c.Generate(request);
+    c.spoil_drafts = [&](v1::Sampled* sampled, TokenId first) { spoil(sampled, first); };
+    c.RunUntilQuiet();
+    ASSERT_TRUE(c.closed.contains(1)) << what;
+    EXPECT_EQ(c.closed.at(1).code(), absl::StatusCode::kInvalidArgument) << what;
+    c.spoil_drafts = {};
+    c.Attach();
+    c.RunUntilQuiet();
+    EXPECT_EQ(c.seen[id].tokens, FakeWorker::Answer({1, 2, 3, 4, 5, 1, 2, 3, 4, 5}, FakeWorker::kParrot, 400)) << what;
+  }
+}
+
+TEST_F(RouterCoreTest, DraftsChangeNothingButTheNumberOfSteps) {
+  const std::vector<TokenId> prompt = {9, 1, 2, 3, 4, 5, 6, 7, 8};
+  const auto run = [&](int drafts_max, std::function<void(v1::GenerateSequenceRequest&)> change) {
+    RouterOptions options{.workers = 2, .step_tokens = 64, .chunk_tokens = 16};
+    options.draft_tokens_max = drafts_max;
+    Cluster c(options);
+    c.Attach();
+    c.Attach();
+    c.RunUntilQuiet();
+    v1::GenerateSequenceRequest request = NewRequest(prompt, 300);
+    request.mutable_sampling()->set_seed(FakeWorker::kParrot);
+    change(request);
+    const uint64_t id = c.Generate(request);
+    int rounds = 0;
+    while (c.Round()) ++rounds;
+    EXPECT_THAT(c.Complaints(), IsEmpty());
+    EXPECT_THAT(c.closed, IsEmpty());
+    EXPECT_TRUE(c.seen[id].finished.has_value());
+    return std::tuple(c.seen[id].tokens, *c.seen[id].finished, rounds);
+  };
+  const std::vector<TokenId> answer = FakeWorker::Answer(prompt, FakeWorker::kParrot, 300);
+  const auto [plain, plain_reason, plain_rounds] = run(0, [](auto&) {});
+  EXPECT_EQ(plain, answer);
+  const auto [tokens, reason, rounds] = run(8, [](auto&) {});
+  EXPECT_EQ(tokens, answer);
+  EXPECT_EQ(reason, plain_reason);
+  EXPECT_LT(rounds * 2, plain_rounds);
+  for (int length = 1; length < 60; ++length) {
+    EXPECT_EQ(std::get<0>(run(8, [&](auto& request) { request.set_max_new_tokens(length); })),
+              std::vector<TokenId>(answer.begin(), answer.begin() + length));
+  }
+  for (const TokenId stop : {3, 6, 9}) {
+    for (int begun = 0; begun < 30; begun += 7) {
+      // The stop token comes again and again; the answer ends at the first one behind `begun` tokens.
+      const auto last = std::find(answer.begin() + begun, answer.end(), stop);
+      if (std::find(answer.begin(), answer.begin() + begun, stop) != answer.begin() + begun) continue;
+      const auto stopped = run(8, [&](auto& request) {
+        request.add_stop_tokens(stop);
+        for (int i = 0; i < begun; ++i) request.add_generated(answer[i]);
+      });
+      EXPECT_EQ(std::get<0>(stopped), std::vector<TokenId>(answer.begin() + begun, last + 1));
+      EXPECT_EQ(std::get<1>(stopped), v1::SequenceFinished::REASON_STOP);
+    }
   }
 }
 

@@ -150,6 +150,7 @@ std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
   PlanDecodes(budget, plans);
   budget.GiveBack();
   PlanPrefill(budget, plans);
+  PlanDrafts(budget, plans);
   auto says_nothing = [](const v1::StepPlan& plan) { return plan.chunks().empty() && plan.release().empty(); };
   if (std::all_of(plans.begin(), plans.end(), says_nothing)) return std::nullopt;
   return plans;
@@ -186,6 +187,27 @@ void Scheduler::PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans) {
   auto had_turn = [turn](const auto& sequence) { return sequence->turn_tokens >= turn; };
   auto back = std::stable_partition(running_.begin(), running_.end(), [&](const auto& s) { return !had_turn(s); });
   std::for_each(back, running_.end(), [](const auto& sequence) { sequence->turn_tokens = 0; });
+}
+
+void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
+  if (limits_.drafts_max == 0) return;
+  std::vector<DraftPlanner::Decode> decodes;
+  int rows = 0;
+  for (int rank = 0; rank < group_->size(); ++rank) {
+    for (v1::SequenceChunk& chunk : *plans[static_cast<size_t>(rank)].mutable_chunks()) {
+      rows += chunk.tokens_size();
+      Sequence& sequence = *Find(SequenceId(chunk.sequence()));
+      if (!sequence.decoding() || sequence.careful) continue;
+      // The token behind the last draft counts, too.
+      const int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+      decodes.push_back({&sequence, &chunk, rank, most});
+    }
+  }
+  if (decodes.empty()) return;
+  drafts_.Choose(decodes, rows);
+  for (const DraftPlanner::Decode& decode : decodes) {
+    DraftPlanner::AddDrafts(decode, budget.Take(decode.rank, decode.drafts));
+  }
 }
 
 void Scheduler::AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans) {

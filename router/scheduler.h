@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
 #include "base/ids.h"
 #include "braid/v1/worker.pb.h"
+#include "router/draft_planner.h"
 #include "router/group.h"
 #include "router/sequence.h"
 
@@ -22,7 +24,8 @@ namespace braid {
 // A step has a budget of rows over all workers, and each worker has its own. Decodes come first, one row each; a part
 // of the budget is kept back for prefill while there is any, so that neither stops the other. Prompts are prefilled in
 // chunks in the order they came; one that has had its turn (several chunks) goes behind the others that wait, so a long
-// prompt delays the rest by at most a turn and still advances in every round.
+// prompt delays the rest by at most a turn and still advances in every round. Rows that are left may go to drafts,
+// where DraftPlanner finds that they pay.
 //
 // When an epoch ends, sequences stay with the workers that hold their state, and go on in the next epoch from the last
 // committed token; those whose owner is not in it come out, to be admitted anew.
@@ -34,11 +37,12 @@ class Scheduler {
     int step_tokens = 0;    // rows of a step over all workers, >= kStepTokensMin
     int chunk_tokens = 0;   // rows of one sequence in a step, >= 1
     int sequences_max = 0;  // running at once, >= 1
+    int drafts_max = 0;     // of one sequence in a step, in [0, DraftPlanner::kDraftsMax]
   };
   static constexpr int kStepTokensMin = 16;  // so that an eighth of it, for prefill, is not nothing
   static constexpr int kTurnChunks = 8;      // 2,048 tokens with the default chunk: most prompts need one turn
 
-  explicit Scheduler(const Limits& limits) : limits_(limits) {}
+  explicit Scheduler(const Limits& limits) : limits_(limits), drafts_(limits.drafts_max) {}
 
   using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
@@ -70,6 +74,10 @@ class Scheduler {
   // suspicion at most one is in a step. REQUIRES: an epoch, no step in flight.
   std::optional<std::vector<v1::StepPlan>> PlanStep();
 
+  // What it learns for the next drafts: how long a step of so many rows took, and that `token` goes behind the log.
+  void OnStep(int rows, absl::Duration time) { drafts_.OnStep(rows, time); }
+  void OnToken(Sequence& sequence, TokenId token) { drafts_.OnToken(sequence, token); }
+
   int running() const { return static_cast<int>(running_.size()); }
   std::vector<SequenceId> Ids() const;  // in no order
 
@@ -77,6 +85,7 @@ class Scheduler {
   class Budget;
   void PlanDecodes(Budget& budget, std::vector<v1::StepPlan>& plans);
   void PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans);
+  void PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans);
   void AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans);
   // Whether another suspect goes first, or it is on trial.
   bool HeldBack(const Sequence& sequence) const {
@@ -89,7 +98,8 @@ class Scheduler {
   absl::flat_hash_map<SequenceId, Sequence*> by_id_;
   std::optional<Group> group_;
   std::vector<std::vector<uint64_t>> releases_;  // by rank: what its next plan tells it to forget
-  SequenceId suspect_;                           // the one that may run, of those under serious suspicion
+  DraftPlanner drafts_;
+  SequenceId suspect_;  // the one that may run, of those under serious suspicion
 };
 
 }  // namespace braid

@@ -50,16 +50,20 @@ struct Bench {
     return owner.has_value();
   }
 
-  // Plans a step and commits it at once; returns the rows by sequence.
-  std::map<uint64_t, int> Run() {
+  // Plans a step and commits it at once, with so many drafts that were right; returns the rows by sequence.
+  std::map<uint64_t, int> Run(int right = 0) {
     std::map<uint64_t, int> rows;
     plans = scheduler.PlanStep().value_or(std::vector<v1::StepPlan>(1));
     for (const v1::StepPlan& plan : plans) {
       for (const v1::SequenceChunk& chunk : plan.chunks()) {
         rows[chunk.sequence()] = chunk.tokens_size();
         Sequence* sequence = scheduler.Find(SequenceId(chunk.sequence()));
-        sequence->OnComputed(chunk.tokens_size());
-        if (chunk.sample()) sequence->Append(7);
+        const int tokens = 1 + std::min(right, static_cast<int>(chunk.drafts()));
+        sequence->OnComputed(chunk.tokens_size() - static_cast<int>(chunk.drafts()) + tokens - 1);
+        for (int i = 0; chunk.sample() && i < tokens; ++i) {
+          scheduler.OnToken(*sequence, 7);
+          sequence->Append(7);
+        }
       }
     }
     return rows;
@@ -284,6 +288,42 @@ TEST(Scheduler, WhatAnOwnerHasLostComesOutAndItsMemoryIsFree) {
   EXPECT_THAT(bench.scheduler.Displace({SequenceId(1), SequenceId(99)}), SizeIs(1));
   EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
   EXPECT_EQ(bench.scheduler.running(), 0);
+}
+
+// Decodes that say 7 for ever, in a cluster where rows cost next to nothing.
+Bench Repeating(Scheduler::Limits limits, Group group, int sequences) {
+  limits.drafts_max = 8;
+  limits.sequences_max = 100;
+  Bench bench(limits, std::move(group));
+  for (int rows = 1; rows <= 64; rows *= 2) {
+    for (int i = 0; i < 20; ++i) bench.scheduler.OnStep(rows, absl::Milliseconds(10));
+  }
+  for (int id = 1; id <= sequences; ++id) bench.Add(static_cast<uint64_t>(id), 2, 700);
+  for (int i = 0; i < 40; ++i) bench.Run(8);
+  return bench;
+}
+
+TEST(Scheduler, DraftsWhatWasSaidBefore) {
+  Bench bench = Repeating(kLimits, NewGroup(1), 1);
+  EXPECT_THAT(bench.Run(8), ElementsAre(Pair(1, 9)));
+  EXPECT_THAT(bench.plans[0].chunks(0).tokens(), testing::Each(7));
+  EXPECT_EQ(bench.plans[0].chunks(0).drafts(), 8u);
+  EXPECT_TRUE(bench.plans[0].chunks(0).sample());
+}
+
+TEST(Scheduler, DraftsGetWhatRowsAreLeft) {
+  EXPECT_EQ(Total(Repeating({.step_tokens = 64, .chunk_tokens = 16}, NewGroup(1), 20).Run(0)), 64);
+  EXPECT_EQ(Total(Repeating({.step_tokens = 64, .chunk_tokens = 16}, NewGroup(2, 1000, 100, 24), 20).Run(0)), 48);
+  Bench bench = Repeating({.step_tokens = 16, .chunk_tokens = 16}, NewGroup(1), 2);
+  bench.Add(3, 100);
+  const std::map<uint64_t, int> rows = bench.Run(0);
+  EXPECT_THAT(rows, ElementsAre(Pair(1, 1), Pair(2, 1), Pair(3, 14))) << "prompts go first";
+}
+
+TEST(Scheduler, NoDraftsForWhatWasThereAtACrash) {
+  Bench bench = Repeating(kLimits, NewGroup(1), 1);
+  bench.scheduler.Find(SequenceId(1))->careful = true;
+  EXPECT_THAT(bench.Run(8), ElementsAre(Pair(1, 1)));
 }
 
 TEST(Scheduler, SeriousSuspectsRunOneAtATime) {

@@ -10,6 +10,7 @@
 #include "base/planted_bug.h"
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
+#include "router/drafter.h"
 
 namespace braid {
 
@@ -57,6 +58,7 @@ class Sequence {
   int prompt_tokens() const { return prompt_tokens_; }
   const std::vector<TokenId>& log() const { return log_; }
   int answer_tokens() const { return static_cast<int>(log_.size()) - prompt_tokens_; }
+  int answer_tokens_left() const { return static_cast<int>(max_new_tokens_) - answer_tokens(); }
   // Positions it may ever need.
   uint64_t tokens_max() const { return static_cast<uint64_t>(prompt_tokens_) + max_new_tokens_; }
 
@@ -99,6 +101,9 @@ class Sequence {
   int turn_tokens = 0;    // prefilled since its turn began
   bool accepted = false;  // the gateway has been told
   Suspicion suspicion;
+  // It was there when a worker crashed: from then on it gets no drafts, in case it was one of them that crashed it.
+  bool careful = false;
+  Drafter drafter;
 
  private:
   SequenceId id_;

@@ -16,7 +16,9 @@ Step::Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time i
       ranks_[rank].chunks.push_back({.sequence = SequenceId(chunk.sequence()),
                                      .position = static_cast<int>(chunk.position()),
                                      .rows = chunk.tokens_size(),
-                                     .sample = chunk.sample()});
+                                     .sample = chunk.sample(),
+                                     .drafts = {chunk.tokens().end() - chunk.drafts(), chunk.tokens().end()}});
+      ranks_[rank].chunks.back().computed = ranks_[rank].chunks.back().sure_rows();
     }
   }
 }
@@ -42,6 +44,11 @@ absl::Status Step::OnDone(int rank, v1::StepDone done, const v1::Hello& worker) 
                                         " entries; the model has ", worker.moe_layers(), " layers of ",
                                         worker.expert_count(), " experts"));
   }
+  int next = 0;
+  for (Chunk& chunk : answer.chunks) {
+    if (chunk.sample) chunk.computed += done.sampled(next++).more_size();
+    if (Planted(Bug::kCountsRejectedDrafts)) chunk.computed = chunk.rows;
+  }
   answer.done = std::move(done);
   ++answers_;
   return absl::OkStatus();
@@ -54,14 +61,28 @@ absl::Status Step::CheckSampled(const Rank& rank, const v1::StepDone& done, uint
     if (next == done.sampled_size() || done.sampled(next).sequence() != chunk.sequence.value) {
       return InvalidArgument(absl::StrCat("step_done.sampled[", next, "] should be sequence ", chunk.sequence.value));
     }
-    const v1::Sampled& sampled = done.sampled(next++);
-    if (sampled.error().empty()) {
-      RETURN_IF_ERROR(Annotate(CheckLogprob(sampled.token(), vocab_size), "step_done.sampled"));
-    }
+    RETURN_IF_ERROR(Annotate(CheckSampled(chunk, done.sampled(next++), vocab_size), "step_done.sampled"));
   }
   if (next == done.sampled_size()) return absl::OkStatus();
   return InvalidArgument(
       absl::StrCat("step_done.sampled has ", done.sampled_size(), " entries; ", next, " were asked"));
+}
+
+absl::Status Step::CheckSampled(const Chunk& chunk, const v1::Sampled& sampled, uint32_t vocab_size) {
+  if (static_cast<size_t>(sampled.more_size()) > chunk.drafts.size()) {
+    return InvalidArgument(absl::StrCat(sampled.more_size(), " more tokens behind ", chunk.drafts.size(), " drafts"));
+  }
+  if (!sampled.error().empty()) {
+    return sampled.more().empty() ? absl::OkStatus() : InvalidArgument("an error, and more tokens");
+  }
+  RETURN_IF_ERROR(CheckLogprob(sampled.token(), vocab_size));
+  TokenId before = sampled.token().token();
+  for (int i = 0; i < sampled.more_size(); ++i) {
+    if (before != chunk.drafts[static_cast<size_t>(i)]) return InvalidArgument("a token behind a draft that was wrong");
+    RETURN_IF_ERROR(CheckLogprob(sampled.more(i), vocab_size));
+    before = sampled.more(i).token();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Step::CheckScores(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size) {

@@ -21,6 +21,9 @@ class Step {
     int position = 0;
     int rows = 0;
     bool sample = false;
+    std::vector<TokenId> drafts;  // the tokens of the last rows that may turn out not to count
+    int computed = 0;             // rows that count: without those of drafts until the answer says which were right
+    int sure_rows() const { return rows - static_cast<int>(drafts.size()); }
   };
 
   // `plans` by rank.
@@ -33,7 +36,8 @@ class Step {
   const std::vector<Chunk>& chunks(int rank) const { return ranks_[static_cast<size_t>(rank)].chunks; }
 
   // kInvalidArgument, saying what is wrong, if `done` does not answer what the rank was asked: another step, answered
-  // before, results for sequences it was not asked about, tokens that do not exist, more experts than there are.
+  // before, results for sequences it was not asked about, tokens that do not exist or follow drafts that were wrong,
+  // more experts than there are.
   absl::Status OnDone(int rank, v1::StepDone done, const v1::Hello& worker);
   bool answered(int rank) const { return ranks_[static_cast<size_t>(rank)].done.has_value(); }
   bool complete() const { return answers_ == size() || (Planted(Bug::kCommitsBeforeAllAnswered) && answers_ > 0); }
@@ -46,6 +50,7 @@ class Step {
     std::optional<v1::StepDone> done;
   };
   static absl::Status CheckSampled(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
+  static absl::Status CheckSampled(const Chunk& chunk, const v1::Sampled& sampled, uint32_t vocab_size);
   static absl::Status CheckScores(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
 
   uint64_t number_;

@@ -107,6 +107,7 @@ absl::Status CheckOptions(const RouterOptions& options) {
   if (options.rebalance_interval < absl::Seconds(1)) return InvalidArgument("rebalance_interval must be at least 1 s");
   RETURN_IF_ERROR(InRange(options.step_tokens, Scheduler::kStepTokensMin, 1 << 20, "step_tokens"));
   RETURN_IF_ERROR(InRange(options.chunk_tokens, 1, 1 << 20, "chunk_tokens"));
+  RETURN_IF_ERROR(InRange(options.draft_tokens_max, 0, DraftPlanner::kDraftsMax, "draft_tokens_max"));
   RETURN_IF_ERROR(InRange(options.sequences_max, 1, 1 << 20, "sequences_max"));
   RETURN_IF_ERROR(InRange(options.queue_max, 1, 1 << 20, "queue_max"));
   RETURN_IF_ERROR(InRange(absl::ToDoubleMilliseconds(options.heartbeat), 10, 60'000, "heartbeat (ms)"));

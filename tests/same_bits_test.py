@@ -1,7 +1,8 @@
 """P1: the answer does not depend on the cluster.
 
 32 mixed requests give identical token ids and log probabilities alone and together, whatever the prefill chunk and
-however many workers there are. Floats are compared as the JSON text they were printed as: bit for bit.
+however many workers there are, with drafts and without. Floats are compared as the JSON text they were printed as: bit
+for bit.
 """
 import concurrent.futures
 import random
@@ -75,6 +76,12 @@ def test_any_number_of_workers(reference, workers):
 def test_any_prefill_chunk(reference, chunk):
     with Cluster(workers=2, flags={"router": ["--chunk-tokens", chunk]}) as cluster:
         assert together(cluster, seed=chunk) == reference
+
+
+@pytest.mark.parametrize("drafts", [0, 3])
+def test_any_number_of_drafts(reference, drafts):
+    with Cluster(workers=2, flags={"router": ["--draft-tokens-max", drafts]}) as cluster:
+        assert together(cluster, seed=drafts) == reference
 
 
 def test_any_number_of_threads(reference):

@@ -1,7 +1,6 @@
 #include "kernels/grouped_ffn.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "kernels/cpu/level.h"
 #include "kernels/linear.h"
@@ -40,10 +39,19 @@ const std::byte* Panel(const Matrix& m, int panel) {
 class PanelFfn {
  public:
   PanelFfn(const GroupedFfn& op, GroupedFfnScratch& scratch, ThreadPool& pool)
-      : op_(op), pool_(pool), level_(ActiveCpuLevel()), blocks_in_(op.D / 32), blocks_hidden_(op.F / 32) {
+      : op_(op),
+        pool_(pool),
+        level_(ActiveCpuLevel()),
+        blocks_in_(op.D / 32),
+        blocks_hidden_(op.F / 32),
+        order_(scratch.order) {
     hidden_ = Grow(scratch.hidden, static_cast<size_t>(op.R) * blocks_hidden_);
+    order_.clear();
     for (const FfnGroup& group : op.groups) order_.push_back(&group);
-    std::ranges::stable_sort(order_, std::greater<>(), [](const FfnGroup* group) { return group->end - group->begin; });
+    std::ranges::sort(order_, [](const FfnGroup* a, const FfnGroup* b) {
+      const int rows_a = a->end - a->begin, rows_b = b->end - b->begin;
+      return rows_a != rows_b ? rows_a > rows_b : a < b;
+    });
   }
 
   void Run() {
@@ -104,7 +112,7 @@ class PanelFfn {
   const CpuLevel& level_;
   const int blocks_in_, blocks_hidden_;
   QuantBlock* hidden_;
-  std::vector<const FfnGroup*> order_;
+  std::vector<const FfnGroup*>& order_;
 };
 
 // Rows [begin, end), wherever the groups begin and end.
@@ -121,7 +129,8 @@ void RunRows(const GroupedFfn& op, int begin, int end, GroupedFfnScratch& scratc
     if (x != nullptr) std::copy_n(op.x + source * op.D, op.D, x + int64_t{r} * op.D);
     if (q != nullptr) std::copy_n(op.q + source * blocks_in, blocks_in, q + r * blocks_in);
   }
-  std::vector<Linear> in, out;
+  std::vector<Linear>&in = scratch.in, &out = scratch.out;
+  in.clear(), out.clear();
   for (const FfnGroup& group : op.groups) {
     const int from = std::max(begin, group.begin), rows = std::min(end, group.end) - from;
     if (rows <= 0) continue;

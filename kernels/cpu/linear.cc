@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "kernels/cpu/level.h"
 
 namespace braid {
@@ -69,8 +70,7 @@ void RunAll(std::span<const Linear> ops, ThreadPool& pool) {
     int outputs_per_task = 0;
     std::vector<float> padded;
   };
-  std::vector<Job> jobs;
-  jobs.reserve(ops.size());
+  absl::InlinedVector<Job, 64> jobs;  // the experts of a layer, without an allocation
   int tasks = 0;
   for (const Linear& op : ops) {
     if (op.T == 0) continue;

@@ -1,15 +1,15 @@
 #include "kernels/rope.h"
 
 #include <cmath>
-#include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "kernels/cpu/row_norm.h"
 
 namespace braid {
 
 void Run(const RopeTable& op, ThreadPool& pool) {
   const int half = op.head_dim / 2;
-  std::vector<float> frequencies(half);
+  absl::InlinedVector<float, 128> frequencies(static_cast<size_t>(half));
   for (int i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(op.head_dim);
     frequencies[i] = 1.0f / static_cast<float>(std::pow(static_cast<double>(op.theta), static_cast<double>(exponent)));

@@ -19,6 +19,7 @@ std::string Describe(const v1::AttachRequest& message) {
       std::string text = fmt::format("done {}/{}", message.step_done().epoch(), message.step_done().step());
       for (const v1::Sampled& sampled : message.step_done().sampled()) {
         text += fmt::format(" {}:{}", sampled.sequence(), sampled.token().token());
+        for (const v1::TokenLogprob& more : sampled.more()) text += fmt::format(",{}", more.token());
       }
       return text;
     }
@@ -54,8 +55,8 @@ std::string Describe(const v1::AttachResponse& message) {
       if (plan.release_size() > 0) text += fmt::format(", release [{}]", fmt::join(plan.release(), " "));
       for (const v1::SequenceStart& start : plan.start()) text += fmt::format(", start {}", start.sequence());
       for (const v1::SequenceChunk& chunk : plan.chunks()) {
-        text += fmt::format(", {}[{}+{}]{}", chunk.sequence(), chunk.position(), chunk.tokens_size(),
-                            chunk.sample() ? "?" : "");
+        text += fmt::format(", {}[{}+{}]{}", chunk.sequence(), chunk.position(), chunk.tokens_size() - chunk.drafts(),
+                            std::string(chunk.sample() ? 1 + chunk.drafts() : 0, '?'));
       }
       return text;
     }

@@ -141,7 +141,7 @@ v1::SamplingParams MakeSampling(Random& random) {
   sampling.set_min_p(random.Chance(0.1) ? 0.05f : 0);
   sampling.set_repetition_penalty(random.Chance(0.4) ? 1.25f : 1);
   sampling.set_presence_penalty(random.Chance(0.3) ? 0.75f : 0);
-  sampling.set_frequency_penalty(random.Chance(0.3) ? 0.5f : 0);
+  sampling.set_frequency_penalty(random.Chance(0.3) ? 1.5f : 0);
   sampling.set_seed(random.Next());
   if (random.Chance(0.1)) {
     v1::LogitBias* const bias = sampling.add_logit_bias();
@@ -163,11 +163,17 @@ PreparedCall MakeCall(Random& random, bool poison) {
   call.echo = scored && !call.chat && random.Chance(0.8);
   const int length = random.Chance(call.echo ? 0.4 : 0.1) ? random.Between(80, 200) : random.Between(1, 50);
   prompt.tokens.push_back(kBos);
+  // Some end the chorus as the model may: what it copies then ends its answer.
+  const bool sung = random.Chance(0.6);
   while (static_cast<int>(prompt.tokens.size()) < length) {
+    if (sung && random.Chance(0.2)) {
+      for (TokenId word = 0; word < kChorusWords; ++word) prompt.tokens.push_back(kFirstWord + word);
+      prompt.tokens.push_back(kImEnd);
+    }
     prompt.tokens.push_back(kFirstWord + random.Between(0, kWords + 8));
   }
   if (poison) prompt.tokens[random.Below(prompt.tokens.size())] = kPoison;
-  prompt.max_new_tokens = random.Chance(0.15) ? random.Between(60, 120) : random.Between(1, 40);
+  prompt.max_new_tokens = random.Chance(0.3) ? random.Between(60, 120) : random.Between(1, 40);
   if (scored) {
     call.want_logprobs = true;
     call.top_logprobs = random.Between(0, 2);
@@ -176,7 +182,8 @@ PreparedCall MakeCall(Random& random, bool poison) {
   call.prompts.push_back(std::move(prompt));
   if (random.Chance(0.9)) call.stop_tokens = {kImEnd, kEndOfText};
   if (random.Chance(0.4)) {
-    const std::vector<std::string> stops = {"STOP", " sea a", "\xC3\xA9 ", "\xE2\x82\xAC", " so so", " the sea", "."};
+    const std::vector<std::string> stops = {"STOP",         " sea a", "a of sea", "\xC3\xA9 ",
+                                            "\xE2\x82\xAC", " so so", " the sea", "."};
     for (int i = random.Between(1, 3); i > 0; --i) call.stop.push_back(random.Pick(stops));
   }
   return call;

@@ -52,7 +52,9 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
     if (sequences_[{router, id}].owner != to) {
       return world_->Fail(fmt::format("worker {} is to run sequence {}, which it has not", to.value, id.value));
     }
-    step.rows[id] = {to, chunk.position(), chunk.position() + static_cast<uint32_t>(chunk.tokens_size())};
+    step.rows[id] = {to, chunk.position(),
+                     chunk.position() + static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts()};
+    world_->Count("drafts", chunk.drafts());
     if (!chunk.sample()) continue;
     SequenceBook& sequence = sequences_[{router, id}];
     sequence.epoch = plan.epoch();
@@ -109,13 +111,19 @@ void Referee::OnStepDone(int router, WorkerId from, const v1::StepDone& done) {
   const auto found = epoch->second.steps.find(done.step());
   if (found == epoch->second.steps.end()) return;
   StepBook& step = found->second;
-  if (step.silent.erase(from) == 0 || !step.silent.empty()) return;
+  if (!step.silent.contains(from)) return;
+  for (const v1::Sampled& sampled : done.sampled()) {
+    step.rows[SequenceId(sampled.sequence())].right = static_cast<uint32_t>(sampled.more_size());
+    world_->Count("drafts that were right", sampled.more_size());
+  }
+  step.silent.erase(from);
+  if (!step.silent.empty()) return;
   for (const auto& [id, rows] : step.rows) {
     const auto found = sequences_.find({router, id});
     if (found == sequences_.end()) continue;  // cancelled
     SequenceBook& sequence = found->second;
-    if (sequence.owner == rows.worker) sequence.length = std::max(sequence.length, rows.end);
-    if (rows.end >= sequence.crash_end) sequence.crashes.clear();
+    if (sequence.owner == rows.worker) sequence.length = std::max(sequence.length, rows.end + rows.right);
+    if (rows.end + rows.right >= sequence.crash_end) sequence.crashes.clear();
   }
 }
 

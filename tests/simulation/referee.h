@@ -40,7 +40,8 @@ class Referee {
     std::set<WorkerId> silent;  // asked and have not answered
     struct Rows {
       WorkerId worker;
-      uint32_t begin = 0, end = 0;
+      uint32_t begin = 0, end = 0;  // without those of drafts,
+      uint32_t right = 0;           // which were that many
     };
     std::map<SequenceId, Rows> rows;
   };
@@ -70,7 +71,7 @@ class Referee {
   World* const world_;
   std::map<uint64_t, EpochBook> epochs_;
   std::map<Worker, std::string> names_;
-  std::set<Worker> leaving_;  // the end of their streams says nothing
+  std::set<Worker> leaving_;          // the end of their streams says nothing
   std::map<Worker, uint64_t> begun_;  // the last epoch that each was told to begin
   std::map<Sequence, SequenceBook> sequences_;
   std::set<std::string> quarantined_;

@@ -175,7 +175,9 @@ void SimRouter::Do(SendToWorker& action) {
     worker.connection->Send(kRouterEnd, [receive = worker.receive, message] { receive(message); });
   };
   if (network_->stale_chance() > 0) {
-    const bool recall = world_->random().Chance(network_->stale_chance());
+    // Most messages are about steps, but at a change of epoch there is more to confuse.
+    const bool changes = action.message.has_prepare() || action.message.has_configure() || action.message.has_begin();
+    const bool recall = world_->random().Chance(network_->stale_chance() * (changes ? 8 : 1));
     if (const v1::AttachResponse* old = recall ? worker.past.Recall(worker.begun, world_->random()) : nullptr) {
       SIM_LOG(world_, "nemesis", fmt::format("once more to worker {}: {}", action.worker.value, Describe(*old)));
       world_->Count("stale messages to workers");

@@ -248,6 +248,7 @@ void SimWorker::Do(WorkerProtocol::BeginEpoch& order) {
     for (const v1::SequenceChunk& chunk : last_plan_.chunks()) {
       if (chunk.sequence() == kept.sequence() && chunk.position() == kept.length()) {
         world_->Count("sequences rolled back");
+        if (chunk.drafts() > 0) world_->Count("sequences rolled back with drafts");
         if (chunk.tokens_size() > kConvColumns - 2) world_->Count("sequences rolled back beyond the conv ring");
       }
     }

@@ -40,6 +40,7 @@ Cluster::Options ChooseCluster(Random& random) {
   router.rebalance_interval = random.Chance(0.3) ? absl::Seconds(1) : absl::Seconds(30);
   const bool named_groups = groups == 2 && random.Chance(0.5);
   router.groups = named_groups ? 1 : groups;
+  router.draft_tokens_max = random.Chance(0.2) ? 0 : random.Between(1, 8);
 
   SimWorker::Options worker;
   worker.kv_blocks = random.Between(11, 40);

@@ -56,6 +56,8 @@ TokenizerSpec Spec() {
   return spec;
 }
 
+bool IsWord(TokenId token) { return token >= kFirstWord && token < kFirstWord + kWords; }
+
 // What the model likes to say after `last`: answers look like answers, most of the time.
 bool Likes(TokenId last, uint64_t state, TokenId next) {
   const auto piece = [next](int index) { return next == kFirstCharacterPiece + index; };
@@ -100,6 +102,10 @@ bool Likes(TokenId last, uint64_t state, TokenId next) {
     default:
       break;
   }
+  if (IsWord(last) && state % 8 != 5) {
+    const bool sings = last + 1 < kFirstWord + kChorusWords;
+    return next == (sings ? last + 1 : state % 64 < 4 ? kImEnd : kFirstWord);
+  }
   if (next == kImEnd) return state % 29 == 0;
   if (next == kThink) return state % 31 == 1;
   if (next == kEndThink) return state % 13 == 2;
@@ -107,8 +113,6 @@ bool Likes(TokenId last, uint64_t state, TokenId next) {
   if (piece(0) || piece(2) || piece(5)) return state % 9 == 4;
   return false;
 }
-
-bool IsWord(TokenId token) { return token >= kFirstWord && token < kFirstWord + kWords; }
 
 }  // namespace
 
@@ -197,8 +201,7 @@ void ToyForward::Attend(Row& row) const {
   const std::vector<int32_t>& blocks = row.chunk->cache->blocks;
   const auto at = [&](int position, bool value) {
     const int block = blocks[static_cast<size_t>(position / kKvBlockTokens)];
-    float* const stripe = value ? kv_->values(0, block) : kv_->keys(0, block);
-    return stripe + position % kKvBlockTokens * 2;
+    return reinterpret_cast<float*>(kv_->at(0, block)) + position % kKvBlockTokens * 2 + (value ? 1 : 0);
   };
   at(row.position, false)[0] = Pack(row.state);
   at(row.position, true)[0] = Pack(row.state >> 24);

@@ -24,6 +24,7 @@ namespace vocabulary {
 inline constexpr TokenId kBos = 0, kImStart = 1, kImEnd = 2, kEndOfText = 3, kThink = 4, kEndThink = 5,
                          kToolCallStart = 6, kToolCallEnd = 7;
 inline constexpr TokenId kFirstWord = 8, kWords = 18;
+inline constexpr TokenId kChorusWords = 6;  // the first ones: the model likes to say them in their order, over and over
 inline constexpr TokenId kFirstCharacterPiece = kFirstWord + kWords;  // C3 A9, E2 82 AC, F0 9F 98 80
 inline constexpr TokenId kFirstCallPiece = kFirstCharacterPiece + 9;  // [ f ( x = 1 "s" ) ] ,
 inline constexpr TokenId kPoison = kFirstCallPiece + 10;              // crashes whoever runs it
