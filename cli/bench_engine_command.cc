@@ -61,11 +61,15 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   const BenchPlan plan = PlanPoints(flags.bench, config, KvPool::BlockBytes(config));
   for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
   if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
-  RETURN_IF_ERROR(LoadWeights(*model, [] { return false; }));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> weights,
+                   WorkerWeights::Create(model.get(), flags.bench.threads));
+  RETURN_IF_ERROR(weights->Load(WorkerWeights::What::kAll, [] { return false; }));
+  EngineBenchOptions options = flags.bench;
+  options.weight_copy_bytes = weights->packed_bytes();
   absl::StatusOr<EngineBenchResults> results = absl::UnknownError("");
   {
     SampleProgressLine line(plan.points.size() * static_cast<size_t>(flags.bench.repeat));
-    results = RunEngineBench(config, model->tensors(), flags.bench, plan.points,
+    results = RunEngineBench(config, weights->tensors(), options, plan.points,
                              [&line](const BenchPoint& point) { line.Show(point); });
   }
   RETURN_IF_ERROR(results.status());

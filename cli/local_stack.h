@@ -33,7 +33,7 @@ struct LocalStackOptions {
 // started again, and all of them end with this process.
 class LocalStack {
  public:
-  // The weights are loaded meanwhile, the gateway says so; `stop`, asked often, ends that early.
+  // The weights are loaded meanwhile, the gateway says so; `stop`, asked often, ends that early, maybe with kCancelled.
   static absl::StatusOr<std::unique_ptr<LocalStack>> Start(const LocalStackOptions& options,
                                                            const std::function<bool()>& stop);
   ~LocalStack();
@@ -48,7 +48,7 @@ class LocalStack {
  private:
   LocalStack() = default;
   absl::Status StartRouter();
-  absl::Status StartWorkers();
+  absl::Status StartWorkers(const std::function<bool()>& stop);
   absl::Status StartGateway();
   absl::Status SpawnWorker(size_t index);
 

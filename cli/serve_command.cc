@@ -43,8 +43,9 @@ absl::Status Serve(ServeFlags flags) {
   }
   ASSIGN_OR_RETURN(flags.stack.api_key, ReadApiKey(flags.api_key_file));
   StopSignal stop;  // before any thread starts, so that all of them leave SIGTERM to us
-  ASSIGN_OR_RETURN(const std::unique_ptr<LocalStack> stack,
-                   LocalStack::Start(flags.stack, [&stop] { return stop.Wait(absl::ZeroDuration()); }));
+  auto started = LocalStack::Start(flags.stack, [&stop] { return stop.Wait(absl::ZeroDuration()); });
+  if (absl::IsCancelled(started.status())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::unique_ptr<LocalStack> stack, std::move(started));
   std::string shown;
   bool ready = false;
   while (!stop.Wait(absl::Milliseconds(100))) {

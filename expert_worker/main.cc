@@ -13,7 +13,6 @@
 #include "base/logging.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
-#include "expert_worker/load_weights.h"
 #include "expert_worker/worker.h"
 #include "model/model_file.h"
 #include "monitoring/http_endpoint.h"
@@ -109,12 +108,10 @@ absl::Status Run(Flags flags, StopSignal& stop) {
                          &metrics, {.host = flags.metrics_host, .port = flags.metrics_port, .not_ready = not_ready}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
-  const ModelConfig& config = model->config();
-  const bool some_experts = ExpertSlots(flags.worker, config) < config.moe_layer_count() * config.experts;
-  RETURN_IF_ERROR(LoadWeights(
-      *model, [&stop] { return stop.Wait(absl::ZeroDuration()); },
-      some_experts ? WeightsToLoad::kAllButExperts : WeightsToLoad::kAll));
-  ASSIGN_OR_RETURN(worker, Worker::Start(model.get(), flags.worker, &metrics));
+  auto started =
+      Worker::Start(model.get(), flags.worker, &metrics, [&stop] { return stop.Wait(absl::ZeroDuration()); });
+  if (absl::IsCancelled(started.status())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(worker, std::move(started));
   loaded = true;
   WaitForTheEnd(flags.exit_with_parent, parent, stop);
   spdlog::info("leaving, at most {} s", flags.drain_s);

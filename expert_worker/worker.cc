@@ -38,6 +38,8 @@ int CoresOfThisProcess() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
+int Threads(const WorkerOptions& options) { return options.threads > 0 ? options.threads : CoresOfThisProcess(); }
+
 int AllExperts(const ModelConfig& config) { return config.moe_layer_count() * config.experts; }
 
 std::string HostAndPid() {
@@ -113,18 +115,26 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
   return hello;
 }
 
+// Experts in pages that all processes share are read in ahead, if there is memory for all. Those in memory of our own
+// only if they will be placed here: that is known of a worker without peers in other processes.
+WorkerWeights::What WhatToLoad(const WorkerWeights& weights, const WorkerOptions& options, const ModelConfig& config) {
+  const bool all =
+      weights.packs() ? options.exchange == "inprocess" : ExpertSlots(options, config) == AllExperts(config);
+  return all ? WorkerWeights::What::kAll : WorkerWeights::What::kAllButExperts;
+}
+
 // Members in the order in which they use each other; destruction runs the other way: the link lets go of the router,
 // the threads stop, then what they used goes.
 class WorkerImpl : public Worker {
  public:
-  WorkerImpl(const ModelFile* model, const WorkerOptions& options, Metrics* metrics, int kv_blocks,
-             std::unique_ptr<ExchangeFactory> exchanges)
+  WorkerImpl(const ModelFile* model, std::unique_ptr<WorkerWeights> weights, const WorkerOptions& options,
+             Metrics* metrics, int kv_blocks, std::unique_ptr<ExchangeFactory> exchanges)
       : config_(model->config()),
+        weights_(std::move(weights)),
         probe_(metrics, config_.experts, options.expert_metrics),
-        pool_(options.threads > 0 ? options.threads : CoresOfThisProcess()),
+        pool_(Threads(options)),
         kv_(config_, kv_blocks),
-        engine_(MakeEngine(&config_, &model->tensors(), &kv_, &pool_)),
-        loader_(model),
+        engine_(MakeEngine(&config_, &weights_->tensors(), &kv_, &pool_)),
         exchanges_(std::move(exchanges)),
         runner_(&config_, &kv_, &pool_,
                 [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
@@ -138,9 +148,8 @@ class WorkerImpl : public Worker {
                   .pool = &pool_,
                   .exchanges = exchanges_.get(),
                   .load_experts =
-                      [this, all = ExpertSlots(options, config_) == AllExperts(config_)](
-                          std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
-                        return all ? absl::OkStatus() : loader_.Load(placement, rank, stop);
+                      [this](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
+                        return weights_->LoadExperts(placement, rank, stop);
                       },
                   .step_tokens_max = options.step_tokens_max,
                   .exchange_timeout = options.exchange_timeout},
@@ -160,11 +169,11 @@ class WorkerImpl : public Worker {
 
  private:
   const ModelConfig& config_;
+  const std::unique_ptr<WorkerWeights> weights_;
   WorkerProbe probe_;
   ThreadPool pool_;
   KvPool kv_;
   const std::unique_ptr<Engine> engine_;
-  ExpertLoader loader_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
   WorkerThreads threads_;
@@ -179,13 +188,15 @@ int ExpertSlots(const WorkerOptions& options, const ModelConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, const WorkerOptions& options,
-                                                      Metrics* metrics) {
+                                                      Metrics* metrics, const std::function<bool()>& stop) {
   RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<WorkerWeights> weights, WorkerWeights::Create(model, Threads(options)));
+  RETURN_IF_ERROR(weights->Load(WhatToLoad(*weights, options, model->config()), stop));
   ASSIGN_OR_RETURN(const int kv_blocks, ChooseKvBlocks(model->config(), options.kv_bytes, AvailableMemoryBytes()));
   ASSIGN_OR_RETURN(std::unique_ptr<ExchangeFactory> exchanges, MakeExchangeFactory(options));
   spdlog::info("KV cache: {} blocks of {} tokens, {} MiB when full", kv_blocks, kKvBlockTokens,
                (KvPool::BlockBytes(model->config()) * static_cast<uint64_t>(kv_blocks)) >> 20);
-  return std::make_unique<WorkerImpl>(model, options, metrics, kv_blocks, std::move(exchanges));
+  return std::make_unique<WorkerImpl>(model, std::move(weights), options, metrics, kv_blocks, std::move(exchanges));
 }
 
 }  // namespace braid

@@ -101,13 +101,8 @@ class EngineBench {
 void EngineBench::FillContext() {
   const int layers = config_.attention_layer_count();
   if (layers == 0) return;
-  const size_t bytes = KvPool::BlockBytes(config_) / (2 * static_cast<size_t>(layers));
-  for (int layer = 0; layer < layers; ++layer) {
-    for (int block = 0; block < kv_.blocks(); ++block) {
-      std::memset(static_cast<void*>(kv_.keys(layer, block)), kContextByte, bytes);
-      std::memset(static_cast<void*>(kv_.values(layer, block)), kContextByte, bytes);
-    }
-  }
+  for (int layer = 0; layer < layers; ++layer)
+    for (int block = 0; block < kv_.blocks(); ++block) std::memset(kv_.at(layer, block), kContextByte, kv_.layer_bytes());
 }
 
 std::vector<SequenceCache> EngineBench::NewSequences(const BenchPoint& point) {

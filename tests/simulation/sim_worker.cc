@@ -39,7 +39,10 @@ SimWorker::SimWorker(Process* process, DataPlane* plane, ThreadPool* pool, const
                .pool = pool,
                .exchanges = &exchanges_,
                .load_experts = [this](std::span<const ExpertRanks>, int,
-                                      const std::function<bool()>& stop) -> absl::Status { return LoadExperts(stop); },
+                                      const std::function<bool()>& stop) -> absl::StatusOr<ExpertHold> {
+                 RETURN_IF_ERROR(LoadExperts(stop));
+                 return ExpertHold();
+               },
                .step_tokens_max = options.step_tokens_max,
                .exchange_timeout = options.exchange_timeout}),
       runner_(&ToyModel::Get().config(), &kv_, pool,
