@@ -13,12 +13,14 @@
 #include <string>
 #include <thread>
 
+#include "base/logging.h"
 #include "base/status.h"
 #include "cli/bench_quality/logits_file.h"
-#include "cli/bench_quality/packed_copy.h"
 #include "cli/bench_quality/quality_run.h"
 #include "cli/bench_quality/sequences.h"
+#include "expert_worker/load_weights.h"
 #include "model/model_file.h"
+#include "model/visit_tensors.h"
 
 namespace braid {
 namespace {
@@ -112,10 +114,16 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
   ASSIGN_OR_RETURN(const TokenSequences sequences, MakeSequences(flags, *model));
-  ThreadPool pool(flags.threads);
-  const PackedCopy packed(model->tensors(), &pool);
-  if (packed.matrices() == 0)
+  bool in_panels = false;
+  VisitMatrices(model->tensors(), [&](const TensorView& matrix) { in_panels |= matrix.layout == Layout::kPanels; });
+  if (in_panels)
+    return InvalidArgument(flags.model +
+                           ": is packed, float32 arithmetic reads rows: braid convert it to a .gguf, and measure that");
+  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> packed, WorkerWeights::Create(model.get(), flags.threads));
+  if (!packed->packs())
     return InvalidArgument(flags.model + ": no matrix is quantised: its one and only arithmetic is float32");
+  RETURN_IF_ERROR(packed->Load(WorkerWeights::What::kAll, [] { return false; }));
+  ThreadPool pool(flags.threads);
 
   QualityRunOptions options;
   options.rows_max = static_cast<int>(std::clamp<int64_t>(kStepLogitsMax / config.vocab_size, 1, kStepRowsLikely));
@@ -130,7 +138,7 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
     for (const auto& sequence : sequences) total += sequence.size();
     const TokensLine line(total);
     options.progress = [&](int done) { line.Show(done); };
-    ASSIGN_OR_RETURN(figures, CompareEngines(config, model->tensors(), packed.tensors(), sequences, options, &pool));
+    ASSIGN_OR_RETURN(figures, CompareEngines(config, model->tensors(), packed->tensors(), sequences, options, &pool));
   }
   if (logits) RETURN_IF_ERROR(logits->Close());
   return WriteReport(flags, sequences, figures);
@@ -159,6 +167,8 @@ void AddBenchQualityCommand(CLI::App& bench, int* exit_code) {
                       "Write all figures to this file; - is standard output (the table goes to standard error then)");
   quality->add_option("--logits", flags->logits, "Write both engines' logits to this safetensors file");
   quality->callback([flags, exit_code] {
+    InitLogging("bench");
+    spdlog::set_level(spdlog::level::warn);  // how long loading took is no news here
     const absl::Status status = BenchQuality(*flags);
     if (!status.ok()) fmt::print(stderr, "braid bench quality: {}\n", std::string(StdView(status.message())));
     *exit_code = status.ok() ? 0 : 1;

@@ -7,9 +7,8 @@
 #include <limits>
 
 #include "base/check.h"
-#include "base/mapped_file.h"
 #include "cli/bench_quality/logits_file.h"
-#include "cli/bench_quality/packed_copy.h"
+#include "expert_worker/load_weights.h"
 #include "model/convert.h"
 #include "model/safetensors_file.h"
 #include "model/test_files.h"
@@ -25,6 +24,9 @@ class QualityRunTest : public ::testing::Test {
   QualityRunTest() {
     CHECK(Convert(TinyModel(TinyConfig()), dir_ / "q8.gguf", {.type = DType::kQ8_0}).ok());
     model_ = MustOpen(dir_ / "q8.gguf");
+    packed_ = *WorkerWeights::Create(model_.get(), 1);
+    CHECK(packed_->packs());
+    CHECK(packed_->Load(WorkerWeights::What::kAll, [] { return false; }).ok());
   }
   QualityFigures MustCompare(const ModelTensors& reference, const ModelTensors& candidate,
                              const QualityRunOptions& options = {}) {
@@ -36,6 +38,7 @@ class QualityRunTest : public ::testing::Test {
   const TempDir dir_;
   ThreadPool pool_{2};
   std::unique_ptr<ModelFile> model_;
+  std::unique_ptr<WorkerWeights> packed_;
   const TokenSequences sequences_ = RandomSequences(250, 100, 40);
 };
 
@@ -50,23 +53,20 @@ TEST_F(QualityRunTest, FindsNothingBetweenAModelAndItself) {
 }
 
 TEST_F(QualityRunTest, SeesThatPanelsQuantiseActivations) {
-  const PackedCopy packed(model_->tensors(), &pool_);
-  EXPECT_GT(packed.matrices(), 10);
-  const QualityFigures figures = MustCompare(model_->tensors(), packed.tensors());
+  const QualityFigures figures = MustCompare(model_->tensors(), packed_->tensors());
   EXPECT_GT(figures.kl.mean, 0);
   EXPECT_LT(figures.kl.mean, 0.05);
 }
 
 TEST_F(QualityRunTest, GivesTheSameFiguresHoweverStepsAreCut) {
-  const PackedCopy packed(model_->tensors(), &pool_);
-  const QualityFigures whole = MustCompare(model_->tensors(), packed.tensors());
+  const QualityFigures whole = MustCompare(model_->tensors(), packed_->tensors());
   for (const int rows : {1, 7, 39}) {
     int done = 0, steps = 0;
     const QualityFigures cut =
-        MustCompare(model_->tensors(), packed.tensors(), {.rows_max = rows, .progress = [&](int n) {
-                                                            done = n;
-                                                            ++steps;
-                                                          }});
+        MustCompare(model_->tensors(), packed_->tensors(), {.rows_max = rows, .progress = [&](int n) {
+                                                              done = n;
+                                                              ++steps;
+                                                            }});
     EXPECT_EQ(cut.kl.mean, whole.kl.mean);
     EXPECT_EQ(cut.candidate_perplexity, whole.candidate_perplexity);
     EXPECT_EQ(done, 100);
