@@ -28,10 +28,15 @@ std::string UpperCase(std::string text) {
   return text;
 }
 
+ModelFormat FormatOf(const Arguments& arguments) {
+  if (arguments.format == "packed") return ModelFormat::kPacked;
+  const bool gguf = arguments.format.empty() ? arguments.destination.ends_with(".gguf") : arguments.format == "gguf";
+  return gguf ? ModelFormat::kGguf : ModelFormat::kHf;
+}
+
 absl::StatusOr<ConvertSummary> Convert(const Arguments& arguments) {
   ConvertOptions options;
-  const bool gguf = arguments.format.empty() ? arguments.destination.ends_with(".gguf") : arguments.format == "gguf";
-  options.format = gguf ? ModelFormat::kGguf : ModelFormat::kHf;
+  options.format = FormatOf(arguments);
   if (!arguments.type.empty()) options.type = DTypeFromName(UpperCase(arguments.type));
   options.threads = arguments.threads;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(arguments.source));
@@ -54,14 +59,19 @@ int Run(const Arguments& arguments) {
 }  // namespace
 
 void AddConvertCommand(CLI::App& app, int* exit_code) {
-  CLI::App* command = app.add_subcommand("convert", "Write a model as GGUF or as a Hugging Face directory");
+  CLI::App* command =
+      app.add_subcommand("convert", "Write a model as GGUF, packed for this program, or as a Hugging Face directory");
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("SRC", arguments->source, "A .gguf file or a Hugging Face directory")->required();
   command->add_option("DST", arguments->destination, "The new file or directory; must not exist")->required();
   command->add_option("--type", arguments->type, "What matrices become (default: what they are)")
       ->check(CLI::IsMember({"q4_0", "q8_0", "f16", "bf16", "f32"}, CLI::ignore_case));
-  command->add_option("--format", arguments->format, "Default: gguf if DST ends in .gguf, else hf")
-      ->check(CLI::IsMember({"gguf", "hf"}));
+  command
+      ->add_option(
+          "--format", arguments->format,
+          "Default: gguf if DST ends in .gguf, else hf. packed: weights lie as the kernels read them, so that serving "
+          "the file is a map")
+      ->check(CLI::IsMember({"gguf", "hf", "packed"}));
   command->add_option("--threads", arguments->threads, "Default: as many as there are cores")
       ->check(CLI::Range(1, 1024));
   command->callback([=] { *exit_code = Run(*arguments); });

@@ -24,8 +24,7 @@ absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOp
   ASSIGN_OR_RETURN(stack->model_, ModelFile::Open(options.model_path));
   RETURN_IF_ERROR(stack->StartRouter());
   RETURN_IF_ERROR(stack->StartGateway());  // before the workers: it says "loading" while they load
-  RETURN_IF_ERROR(LoadWeights(*stack->model_, stop));
-  RETURN_IF_ERROR(stack->StartWorkers());
+  RETURN_IF_ERROR(stack->StartWorkers(stop));
   return stack;
 }
 
@@ -48,14 +47,17 @@ absl::Status LocalStack::StartGateway() {
   gateway.grpc_port = options_.grpc_port;
   gateway.model_name = options_.model_name;
   gateway.api_key = options_.api_key;
+  gateway.share_prefixes = options_.share_prefixes;
   gateway.audit_path = options_.audit_path;
   gateway.answer_tokens_default = options_.answer_tokens_default;
   ASSIGN_OR_RETURN(gateway_, Gateway::Start(model_.get(), gateway, &metrics_));
   return absl::OkStatus();
 }
 
-absl::Status LocalStack::StartWorkers() {
+absl::Status LocalStack::StartWorkers(const std::function<bool()>& stop) {
   if (options_.workers > 0) {
+    const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    RETURN_IF_ERROR(LoadWeights(*model_, cores, stop));  // once for all of them, who find the pages in memory
     children_.resize(static_cast<size_t>(options_.workers));
     started_.resize(children_.size());
     for (size_t i = 0; i < children_.size(); ++i) RETURN_IF_ERROR(SpawnWorker(i));
@@ -66,7 +68,7 @@ absl::Status LocalStack::StartWorkers() {
   worker.exchange = "inprocess";
   worker.threads = options_.threads;
   worker.kv_bytes = options_.kv_bytes;
-  ASSIGN_OR_RETURN(worker_, Worker::Start(model_.get(), worker, &metrics_));
+  ASSIGN_OR_RETURN(worker_, Worker::Start(model_.get(), worker, &metrics_, stop));
   return absl::OkStatus();
 }
 

@@ -27,13 +27,14 @@ struct LocalStackOptions {
   int http_port = 8000;
   int grpc_port = 8001;
   std::string model_name, api_key, audit_path;
+  std::string share_prefixes = GatewayOptions{}.share_prefixes;
 };
 
 // Gateway, router and workers of one machine. With worker processes it is also their supervisor: one that ends is
 // started again, and all of them end with this process.
 class LocalStack {
  public:
-  // The weights are loaded meanwhile, the gateway says so; `stop`, asked often, ends that early.
+  // The weights are loaded meanwhile, the gateway says so; `stop`, asked often, ends that early, maybe with kCancelled.
   static absl::StatusOr<std::unique_ptr<LocalStack>> Start(const LocalStackOptions& options,
                                                            const std::function<bool()>& stop);
   ~LocalStack();
@@ -48,7 +49,7 @@ class LocalStack {
  private:
   LocalStack() = default;
   absl::Status StartRouter();
-  absl::Status StartWorkers();
+  absl::Status StartWorkers(const std::function<bool()>& stop);
   absl::Status StartGateway();
   absl::Status SpawnWorker(size_t index);
 

@@ -40,7 +40,7 @@ absl::Status EpochMember::Connect(const v1::Configure& configure) {
     RETURN_IF_ERROR(exchange_->Connect(addresses));
   }
   const absl::Time connected = absl::Now();
-  RETURN_IF_ERROR(shared_.load_experts(placement, open_.rank, [this] { return abandoned(); }));
+  ASSIGN_OR_RETURN(hold_, shared_.load_experts(placement, open_.rank, [this] { return abandoned(); }));
   spdlog::info("epoch {}: rank {} of {}, connected in {} ms, experts here after another {} ms", open_.epoch, open_.rank,
                open_.size, absl::ToInt64Milliseconds(connected - start),
                absl::ToInt64Milliseconds(absl::Now() - connected));

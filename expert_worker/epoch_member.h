@@ -24,6 +24,9 @@
 
 namespace braid {
 
+// What keeps experts in memory. Any thread may let go of it.
+using ExpertHold = std::shared_ptr<const void>;
+
 // This worker's part in one epoch: the exchange with its peers, and the experts that are run over it. Used by one
 // thread at a time, first the one that sets it up, then the one that runs steps, except where it says thread-safe.
 class EpochMember {
@@ -34,9 +37,10 @@ class EpochMember {
     ExpertFfn* ffn = nullptr;  // of the thread that runs steps, as is `pool`
     ThreadPool* pool = nullptr;
     ExchangeFactory* exchanges = nullptr;  // of the thread that sets up
-    // Brings the experts that are placed at `rank` into memory, unless `stop` says true before. Called by the thread
-    // that sets up.
-    std::function<absl::Status(std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop)>
+    // Brings the experts that are placed at `rank` into memory, unless `stop` says true before; they stay while the
+    // epoch does. Called by the thread that sets up.
+    std::function<absl::StatusOr<ExpertHold>(std::span<const ExpertRanks> placement, int rank,
+                                             const std::function<bool()>& stop)>
         load_experts;
     int step_tokens_max = 1024;
     absl::Duration exchange_timeout = absl::Seconds(30);
@@ -69,6 +73,7 @@ class EpochMember {
 
   const Shared& shared_;
   const WorkerProtocol::OpenExchange open_;
+  ExpertHold hold_;
   std::unique_ptr<ExpertParallel> experts_;  // uses exchange_
 
   mutable absl::Mutex mutex_;

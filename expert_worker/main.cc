@@ -13,7 +13,6 @@
 #include "base/logging.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
-#include "expert_worker/load_weights.h"
 #include "expert_worker/worker.h"
 #include "model/model_file.h"
 #include "monitoring/http_endpoint.h"
@@ -50,6 +49,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--step-tokens-max", worker.step_tokens_max, "rows one step may have here; equal on all workers",
       "BRAID_WORKER_STEP_TOKENS_MAX");
   add("--sequences-max", worker.sequences_max, "sequences held at once", "BRAID_WORKER_SEQUENCES_MAX");
+  add("--snapshots-max", worker.snapshots_max,
+      "beginnings of sequences kept for those that begin alike, beyond their KV blocks (295 KB each for LFM2-8B-A1B); "
+      "0: none, -1: what 64 MiB hold",
+      "BRAID_WORKER_SNAPSHOTS_MAX")
+      ->check(CLI::Range(-1, 1 << 20));
   add("--expert-slots", worker.expert_slots,
       "experts there is memory for, counted over all layers; with fewer than all, experts are read in when the router "
       "places them here; 0: all",
@@ -109,12 +113,10 @@ absl::Status Run(Flags flags, StopSignal& stop) {
                          &metrics, {.host = flags.metrics_host, .port = flags.metrics_port, .not_ready = not_ready}));
     spdlog::info("metrics at http://{}:{}/metrics", flags.metrics_host, endpoint->port());
   }
-  const ModelConfig& config = model->config();
-  const bool some_experts = ExpertSlots(flags.worker, config) < config.moe_layer_count() * config.experts;
-  RETURN_IF_ERROR(LoadWeights(
-      *model, [&stop] { return stop.Wait(absl::ZeroDuration()); },
-      some_experts ? WeightsToLoad::kAllButExperts : WeightsToLoad::kAll));
-  ASSIGN_OR_RETURN(worker, Worker::Start(model.get(), flags.worker, &metrics));
+  auto started =
+      Worker::Start(model.get(), flags.worker, &metrics, [&stop] { return stop.Wait(absl::ZeroDuration()); });
+  if (absl::IsCancelled(started.status())) return absl::OkStatus();
+  ASSIGN_OR_RETURN(worker, std::move(started));
   loaded = true;
   WaitForTheEnd(flags.exit_with_parent, parent, stop);
   spdlog::info("leaving, at most {} s", flags.drain_s);

@@ -35,21 +35,36 @@ std::optional<uint64_t> MemAvailable() {
   return std::nullopt;
 }
 
+// Of this container's memory, that of files which could be dropped.
+uint64_t FilePagesInContainer() {
+  std::ifstream file("/sys/fs/cgroup/memory.stat");
+  std::string key;
+  uint64_t value = 0, bytes = 0;
+  while (file >> key >> value)
+    if (key == "inactive_file" || key == "active_file") bytes += value;
+  return bytes;
+}
+
 // Room under the limit of this container (cgroup v2, as mounted inside of it). Pages of mapped files count as used
 // there but can be dropped.
-std::optional<uint64_t> RoomInContainer() {
+std::optional<uint64_t> RoomInContainer(uint64_t droppable) {
   const std::optional<uint64_t> limit = ReadNumber("/sys/fs/cgroup/memory.max");
   const std::optional<uint64_t> used = ReadNumber("/sys/fs/cgroup/memory.current");
   if (!limit || !used) return std::nullopt;
-  return *limit - std::min(*limit, *used);
+  const uint64_t needed = *used - std::min(*used, droppable);
+  return *limit - std::min(*limit, needed);
+}
+
+uint64_t Available(uint64_t droppable_in_container) {
+  constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
+  return std::min(MemAvailable().value_or(kUnlimited), RoomInContainer(droppable_in_container).value_or(kUnlimited));
 }
 
 }  // namespace
 
-uint64_t AvailableMemoryBytes() {
-  constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
-  return std::min(MemAvailable().value_or(kUnlimited), RoomInContainer().value_or(kUnlimited));
-}
+uint64_t AvailableMemoryBytes() { return Available(0); }
+
+uint64_t MemoryForCopiesBytes() { return Available(FilePagesInContainer()); }  // MemAvailable has them already
 
 absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, uint64_t kv_bytes, uint64_t available_bytes) {
   const uint64_t block_bytes = std::max<uint64_t>(KvPool::BlockBytes(config), 1);

@@ -9,6 +9,8 @@ namespace braid {
 
 // Bytes that this process could still take: what the machine has available, or less in a container with a limit.
 uint64_t AvailableMemoryBytes();
+// The same if nothing that can be read from files again need stay in memory: room for a copy of what a file has.
+uint64_t MemoryForCopiesBytes();
 
 // How many KV blocks to own. `kv_bytes` 0: a quarter of `available_bytes`, at most what 64 full contexts need. The rest
 // stays for weights that are not mapped in yet, scratch and the other processes. kResourceExhausted with needed and

@@ -38,6 +38,17 @@ int CoresOfThisProcess() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
+int Threads(const WorkerOptions& options) { return options.threads > 0 ? options.threads : CoresOfThisProcess(); }
+
+constexpr uint64_t kSnapshotBytesDefault = 64 << 20;
+constexpr uint64_t kSnapshotsDefaultMax = 4096;  // where they are small
+
+int SnapshotsMax(const WorkerOptions& options, const ModelConfig& config) {
+  if (options.snapshots_max >= 0) return options.snapshots_max;
+  const uint64_t bytes = std::max<uint64_t>(ConvSnapshotFloats(config) * sizeof(float), 1);
+  return static_cast<int>(std::min(kSnapshotBytesDefault / bytes, kSnapshotsDefaultMax));
+}
+
 int AllExperts(const ModelConfig& config) { return config.moe_layer_count() * config.experts; }
 
 std::string HostAndPid() {
@@ -52,6 +63,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
     return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", kStepRowsMax));
   }
   if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
+  if (options.snapshots_max < -1) return InvalidArgument("snapshots_max must be at least 0, or -1 for the default");
   if (options.expert_slots < 0) return InvalidArgument("expert_slots must not be negative");
   if (options.exchange != "ucx" && options.exchange != "inprocess") {
     return InvalidArgument("exchange must be ucx or inprocess, not " + options.exchange);
@@ -110,21 +122,30 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
   hello.set_moe_layers(static_cast<uint32_t>(config.moe_layer_count()));
   hello.set_expert_slots(static_cast<uint32_t>(ExpertSlots(options, config)));
   hello.set_group(options.group);
+  hello.set_snapshots_max(static_cast<uint32_t>(SnapshotsMax(options, config)));
   return hello;
+}
+
+// Experts in pages that all processes share are read in ahead, if there is memory for all. Those in memory of our own
+// only if they will be placed here: that is known of a worker without peers in other processes.
+WorkerWeights::What WhatToLoad(const WorkerWeights& weights, const WorkerOptions& options, const ModelConfig& config) {
+  const bool all =
+      weights.packs() ? options.exchange == "inprocess" : ExpertSlots(options, config) == AllExperts(config);
+  return all ? WorkerWeights::What::kAll : WorkerWeights::What::kAllButExperts;
 }
 
 // Members in the order in which they use each other; destruction runs the other way: the link lets go of the router,
 // the threads stop, then what they used goes.
 class WorkerImpl : public Worker {
  public:
-  WorkerImpl(const ModelFile* model, const WorkerOptions& options, Metrics* metrics, int kv_blocks,
-             std::unique_ptr<ExchangeFactory> exchanges)
+  WorkerImpl(const ModelFile* model, std::unique_ptr<WorkerWeights> weights, const WorkerOptions& options,
+             Metrics* metrics, int kv_blocks, std::unique_ptr<ExchangeFactory> exchanges)
       : config_(model->config()),
+        weights_(std::move(weights)),
         probe_(metrics, config_.experts, options.expert_metrics),
-        pool_(options.threads > 0 ? options.threads : CoresOfThisProcess()),
+        pool_(Threads(options)),
         kv_(config_, kv_blocks),
-        engine_(MakeEngine(&config_, &model->tensors(), &kv_, &pool_)),
-        loader_(model),
+        engine_(MakeEngine(&config_, &weights_->tensors(), &kv_, &pool_)),
         exchanges_(std::move(exchanges)),
         runner_(&config_, &kv_, &pool_,
                 [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
@@ -132,15 +153,15 @@ class WorkerImpl : public Worker {
                 },
                 {.step_tokens_max = options.step_tokens_max,
                  .sequences_max = options.sequences_max,
+                 .snapshots_max = SnapshotsMax(options, config_),
                  .masked = TokensToMask(*model)}),
         threads_({.config = &config_,
                   .ffn = &engine_->experts(),
                   .pool = &pool_,
                   .exchanges = exchanges_.get(),
                   .load_experts =
-                      [this, all = ExpertSlots(options, config_) == AllExperts(config_)](
-                          std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
-                        return all ? absl::OkStatus() : loader_.Load(placement, rank, stop);
+                      [this](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
+                        return weights_->LoadExperts(placement, rank, stop);
                       },
                   .step_tokens_max = options.step_tokens_max,
                   .exchange_timeout = options.exchange_timeout},
@@ -160,11 +181,11 @@ class WorkerImpl : public Worker {
 
  private:
   const ModelConfig& config_;
+  const std::unique_ptr<WorkerWeights> weights_;
   WorkerProbe probe_;
   ThreadPool pool_;
   KvPool kv_;
   const std::unique_ptr<Engine> engine_;
-  ExpertLoader loader_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
   WorkerThreads threads_;
@@ -179,13 +200,15 @@ int ExpertSlots(const WorkerOptions& options, const ModelConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, const WorkerOptions& options,
-                                                      Metrics* metrics) {
+                                                      Metrics* metrics, const std::function<bool()>& stop) {
   RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<WorkerWeights> weights, WorkerWeights::Create(model, Threads(options)));
+  RETURN_IF_ERROR(weights->Load(WhatToLoad(*weights, options, model->config()), stop));
   ASSIGN_OR_RETURN(const int kv_blocks, ChooseKvBlocks(model->config(), options.kv_bytes, AvailableMemoryBytes()));
   ASSIGN_OR_RETURN(std::unique_ptr<ExchangeFactory> exchanges, MakeExchangeFactory(options));
   spdlog::info("KV cache: {} blocks of {} tokens, {} MiB when full", kv_blocks, kKvBlockTokens,
                (KvPool::BlockBytes(model->config()) * static_cast<uint64_t>(kv_blocks)) >> 20);
-  return std::make_unique<WorkerImpl>(model, options, metrics, kv_blocks, std::move(exchanges));
+  return std::make_unique<WorkerImpl>(model, std::move(weights), options, metrics, kv_blocks, std::move(exchanges));
 }
 
 }  // namespace braid

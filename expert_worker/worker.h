@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -27,8 +28,9 @@ struct WorkerOptions {
   uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
+  int snapshots_max = -1;  // of the prefix cache, each with a conv state; 0: none, -1: what 64 MiB hold
   // Experts there is memory for here, counted over all layers; they are read in when they are placed here. 0: all, and
-  // LoadWeights has read them in.
+  // those of a file that need not be packed are read in at once.
   int expert_slots = 0;
   absl::Duration exchange_timeout = absl::Seconds(30);
   absl::Duration exchange_spin = absl::ZeroDuration();  // ucx polls this long before it sleeps
@@ -41,11 +43,13 @@ int ExpertSlots(const WorkerOptions& options, const ModelConfig& config);
 
 class Worker {
  public:
-  // Returns once the model is ready to run; attaching goes on in the background and is retried for ever.
-  // `model` and `metrics` must outlive the worker. kResourceExhausted with needed and available bytes if memory is
-  // short.
-  static absl::StatusOr<std::unique_ptr<Worker>> Start(const ModelFile* model, const WorkerOptions& options,
-                                                       Metrics* metrics);
+  // Loads the weights and returns once the model is ready to run; attaching goes on in the background and is retried
+  // for ever. `model` and `metrics` must outlive the worker. `stop` is asked often: once it says true, loading ends
+  // early, with kCancelled if there is no running without the rest. kResourceExhausted with needed and available bytes
+  // if memory is short; errors of WorkerWeights (load_weights.h).
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(
+      const ModelFile* model, const WorkerOptions& options, Metrics* metrics,
+      const std::function<bool()>& stop = [] { return false; });
   virtual ~Worker() = default;
 
   // Empty string while in an epoch, else why not.

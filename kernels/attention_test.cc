@@ -2,135 +2,228 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/level.h"
+#include "kernels/half.h"
 #include "kernels/random_weights.h"
 
 namespace braid {
 namespace {
 
-constexpr int kTokens = 75, kBlockTokens = 32;
+constexpr uint16_t kNaN = 0xFFFF;
 
-// One sequence of kTokens positions over blocks that lie scattered in the arena.
+// One sequence of `tokens` positions over blocks that lie in the arena in descending order. What no position owns is
+// NaN.
 struct Sequence {
-  Sequence(int heads, int kv_heads, int head_dim)
-      : heads(heads), kv_heads(kv_heads), head_dim(head_dim), kv_dim(kv_heads * head_dim) {
+  Sequence(int heads, int kv_heads, int head_dim, int tokens)
+      : heads(heads), kv_heads(kv_heads), head_dim(head_dim), tokens(tokens) {
     RandomNumbers random(6);
-    memory = random.Floats(size_t{6} * 2 * kBlockTokens * kv_dim);
-    q = random.Floats(size_t{kTokens} * heads * head_dim, 3);
-    for (int t = 0; t < kTokens; ++t) rows.push_back({blocks, t});
-    arena = {memory.data(), memory.data() + kBlockTokens * kv_dim, int64_t{2} * kBlockTokens * kv_dim, kBlockTokens,
-             kv_dim};
+    for (int i = (tokens - 1) / KvArena::kBlockTokens; i >= 0; --i) blocks.push_back(i + 1);
+    const int64_t stride = KvArena::BlockNumbers(kv_heads, head_dim) + 32;
+    memory.assign((blocks.size() + 2) * static_cast<size_t>(stride), kNaN);
+    arena = {memory.data(), stride, kv_heads, head_dim};
+    q = random.Floats(size_t(tokens) * heads * head_dim, 3);
+    k = random.Floats(size_t(tokens) * kv_heads * head_dim);
+    v = random.Floats(k.size());
+    for (int t = 0; t < tokens; ++t) rows.push_back({blocks.data(), t});
+    ThreadPool pool(2);
+    const KvStore store{tokens, k.data(), v.data(), rows.data(), arena};
+    EXPECT_TRUE(Check(store).ok());
+    braid::Run(store, pool);
   }
-  Attention Op(int first, int T, float* y) {
-    return {T, heads, kv_heads, head_dim, &q[first * heads * head_dim], &rows[first], arena, y};
+  Attention Op(int first, int T, float* y) const {
+    return {T, heads, kv_heads, head_dim, &q[size_t(first) * Width()], &rows[first], arena, y};
+  }
+  std::vector<float> Run(int first, int T, int threads = 1) const {
+    std::vector<float> y(T * Width());
+    const Attention op = Op(first, T, y.data());
+    EXPECT_TRUE(Check(op).ok());
+    ThreadPool pool(threads);
+    AttentionScratch scratch;
+    braid::Run(op, scratch, pool);
+    return y;
   }
   size_t Width() const { return static_cast<size_t>(heads) * head_dim; }
 
-  int heads, kv_heads, head_dim, kv_dim;
-  const int32_t blocks[3] = {4, 1, 5};
-  std::vector<float> memory, q;
+  int heads, kv_heads, head_dim, tokens;
+  std::vector<int32_t> blocks;
+  std::vector<uint16_t> memory;
+  std::vector<float> q, k, v;
   std::vector<KvRow> rows;
   KvArena arena;
 };
 
-TEST(Attention, AgreesWithTheReference) {
-  ThreadPool pool(2);
-  for (const auto& [heads, kv_heads, head_dim] : {std::array{4, 1, 64}, {6, 2, 8}, {3, 3, 72}, {8, 2, 128}}) {
-    Sequence sequence(heads, kv_heads, head_dim);
-    std::vector<float> got(kTokens * sequence.Width()), want(got.size());
-    const Attention op = sequence.Op(0, kTokens, got.data());
-    ASSERT_TRUE(Check(op).ok());
-    braid::Run(op, pool);
-    ref::Run(sequence.Op(0, kTokens, want.data()));
-    // Scores are below 3 * sqrt(dim), so a relative error of dim * eps in them is the error of the probabilities;
-    // values are below 1.
-    const float bound = (3 * std::sqrt(static_cast<float>(head_dim)) * head_dim + kTokens) * 0x1p-24f;
-    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], bound) << i;
+double Norm(const float* x, int n) {
+  double sum = 0;
+  for (int i = 0; i < n; ++i) sum += double{x[i]} * double{x[i]};
+  return std::sqrt(sum);
+}
+
+// How far row t may be from the exact result: with u = 2^-24, N positions, and s the largest sum of |q_d k_d|, in
+// powers of two, that a score has (at most the product of the norms, keys being rounded to 8 bits),
+//   - a score is off by at most (dim + 4) u s: a chain of dim products, and the scale;
+//   - its difference to the base, those of a span's bases and those of the spans' bases add up to at most 2 s + 8 each,
+//     rounded to u of that; the weight is off by ln 2 times all this, and by 2 u of Exp2;
+//   - weights are rescaled at most once per piece and per span, each time with at most 8 u;
+//   - a sum grows in at most kSpanTokens steps within a span.
+// Numerator and denominator both have the weights' errors. Values are below 1.
+double Bound(const Sequence& sequence, int t) {
+  const int dim = sequence.head_dim, N = t + 1;
+  double q = 0, k = 0;
+  for (int h = 0; h < sequence.heads; ++h)
+    q = std::max(q, Norm(&sequence.q[(size_t(t) * sequence.heads + h) * dim], dim));
+  for (int i = 0; i < N * sequence.kv_heads; ++i) k = std::max(k, Norm(&sequence.k[size_t(i) * dim], dim));
+  const double s = q * k * (1 + 0x1p-8) * 1.4427 / std::sqrt(dim);
+  const double weight = 0.6932 * ((dim + 4) * s + 3 * (2 * s + 8)) + 2;
+  const double rescaled = 8.0 * (N / Attention::kPieceTokens + N / Attention::kSpanTokens + 2);
+  return (2 * weight + rescaled + std::min(N, Attention::kSpanTokens) + 8) * 0x1p-24;
+}
+
+void ExpectNearReference(const Sequence& sequence, int first, int T, const std::vector<float>& got) {
+  std::vector<float> want(got.size());
+  ref::Run(sequence.Op(first, T, want.data()));
+  const size_t width = sequence.Width();
+  for (int t = 0; t < T; ++t) {
+    const double bound = Bound(sequence, first + t);
+    for (size_t i = t * width; i < (t + 1) * width; ++i) ASSERT_NEAR(got[i], want[i], bound) << first + t << ", " << i;
   }
 }
 
+TEST(Attention, AgreesWithTheReferenceOnEveryLevel) {
+  for (const CpuLevel* level : SupportedCpuLevels()) {
+    SCOPED_TRACE(level->name);
+    const ScopedCpuLevel scope(level);
+    for (const auto& [heads, kv_heads, head_dim] :
+         {std::array{4, 1, 64}, {6, 2, 8}, {3, 3, 72}, {8, 2, 128}, {5, 1, 16}, {2, 1, 24}, {1, 1, 1024}, {51, 1, 8}}) {
+      const Sequence sequence(heads, kv_heads, head_dim, 75);
+      ExpectNearReference(sequence, 0, 75, sequence.Run(0, 75));
+    }
+  }
+}
+
+TEST(Attention, AgreesWithTheReferenceAroundEveryEdge) {
+  const Sequence sequence(4, 2, 64, 1100);
+  for (int position :
+       {0, 1, 14, 15, 16, 30, 31, 32, 33, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 1023, 1024, 1025})
+    ExpectNearReference(sequence, position, 1, sequence.Run(position, 1, 2));
+}
+
+TEST(Attention, AgreesWithTheReferenceAt128KPositions) {
+  constexpr int kLast = 128 * 1024 - 1;
+  const Sequence sequence(2, 1, 16, kLast + 1);
+  const std::vector<float> decoded = sequence.Run(kLast, 1, 2), prefilled = sequence.Run(kLast - 20, 21);
+  ExpectNearReference(sequence, kLast, 1, decoded);
+  EXPECT_EQ(decoded, std::vector<float>(prefilled.end() - 32, prefilled.end()));
+}
+
 TEST(Attention, GivesARowTheSameBitsHoweverTheStepIsCut) {
-  Sequence sequence(4, 2, 40);
-  ThreadPool one(1);
-  std::vector<float> whole(kTokens * sequence.Width());
-  braid::Run(sequence.Op(0, kTokens, whole.data()), one);
+  const Sequence sequence(8, 2, 40, 1100);
+  const std::vector<float> whole = sequence.Run(0, sequence.tokens);
+  const size_t width = sequence.Width();
   for (int threads : {1, 2, 3, 4}) {
     ThreadPool pool(threads);
-    for (int T : {1, 5, 31, 33}) {
+    AttentionScratch scratch;
+    for (int T : {1, 5, 31, 33, 512}) {
       std::vector<float> cut(whole.size());
-      for (int first = 0; first < kTokens; first += T)
-        braid::Run(sequence.Op(first, std::min(T, kTokens - first), &cut[first * sequence.Width()]), pool);
+      for (int first = 0; first < sequence.tokens; first += T)
+        braid::Run(sequence.Op(first, std::min(T, sequence.tokens - first), &cut[first * width]), scratch, pool);
       ASSERT_EQ(std::memcmp(cut.data(), whole.data(), whole.size() * sizeof(float)), 0) << T << " on " << threads;
     }
   }
 }
 
+TEST(Attention, GivesARowTheSameBitsBesideOtherSequences) {
+  const Sequence sequence(4, 1, 64, 700);
+  const std::vector<int32_t> others = sequence.blocks;  // another sequence with the same keys
+  const int at[] = {699, 0, 600, 31, 698, 512};
+  std::vector<KvRow> rows;
+  std::vector<float> q;
+  for (int i = 0; i < 6; ++i) {
+    rows.push_back({i % 2 == 0 ? sequence.blocks.data() : others.data(), at[i]});
+    q.insert(q.end(), &sequence.q[at[i] * sequence.Width()], &sequence.q[at[i] * sequence.Width()] + sequence.Width());
+  }
+  for (int threads : {1, 2}) {
+    ThreadPool pool(threads);
+    AttentionScratch scratch;
+    std::vector<float> y(q.size());
+    braid::Run(Attention{6, 4, 1, 64, q.data(), rows.data(), sequence.arena, y.data()}, scratch, pool);
+    for (size_t i = 0; i < 6; ++i) {
+      const std::vector<float> alone = sequence.Run(at[i], 1);
+      EXPECT_EQ(std::memcmp(&y[i * sequence.Width()], alone.data(), alone.size() * sizeof(float)), 0) << i;
+    }
+  }
+}
+
 TEST(Attention, GivesTheSameBitsOnEveryLevel) {
-  Sequence sequence(4, 2, 72);
-  ThreadPool pool(1);
-  std::vector<float> portable;
-  for (const CpuLevel* level : SupportedCpuLevels()) {
-    const ScopedCpuLevel scope(level);
-    std::vector<float> y(kTokens * sequence.Width());
-    braid::Run(sequence.Op(0, kTokens, y.data()), pool);
-    if (portable.empty()) portable = y;
-    EXPECT_EQ(y, portable) << level->name;
+  for (const auto& [heads, kv_heads, head_dim] : {std::array{4, 1, 64}, {4, 2, 72}, {7, 1, 8}}) {
+    const Sequence sequence(heads, kv_heads, head_dim, 600);
+    std::vector<float> portable;
+    for (const CpuLevel* level : SupportedCpuLevels()) {
+      const ScopedCpuLevel scope(level);
+      const std::vector<float> y = sequence.Run(0, sequence.tokens);
+      if (portable.empty()) portable = y;
+      EXPECT_EQ(y, portable) << level->name;
+    }
   }
 }
 
 TEST(Attention, DoesNotSeePositionsAfterItsOwn) {
-  Sequence sequence(2, 1, 16);
-  ThreadPool pool(1);
-  std::vector<float> before(sequence.Width()), after(sequence.Width());
-  braid::Run(sequence.Op(40, 1, before.data()), pool);
-  for (int position = 41; position < kTokens; ++position) {
-    std::fill_n(sequence.arena.key(sequence.rows[0], position), sequence.kv_dim, NAN);
-    std::fill_n(sequence.arena.value(sequence.rows[0], position), sequence.kv_dim, NAN);
-  }
-  braid::Run(sequence.Op(40, 1, after.data()), pool);
-  EXPECT_EQ(before, after);
+  Sequence sequence(2, 1, 16, 75);
+  const std::vector<float> before = sequence.Run(36, 5);
+  const KvRow& row = sequence.rows[0];
+  for (int position = 38; position < 75; ++position)
+    for (int d = 0; d < 16; ++d)
+      *sequence.arena.key(row, position, 0, d) = *sequence.arena.value(row, position, 0, d) = kNaN;
+  const std::vector<float> after = sequence.Run(36, 5);
+  for (size_t i = 0; i < 2 * 2 * 16; ++i) EXPECT_EQ(before[i], after[i]) << i;  // of 36 and 37
+  for (size_t i = 2 * 2 * 16; i < after.size(); ++i) EXPECT_TRUE(std::isnan(after[i])) << i;
 }
 
 TEST(Attention, SurvivesScoresThatWouldOverflowExp) {
-  Sequence sequence(1, 1, 8);
+  Sequence sequence(1, 1, 8, 75);
   for (float& q : sequence.q) q *= 1e4f;
-  ThreadPool pool(1);
-  std::vector<float> y(kTokens * sequence.Width());
-  braid::Run(sequence.Op(0, kTokens, y.data()), pool);
-  for (float value : y) ASSERT_TRUE(std::abs(value) <= 1);
+  for (float value : sequence.Run(0, 75)) ASSERT_TRUE(std::abs(value) <= 1);
 }
 
-TEST(KvStore, PutsEachRowAtItsPosition) {
-  Sequence sequence(2, 2, 8);
+TEST(KvStore, PutsEachRowAtItsPositionRounded) {
+  Sequence sequence(2, 2, 24, 75);
   ThreadPool pool(2);
   RandomNumbers random(7);
-  const std::vector<float> k = random.Floats(70 * 16), v = random.Floats(70 * 16);
-  const KvStore op{70, k.data(), v.data(), &sequence.rows[5], sequence.arena};
-  ASSERT_TRUE(Check(op).ok());
-  braid::Run(op, pool);
-  for (int t = 0; t < 70; ++t) {
-    const int position = t + 5, block = sequence.blocks[position / 32];
-    const float* at = &sequence.memory[(block * 2 * 32 + position % 32) * 16];
-    ASSERT_EQ(std::memcmp(at, &k[t * 16], 16 * sizeof(float)), 0) << t;
-    ASSERT_EQ(std::memcmp(at + 32 * 16, &v[t * 16], 16 * sizeof(float)), 0) << t;
+  const std::vector<uint16_t> before = sequence.memory;
+  const std::vector<float> k = random.Floats(65 * 48), v = random.Floats(65 * 48);
+  braid::Run(KvStore{65, k.data(), v.data(), &sequence.rows[5], sequence.arena}, pool);
+  size_t changed = 0, differences = 0;
+  for (int t = 0; t < 65; ++t) {
+    for (int i = 0; i < 48; ++i) {
+      const uint16_t* key = sequence.arena.key(sequence.rows[0], t + 5, i / 24, i % 24);
+      const uint16_t* value = sequence.arena.value(sequence.rows[0], t + 5, i / 24, i % 24);
+      ASSERT_NEAR(FloatFromBFloat16(*key), k[t * 48 + i], std::abs(k[t * 48 + i]) * 0x1p-8) << t;
+      ASSERT_EQ(*value, BFloat16FromFloat(v[t * 48 + i])) << t;
+      changed += (*key != before[key - sequence.memory.data()]) + (*value != before[value - sequence.memory.data()]);
+    }
   }
+  for (size_t i = 0; i < before.size(); ++i) differences += before[i] != sequence.memory[i];
+  EXPECT_EQ(changed, differences) << "wrote where no row belongs";
 }
 
 TEST(Attention, RefusesHeadsThatDoNotFit) {
-  Sequence sequence(4, 2, 8);
+  Sequence sequence(4, 2, 8, 32);
   std::vector<float> y(sequence.Width());
   Attention op = sequence.Op(0, 1, y.data());
   op.heads = 3;
   EXPECT_FALSE(Check(op).ok());
   op = sequence.Op(0, 1, y.data());
-  op.head_dim = 12;
+  op.head_dim = op.arena.head_dim = 12;
   EXPECT_FALSE(Check(op).ok());
   op = sequence.Op(0, 1, y.data());
-  op.arena.block_tokens = 65;
+  op.arena.kv_heads = 1;
+  EXPECT_FALSE(Check(op).ok());
+  op = sequence.Op(0, 1, y.data());
+  op.arena.block_stride = 1023;
   EXPECT_FALSE(Check(op).ok());
 }
 

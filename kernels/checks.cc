@@ -45,10 +45,12 @@ absl::Status CheckShape(const Matrix& m, int rows, int columns, std::string_view
 }
 
 absl::Status CheckArena(const KvArena& arena) {
-  RETURN_IF_ERROR(Require(arena.keys != nullptr && arena.values != nullptr, "keys and values must be set"));
-  RETURN_IF_ERROR(Require(arena.block_tokens > 0 && arena.block_tokens <= KvArena::kBlockTokensMax,
-                          "block_tokens must be in [1, 64]"));
-  return Require(arena.block_stride >= int64_t{arena.block_tokens} * arena.kv_dim, "block_stride must fit a block");
+  RETURN_IF_ERROR(Require(arena.blocks != nullptr, "blocks must be set"));
+  RETURN_IF_ERROR(Require(arena.kv_heads > 0, "kv_heads must be positive"));
+  RETURN_IF_ERROR(Require(arena.head_dim > 0 && arena.head_dim % 8 == 0 && arena.head_dim <= Attention::kHeadDimMax,
+                          "head_dim must be a multiple of 8, at most 1024"));
+  return Require(arena.block_stride >= KvArena::BlockNumbers(arena.kv_heads, arena.head_dim),
+                 "block_stride must fit a block");
 }
 
 }  // namespace
@@ -105,6 +107,11 @@ absl::Status Check(const ShortConv& op) {
   for (const ConvPiece& piece : op.pieces) {
     RETURN_IF_ERROR(Require(piece.row == row && piece.tokens > 0, "pieces must cover the rows in order"));
     RETURN_IF_ERROR(Require(piece.position >= 0 && piece.columns != nullptr, "a piece must have a place and columns"));
+    for (const ConvSave& save : piece.saves) {
+      RETURN_IF_ERROR(Require(
+          save.columns != nullptr && save.position > piece.position && save.position <= piece.position + piece.tokens,
+          "a save must have columns and a place in its piece"));
+    }
     row += piece.tokens;
   }
   RETURN_IF_ERROR(Require(row == op.T, "pieces must cover all rows"));
@@ -118,11 +125,10 @@ absl::Status Check(const KvStore& op) {
 
 absl::Status Check(const Attention& op) {
   RETURN_IF_ERROR(CheckArena(op.arena));
-  RETURN_IF_ERROR(Require(op.head_dim > 0 && op.head_dim % 8 == 0, "head_dim must be a multiple of 8"));
   RETURN_IF_ERROR(
       Require(op.kv_heads > 0 && op.heads > 0 && op.heads % op.kv_heads == 0, "heads must be a multiple of kv_heads"));
-  RETURN_IF_ERROR(Require(op.heads / op.kv_heads <= Attention::kGroupMax, "heads / kv_heads must be at most 64"));
-  RETURN_IF_ERROR(Require(op.arena.kv_dim == op.kv_heads * op.head_dim, "kv_dim must be kv_heads * head_dim"));
+  RETURN_IF_ERROR(Require(op.kv_heads == op.arena.kv_heads && op.head_dim == op.arena.head_dim,
+                          "kv_heads and head_dim must be the arena's"));
   return Require(op.T == 0 || (op.q != nullptr && op.rows != nullptr && op.y != nullptr), "q, rows, y must be set");
 }
 

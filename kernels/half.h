@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-// The two 16-bit float formats, widened exactly.
+// The two 16-bit float formats, widened exactly, and rounding to bfloat16.
 
 namespace braid {
 
@@ -19,6 +19,12 @@ inline float FloatFromHalf(uint16_t half) {
 
 // The upper half of a binary32.
 inline float FloatFromBFloat16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+// To nearest, ties to even; a NaN stays one.
+inline uint16_t BFloat16FromFloat(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
 
 // Little endian, at any address.
 inline uint16_t LoadU16(const void* p) {

@@ -4,14 +4,9 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/panels.h"
 
 namespace braid {
-
-// How the values of a matrix lie.
-enum class Layout : uint8_t {
-  kRows,    // row-major, possibly unaligned: rows of RowBytes(type, columns) bytes, one after the other
-  kPanels,  // kernels/panels.h, at a multiple of 64 bytes
-};
 
 // A stored matrix. Borrowed.
 struct Matrix {

@@ -137,6 +137,11 @@ void ChecksumEngine::Convolve(int conv_layer) {
         next[d] = static_cast<float>(hash % kPrime);
       }
     }
+    for (const ConvSave& save : chunk.saves) {
+      const int columns = config_.conv_taps - 1;
+      float* const to = save.columns + int64_t{conv_layer} * columns * D_;
+      for (int i = 0; i < columns; ++i) std::copy_n(at(save.position - columns + i), D_, to + int64_t{i} * D_);
+    }
     for (int position = std::max(chunk.position, end - kConvColumns); position < end; ++position)
       std::copy_n(at(position), D_, column(position));
     first += static_cast<int>(chunk.tokens.size());
@@ -145,12 +150,12 @@ void ChecksumEngine::Convolve(int conv_layer) {
 }
 
 void ChecksumEngine::Attend(int attention_layer) {
+  // In a block: keys (kKvBlockTokens, D), values alike.
   const auto key = [&](const int32_t* blocks, int s) {
-    return kv_->keys(attention_layer, blocks[s / kKvBlockTokens]) + int64_t{s % kKvBlockTokens} * D_;
+    return reinterpret_cast<float*>(kv_->at(attention_layer, blocks[s / kKvBlockTokens])) +
+           int64_t{s % kKvBlockTokens} * D_;
   };
-  const auto value = [&](const int32_t* blocks, int s) {
-    return kv_->values(attention_layer, blocks[s / kKvBlockTokens]) + int64_t{s % kKvBlockTokens} * D_;
-  };
+  const auto value = [&](const int32_t* blocks, int s) { return key(blocks, s) + int64_t{kKvBlockTokens} * D_; };
   for (int t = 0; t < rows_.count(); ++t) {
     const auto [blocks, position] = rows_.kv[t];
     std::copy_n(row(t), D_, key(blocks, position));

@@ -228,10 +228,11 @@ class Sensitivity : public ChecksumEngineTest {
   }
 
   float* Key(int layer, const SequenceCache& cache, int position) {
-    return fixture_->kv().keys(layer, cache.blocks[position / kKvBlockTokens]) + position % kKvBlockTokens * 8;
+    return reinterpret_cast<float*>(fixture_->kv().at(layer, cache.blocks[position / kKvBlockTokens])) +
+           position % kKvBlockTokens * 8;
   }
   float* Value(int layer, const SequenceCache& cache, int position) {
-    return fixture_->kv().values(layer, cache.blocks[position / kKvBlockTokens]) + position % kKvBlockTokens * 8;
+    return Key(layer, cache, position) + kKvBlockTokens * 8;
   }
 };
 

@@ -84,7 +84,9 @@ int ModelConfig::attention_layer_count() const {
 }
 
 uint64_t ModelConfig::kv_bytes_per_token() const {
-  return uint64_t{2} * sizeof(float) * static_cast<uint64_t>(kv_dim()) * static_cast<uint64_t>(attention_layer_count());
+  const int head_bytes = architecture == "checksum" ? head_dim * 4 : (head_dim + 15) / 16 * 32;
+  return uint64_t{2} * static_cast<uint64_t>(kv_heads) * static_cast<uint64_t>(head_bytes) *
+         static_cast<uint64_t>(attention_layer_count());
 }
 
 absl::Status ModelConfig::Validate() const {

@@ -51,16 +51,20 @@ constexpr ExpertPart kExpertParts[] = {
 class Planner {
  public:
   using TypeOf = std::function<DType(const TensorView&)>;
-  Planner(const ModelFile& model, const TensorNames& names, TypeOf matrix_type, TypeOf small_type)
-      : model_(model), names_(names), matrix_type_(std::move(matrix_type)), small_type_(std::move(small_type)) {}
+  Planner(const ModelFile& model, const TensorNames& names, Layout layout, TypeOf matrix_type, TypeOf small_type)
+      : model_(model),
+        names_(names),
+        layout_(layout),
+        matrix_type_(std::move(matrix_type)),
+        small_type_(std::move(small_type)) {}
 
   void AddEmbedding(DType type) {
     const ModelTensors& tensors = model_.tensors();
-    Add(std::string(names_.embedding), type, Shape(tensors.embedding), {tensors.embedding});
+    AddMatrix(std::string(names_.embedding), type, Shape(tensors.embedding), {tensors.embedding});
     Add(std::string(names_.final_norm), small_type_(tensors.final_norm), {tensors.final_norm.columns},
         {tensors.final_norm});
     if (tensors.head.data != tensors.embedding.data)
-      Add(std::string(names_.head), type, Shape(tensors.head), {tensors.head});
+      AddMatrix(std::string(names_.head), type, Shape(tensors.head), {tensors.head});
   }
 
   void AddLayer(int i, bool conv_kernel_3d) {
@@ -73,7 +77,8 @@ class Planner {
     }
     for (const Part& part : kMatrices) {
       const TensorView& tensor = layer.*part.member;
-      if (!tensor.empty()) Add(prefix + std::string(names_.*part.name), matrix_type_(tensor), Shape(tensor), {tensor});
+      if (!tensor.empty())
+        AddMatrix(prefix + std::string(names_.*part.name), matrix_type_(tensor), Shape(tensor), {tensor});
     }
     if (const TensorView& kernel = layer.conv_kernel; !kernel.empty())
       Add(prefix + std::string(names_.conv_kernel), small_type_(kernel),
@@ -83,7 +88,7 @@ class Planner {
     for (const ExpertPart& part : kExpertParts) {
       const TensorView& dense = layer.dense.*part.member;
       if (!dense.empty())
-        Add(prefix + std::string(names_.*part.dense_name), matrix_type_(dense), Shape(dense), {dense});
+        AddMatrix(prefix + std::string(names_.*part.dense_name), matrix_type_(dense), Shape(dense), {dense});
     }
   }
 
@@ -97,8 +102,8 @@ class Planner {
       // Only a directory may mix types among experts, and it has float types only.
       for (const TensorView& tensor : parts)
         if (matrix_type_(tensor) != type) type = DType::kF32;
-      Add(names_.LayerPrefix(i) + std::string(names_.*part.stack_name), type,
-          {static_cast<int64_t>(parts.size()), parts[0].rows, parts[0].columns}, parts);
+      AddMatrix(names_.LayerPrefix(i) + std::string(names_.*part.stack_name), type,
+                {static_cast<int64_t>(parts.size()), parts[0].rows, parts[0].columns}, parts);
     }
   }
 
@@ -107,8 +112,8 @@ class Planner {
     for (size_t e = 0; e < layer.experts.size(); ++e)
       for (const ExpertPart& part : kExpertParts) {
         const TensorView& tensor = layer.experts[e].*part.member;
-        Add(names_.ExpertPrefix(i, static_cast<int>(e)) + std::string(names_.*part.expert_name), matrix_type_(tensor),
-            Shape(tensor), {tensor});
+        AddMatrix(names_.ExpertPrefix(i, static_cast<int>(e)) + std::string(names_.*part.expert_name),
+                  matrix_type_(tensor), Shape(tensor), {tensor});
       }
   }
 
@@ -121,6 +126,12 @@ class Planner {
     plan_.tensors.push_back({std::move(name), type, std::move(shape), std::move(parts)});
   }
 
+  void AddMatrix(std::string name, DType type, std::vector<int64_t> shape, std::vector<TensorView> parts) {
+    Add(std::move(name), type, std::move(shape), std::move(parts));
+    PlannedTensor& added = plan_.tensors.back();  // of another type, maybe
+    if (HasPanels(added.dtype)) added.layout = layout_;
+  }
+
   ConversionPlan Take() { return std::move(plan_); }
 
  private:
@@ -128,24 +139,29 @@ class Planner {
 
   const ModelFile& model_;
   const TensorNames& names_;
+  const Layout layout_;  // of matrices in types that have both
   TypeOf matrix_type_, small_type_;
   ConversionPlan plan_;
 };
+
+DType EmbeddingType(const ModelFile& model, std::optional<DType> type) {
+  if (type == DType::kQ4_0) return DType::kQ8_0;
+  return type.value_or(model.tensors().embedding.dtype);
+}
 
 }  // namespace
 
 uint64_t PlannedTensor::bytes() const {
   uint64_t total = 0;
   for (const TensorView& part : parts)
-    total += static_cast<uint64_t>(part.rows) * RowBytes(dtype, static_cast<uint64_t>(part.columns));
+    total += MatrixBytes(dtype, layout, static_cast<uint64_t>(part.rows), static_cast<uint64_t>(part.columns));
   return total;
 }
 
 ConversionPlan PlanGguf(const ModelFile& model, std::optional<DType> type, std::vector<float>* zeros) {
   const auto matrix_type = [type](const TensorView& tensor) { return type.value_or(tensor.dtype); };
-  Planner planner(model, kGgufNames, matrix_type, [](const TensorView&) { return DType::kF32; });
-  const DType embedding = matrix_type(model.tensors().embedding);
-  planner.AddEmbedding(type == DType::kQ4_0 ? DType::kQ8_0 : embedding);
+  Planner planner(model, kGgufNames, Layout::kRows, matrix_type, [](const TensorView&) { return DType::kF32; });
+  planner.AddEmbedding(EmbeddingType(model, type));
   const ModelConfig& config = model.config();
   zeros->assign(static_cast<size_t>(config.experts), 0.0f);
   for (int i = 0; i < config.layer_count(); ++i) {
@@ -159,12 +175,24 @@ ConversionPlan PlanGguf(const ModelFile& model, std::optional<DType> type, std::
   return planner.Take();
 }
 
+ConversionPlan PlanPacked(const ModelFile& model, std::optional<DType> type) {
+  const auto matrix_type = [type](const TensorView& tensor) { return type.value_or(tensor.dtype); };
+  Planner planner(model, kGgufNames, Layout::kPanels, matrix_type,
+                  [](const TensorView& tensor) { return tensor.dtype; });
+  planner.AddEmbedding(EmbeddingType(model, type));
+  for (int i = 0; i < model.config().layer_count(); ++i) {
+    planner.AddLayer(i, /*conv_kernel_3d=*/false);
+    planner.AddExpertStacks(i);
+  }
+  return planner.Take();
+}
+
 ConversionPlan PlanHf(const ModelFile& model, std::optional<DType> type) {
   const auto matrix_type = [type](const TensorView& tensor) {
     return type.value_or(IsFloat(tensor.dtype) ? tensor.dtype : DType::kBF16);
   };
   const auto small_type = [](const TensorView& tensor) { return IsFloat(tensor.dtype) ? tensor.dtype : DType::kF32; };
-  Planner planner(model, kHfNames, matrix_type, small_type);
+  Planner planner(model, kHfNames, Layout::kRows, matrix_type, small_type);
   planner.AddEmbedding(matrix_type(model.tensors().embedding));
   for (int i = 0; i < model.config().layer_count(); ++i) {
     planner.AddLayer(i, /*conv_kernel_3d=*/true);

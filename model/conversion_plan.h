@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/panels.h"
 #include "model/model_file.h"
 #include "model/tensors.h"
 
@@ -17,6 +18,7 @@ struct PlannedTensor {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;     // outermost first
   std::vector<TensorView> parts;  // into the source file
+  Layout layout = Layout::kRows;  // of each part
 
   uint64_t bytes() const;
 };
@@ -31,6 +33,10 @@ struct ConversionPlan {
 // head too, whose errors go straight into the logits. Matrices whose rows are no whole blocks become F16. A model
 // without expert biases gets zeros, which llama.cpp requires; `zeros` keeps them and must outlive the plan.
 ConversionPlan PlanGguf(const ModelFile& model, std::optional<DType> type, std::vector<float>* zeros);
+
+// What goes into a packed file: that, but matrices of block types in panels, and norms and the like as they are: the
+// model stays itself to the bit. No zeros.
+ConversionPlan PlanPacked(const ModelFile& model, std::optional<DType> type);
 
 // What goes into a safetensors file: matrices as `type`, a float type (nullopt: as they are, BF16 if they are
 // quantised), each expert apart; the others as they are, F32 if they are quantised.

@@ -1,5 +1,6 @@
 #include "model/convert.h"
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +15,7 @@
 #include "model/gguf_writer.h"
 #include "model/hf_export.h"
 #include "model/output_file.h"
+#include "model/packed_seal.h"
 #include "model/quantize.h"
 #include "model/tensor_writer.h"
 
@@ -66,13 +68,37 @@ class Conversion {
   Conversion(const ModelFile& source, const ConvertOptions& options)
       : source_(source), options_(options), pool_(options.threads) {}
 
+  absl::Status Write(const std::string& path) {
+    switch (options_.format) {
+      case ModelFormat::kGguf:
+        return WriteGguf(path);
+      case ModelFormat::kHf:
+        return WriteHf(path);
+      case ModelFormat::kPacked:
+        return WritePacked(path);
+    }
+    return absl::OkStatus();
+  }
+
+  ConvertSummary Summary() const { return {TotalBytes(), plan_.notes}; }
+
+ private:
   absl::Status WriteGguf(const std::string& path) {
     std::vector<float> zeros;
     plan_ = PlanGguf(source_, options_.type, &zeros);
     ASSIGN_OR_RETURN(const GgufMetadata metadata, DescribeForGguf(source_, plan_));
-    ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, OutputFile::Create(path));
-    RETURN_IF_ERROR(file->Write(EncodeGgufHeader(metadata, plan_)));
-    return WriteTensors(kGgufAlignment, file.get());
+    return WriteGguf(path, metadata, kGgufAlignment);
+  }
+
+  absl::Status WritePacked(const std::string& path) {
+    plan_ = PlanPacked(source_, options_.type);
+    if (std::none_of(plan_.tensors.begin(), plan_.tensors.end(),
+                     [](const PlannedTensor& tensor) { return tensor.layout == Layout::kPanels; }))
+      plan_.notes.push_back("no matrix is of a block type, which is what packing is for; --type makes them so");
+    ASSIGN_OR_RETURN(GgufMetadata metadata, DescribeForGguf(source_, plan_));
+    AddPackedKeys(plan_, &metadata);
+    RETURN_IF_ERROR(WriteGguf(path, metadata, kPackedAlignment));
+    return SealPackedFile(path, &pool_);
   }
 
   absl::Status WriteHf(const std::string& directory) {
@@ -85,9 +111,12 @@ class Conversion {
     return WriteTensors(1, file.get());
   }
 
-  ConvertSummary Summary() const { return {TotalBytes(), plan_.notes}; }
+  absl::Status WriteGguf(const std::string& path, const GgufMetadata& metadata, uint64_t alignment) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, OutputFile::Create(path));
+    RETURN_IF_ERROR(file->Write(EncodeGgufHeader(metadata, plan_, alignment)));
+    return WriteTensors(alignment, file.get());
+  }
 
- private:
   uint64_t TotalBytes() const {
     uint64_t total = 0;
     for (const PlannedTensor& tensor : plan_.tensors) total += tensor.bytes();
@@ -177,8 +206,7 @@ absl::StatusOr<ConvertSummary> Convert(const ModelFile& source, const std::strin
   PartialPath partial(destination);
   RETURN_IF_ERROR(partial.Claim());
   Conversion conversion(source, options);
-  RETURN_IF_ERROR(options.format == ModelFormat::kGguf ? conversion.WriteGguf(partial.path())
-                                                       : conversion.WriteHf(partial.path()));
+  RETURN_IF_ERROR(conversion.Write(partial.path()));
   RETURN_IF_ERROR(partial.MoveIntoPlace());
   return conversion.Summary();
 }

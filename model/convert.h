@@ -12,7 +12,8 @@
 
 namespace braid {
 
-enum class ModelFormat { kGguf, kHf };
+// A packed file (model/gguf_format.h) is for this program alone: its weights lie as the kernels read them.
+enum class ModelFormat { kGguf, kHf, kPacked };
 
 struct ConvertOptions {
   ModelFormat format = ModelFormat::kGguf;
@@ -29,9 +30,10 @@ struct ConvertSummary {
   std::vector<std::string> notes;  // matrices that did not become `type`, and why
 };
 
-// Writes `source` anew at `destination`, a .gguf file or a directory, which must not exist: it appears only once it is
+// Writes `source` anew at `destination`, a file or a directory, which must not exist: it appears only once it is
 // complete (until then it is `destination` with ".partial"). The GGUF loads in llama.cpp, the directory in
-// transformers. kInvalidArgument: the type does not go with the format, the tokenizer cannot be written in it, a value
+// transformers. A packed file has the digest of the GGUF it was packed from, if no type was given; unpacked again it is
+// that GGUF. kInvalidArgument: the type does not go with the format, the tokenizer cannot be written in it, a value
 // cannot be written in the type (naming the tensor). kAlreadyExists: the destination does.
 absl::StatusOr<ConvertSummary> Convert(const ModelFile& source, const std::string& destination,
                                        const ConvertOptions& options);

@@ -15,6 +15,7 @@ class LfmEngine : public Engine {
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override {
     return forward_.Run(chunks, experts, logits);
   }
+  void Profile(StepProfile* profile) override { forward_.Profile(profile); }
   ExpertFfn& experts() override { return experts_; }
 
  private:

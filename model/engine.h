@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "model/experts.h"
 #include "model/kv_cache.h"
+#include "model/step_profile.h"
 #include "model/tensors.h"
 
 namespace braid {
@@ -25,6 +26,9 @@ class Engine {
   // sequences can go on from where their chunks began, see SaveConvColumns.
   // REQUIRES: at most kStepRowsMax rows over all chunks.
   virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
+
+  // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
+  virtual void Profile(StepProfile* profile) {}
 
   // The experts of this process, for whoever wants rows of them: what Run's `experts` comes to in the end.
   virtual ExpertFfn& experts() = 0;

@@ -68,6 +68,7 @@ struct Forward::Impl {
   const ModelTensors& tensors;
   KvPool* kv;
   ThreadPool* pool;
+  StepProfile* profile = nullptr;
 
   std::vector<SmallTensors> small;
   std::vector<float> final_norm;
@@ -82,6 +83,8 @@ struct Forward::Impl {
   std::vector<int32_t> experts;
   std::vector<QuantBlock> normed_q, mixed_q, selected_q;  // what goes into matrices in panels
   std::vector<ConvPiece> conv_pieces;
+  AttentionScratch attention_scratch;
+  std::vector<ConvSave> conv_saves;
   GroupedFfnScratch dense_scratch;
 
   Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
@@ -93,6 +96,10 @@ struct Forward::Impl {
   absl::Status Experts(int layer, ExpertRunner& runner);
   absl::Status Head(std::vector<float>* logits);
 
+  // What ran since the last one was `op`.
+  void Lap(StepOp op) {
+    if (profile != nullptr) profile->Lap(op);
+  }
   template <typename Op>
   absl::Status Do(const Op& op) {
     RETURN_IF_ERROR(Check(op));
@@ -144,10 +151,16 @@ absl::Status Forward::Impl::Embed() {
 
 absl::Status Forward::Impl::Layer(int layer, ExpertRunner& runner) {
   RETURN_IF_ERROR(Norm(small[layer].operator_norm, /*first=*/layer == 0));
+  Lap(StepOp::kNorm);
   const bool attention = config.layers[layer] == ModelConfig::LayerKind::kAttention;
   RETURN_IF_ERROR(attention ? Attend(layer) : Convolve(layer));
+  Lap(attention ? StepOp::kAttnOut : StepOp::kConvOut);
   RETURN_IF_ERROR(Norm(small[layer].ffn_norm, /*first=*/false));
-  return config.is_moe_layer(layer) ? Experts(layer, runner) : DenseFfn(layer);
+  Lap(StepOp::kNorm);
+  const bool moe = config.is_moe_layer(layer);
+  RETURN_IF_ERROR(moe ? Experts(layer, runner) : DenseFfn(layer));
+  Lap(moe ? StepOp::kExperts : StepOp::kFfn);
+  return absl::OkStatus();
 }
 
 absl::Status Forward::Impl::Convolve(int layer) {
@@ -155,15 +168,25 @@ absl::Status Forward::Impl::Convolve(int layer) {
   const int64_t D = config.model_dim;
   float* bcx = Grow(wide, T * 3 * D);
   RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx, normed_q.data()}));
+  Lap(StepOp::kConvIn);
+  const int64_t saved = kind_index[layer] * (config.conv_taps - 1) * D;  // where this layer is in a snapshot
+  conv_saves.clear();
+  for (const Chunk& chunk : rows.chunks) {
+    for (const ConvSave& save : chunk.saves) conv_saves.push_back({save.position, save.columns + saved});
+  }
   conv_pieces.clear();
   int row = 0;
+  const ConvSave* saves = conv_saves.data();
   for (const Chunk& chunk : rows.chunks) {
     float* columns = chunk.cache->conv.data() + kind_index[layer] * kConvColumns * D;
-    conv_pieces.push_back({row, static_cast<int>(chunk.tokens.size()), chunk.position, columns});
+    conv_pieces.push_back(
+        {row, static_cast<int>(chunk.tokens.size()), chunk.position, columns, {saves, chunk.saves.size()}});
+    saves += chunk.saves.size();
     row += static_cast<int>(chunk.tokens.size());
   }
   RETURN_IF_ERROR(Do(ShortConv{T, config.model_dim, config.conv_taps, kConvColumns, bcx,
                                small[layer].conv_kernel.data(), conv_pieces, Grow(mixed, T * D)}));
+  Lap(StepOp::kConv);
   ASSIGN_OR_RETURN(const QuantBlock* q, QuantizedFor(weights.conv_out, T, mixed.data(), mixed_q));
   return Do(Linear{T, AsMatrix(weights.conv_out), mixed.data(), branch.data(), q});
 }
@@ -179,16 +202,21 @@ absl::Status Forward::Impl::Attend(int layer) {
                                 {T, AsMatrix(weights.v), normed.data(), v, normed_q.data()}};
   for (const Linear& projection : projections) RETURN_IF_ERROR(Check(projection));
   RunAll(projections, *pool);
+  Lap(StepOp::kQkv);
   const auto norm_rope = [&](int heads, const std::vector<float>& weight, float* x) {
     return Do(HeadNormRope{T, heads, config.head_dim, weight.data(), config.norm_eps, cos.data(), sin.data(), x});
   };
   RETURN_IF_ERROR(norm_rope(config.heads, small[layer].q_norm, q));
   RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
-  const KvArena arena{kv->keys(kind_index[layer], 0), kv->values(kind_index[layer], 0), 2 * kKvBlockTokens * kv_dim,
-                      kKvBlockTokens, config.kv_dim()};
+  Lap(StepOp::kRope);
+  const KvArena arena{reinterpret_cast<uint16_t*>(kv->at(kind_index[layer], 0)),
+                      static_cast<int64_t>(kv->layer_bytes() / sizeof(uint16_t)), config.kv_heads, config.head_dim};
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
-  RETURN_IF_ERROR(Do(
-      Attention{T, config.heads, config.kv_heads, config.head_dim, q, rows.kv.data(), arena, Grow(mixed, T * q_dim)}));
+  const Attention attention{T, config.heads,   config.kv_heads, config.head_dim,
+                            q, rows.kv.data(), arena,           Grow(mixed, T * q_dim)};
+  RETURN_IF_ERROR(Check(attention));
+  braid::Run(attention, attention_scratch, *pool);
+  Lap(StepOp::kAttention);
   ASSIGN_OR_RETURN(const QuantBlock* mixed_blocks, QuantizedFor(weights.attn_out, T, mixed.data(), mixed_q));
   return Do(Linear{T, AsMatrix(weights.attn_out), mixed.data(), branch.data(), mixed_blocks});
 }
@@ -213,6 +241,7 @@ absl::Status Forward::Impl::Experts(int layer, ExpertRunner& runner) {
   RETURN_IF_ERROR(
       Do(ChooseExperts{T, E, K, logits, biased ? bias.data() : nullptr, config.normalize_topk, config.routed_scaling,
                        Grow(experts, int64_t{T} * K), Grow(expert_weights, int64_t{T} * K)}));
+  Lap(StepOp::kRouter);
   return runner.Run(
       {layer, T, config.model_dim, K, normed.data(), experts.data(), expert_weights.data(), branch.data()});
 }
@@ -237,9 +266,15 @@ Forward::~Forward() = default;
 absl::Status Forward::Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
   impl_->rows.LayOut(chunks);
   impl_->T = impl_->rows.count();
+  if (impl_->profile != nullptr) impl_->profile->BeginStep();
   RETURN_IF_ERROR(impl_->Embed());
+  impl_->Lap(StepOp::kEmbed);
   for (int layer = 0; layer < impl_->config.layer_count(); ++layer) RETURN_IF_ERROR(impl_->Layer(layer, experts));
-  return impl_->Head(logits);
+  RETURN_IF_ERROR(impl_->Head(logits));
+  impl_->Lap(StepOp::kHead);
+  return absl::OkStatus();
 }
+
+void Forward::Profile(StepProfile* profile) { impl_->profile = profile; }
 
 }  // namespace braid

@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "model/experts.h"
 #include "model/kv_cache.h"
+#include "model/step_profile.h"
 #include "model/tensors.h"
 
 namespace braid {
@@ -24,6 +25,8 @@ class Forward {
 
   // Engine::Run.
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits);
+  // Engine::Profile.
+  void Profile(StepProfile* profile);
 
  private:
   struct Impl;

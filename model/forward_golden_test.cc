@@ -1,5 +1,6 @@
-// The forward pass against transformers in float32: every directory of tests/goldens/models, and the demo model, is a
-// model with a file logits.safetensors beside it: input_ids (n) and the logits (n, V) of all its positions.
+// The forward pass against transformers in float32 with keys and values rounded as ours are: every directory of
+// tests/goldens/models, and the demo model, is a model with a file logits.safetensors beside it: input_ids (n) and the
+// logits (n, V) of all its positions.
 
 #include <gtest/gtest.h>
 
@@ -76,7 +77,10 @@ TEST_P(ForwardGolden, AgreesWithTransformersPrefilledWholeOrCutOrTokenByToken) {
       ASSERT_TRUE(std::isfinite(got[i])) << i;
       worst = std::max(worst, std::abs(double{got[i]} - double{golden.logits[i]}));
     }
-    EXPECT_LE(worst, 1e-4 * (most - least)) << "in pieces of " << piece;
+    // Float32 alone differs by some 1e-6. But a key or value that lies between two bfloat16 numbers to within that may
+    // be rounded the other way: all roundings together move the logits by 1.6e-3 (against float32 keys and values),
+    // so one of some 3,000 by 2 * 1.6e-3 / sqrt(3000) = 6e-5, and it happens to a few.
+    EXPECT_LE(worst, 2e-4 * (most - least)) << "in pieces of " << piece;
   }
 }
 

@@ -287,25 +287,20 @@ TEST(LocalExperts, GiveATokenTheSameBitsInBatchesOfAnySize) {
 TEST(KvPool, KeepsBlocksAndLayersApart) {
   const TinyModel model(DType::kF32);
   KvPool kv(model.config, 3);
-  const int floats = kKvBlockTokens * model.config.kv_dim();
+  const size_t bytes = kv.layer_bytes();
   int value = 0;
-  for (int layer = 0; layer < 2; ++layer) {
-    for (int block = 0; block < 3; ++block) {
-      std::fill_n(kv.keys(layer, block), floats, static_cast<float>(++value));
-      std::fill_n(kv.values(layer, block), floats, static_cast<float>(++value));
-    }
-  }
+  for (int layer = 0; layer < 2; ++layer)
+    for (int block = 0; block < 3; ++block) std::fill_n(kv.at(layer, block), bytes, static_cast<std::byte>(++value));
   value = 0;
   for (int layer = 0; layer < 2; ++layer) {
     for (int block = 0; block < 3; ++block) {
-      for (int end : {0, floats - 1}) {
-        EXPECT_EQ(kv.keys(layer, block)[end], static_cast<float>(value + 1));
-        EXPECT_EQ(kv.values(layer, block)[end], static_cast<float>(value + 2));
-      }
-      value += 2;
+      ++value;
+      for (size_t end : {size_t{0}, bytes - 1}) EXPECT_EQ(kv.at(layer, block)[end], static_cast<std::byte>(value));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(kv.at(layer, block)) % 64, 0u);
     }
   }
-  EXPECT_EQ(KvPool::BlockBytes(model.config), model.config.kv_bytes_per_token() * kKvBlockTokens);
+  EXPECT_EQ(KvPool::BlockBytes(model.config), 2 * bytes);
+  EXPECT_EQ(bytes, 2 * KvArena::BlockNumbers(model.config.kv_heads, model.config.head_dim));
 }
 
 TEST(Forward, AllocatesNothingInAStepLikeTheOneBefore) {

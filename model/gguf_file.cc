@@ -19,6 +19,7 @@ constexpr uint64_t kKeysMax = 1 << 16;
 constexpr uint64_t kTensorsMax = 1 << 20;
 constexpr uint64_t kNameBytesMax = 65535;
 constexpr uint64_t kAlignmentMax = 1 << 20;
+constexpr int64_t kVersionMax = 1 << 30;
 constexpr uint32_t kDimensionsMax = 4;
 // The least a key and a tensor info take: counts above remaining bytes / this are lies, found before any allocation.
 constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;
@@ -168,31 +169,46 @@ absl::StatusOr<std::vector<int64_t>> ReadShape(GgufCursor& cursor) {
   return shape;
 }
 
-absl::StatusOr<uint64_t> TensorBytes(const std::vector<int64_t>& shape, DType type) {
+absl::StatusOr<uint64_t> TensorBytes(const std::vector<int64_t>& shape, DType type, Layout layout) {
   const DTypeInfo info = Info(type);
   if (shape.back() % info.elements != 0)
     return InvalidArgument("has rows of " + std::to_string(shape.back()) + " values, not a multiple of the " +
                            std::to_string(info.elements) + " of a " + std::string(info.name) + " block");
-  CheckedSize bytes =
-      CheckedSize(static_cast<uint64_t>(shape.back() / info.elements)) * static_cast<uint64_t>(info.bytes);
-  for (size_t i = 0; i + 1 < shape.size(); ++i) bytes = bytes * static_cast<uint64_t>(shape[i]);
+  CheckedSize bytes(0);
+  size_t outer = shape.size() - 1;  // dimensions that repeat what `bytes` has
+  const CheckedSize blocks(static_cast<uint64_t>(shape.back() / info.elements));
+  if (layout == Layout::kRows) {
+    bytes = blocks * static_cast<uint64_t>(info.bytes);
+  } else {
+    if (outer == 0) return InvalidArgument("is in panels, but no matrix");
+    --outer;
+    bytes = blocks * PanelGroupOf(type).bytes() * PanelsOf(static_cast<uint64_t>(shape[outer]));
+  }
+  for (size_t i = 0; i < outer; ++i) bytes = bytes * static_cast<uint64_t>(shape[i]);
   if (!bytes.value()) return InvalidArgument("has a shape whose size overflows");
   return *bytes.value();
 }
 
-absl::Status ReadTensorInfo(GgufCursor& cursor, uint64_t alignment, StoredTensor* tensor, Extent* extent) {
+// Of a file in layout `version`, 0 if it has none.
+absl::Status ReadTensorInfo(GgufCursor& cursor, uint64_t alignment, int64_t version, StoredTensor* tensor,
+                            Extent* extent) {
   ASSIGN_OR_RETURN(tensor->shape, ReadShape(cursor));
   ASSIGN_OR_RETURN(const uint32_t type, cursor.Read<uint32_t>());
   ASSIGN_OR_RETURN(extent->offset, cursor.Read<uint64_t>());
   tensor->type = GgmlTypeName(type);
-  tensor->dtype = DTypeFromGgmlNumber(type);
-  if (!tensor->dtype)
+  const std::optional<StoredType> stored = TypeFromGgmlNumber(type);
+  if (!stored)
     return InvalidArgument("is of type " + tensor->type +
                            ", which is not supported (F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K are)");
+  tensor->dtype = stored->dtype;
+  tensor->layout = stored->layout;
+  if (stored->layout == Layout::kPanels && (version == 0 || alignment % kPanelAlignment != 0))
+    return InvalidArgument("is " + tensor->type + " in a file without key '" + std::string(kLayoutVersionKey) +
+                           "' or aligned to less than " + std::to_string(kPanelAlignment) + " bytes");
   if (extent->offset % alignment != 0)
     return InvalidArgument("starts at offset " + std::to_string(extent->offset) + ", not a multiple of the alignment " +
                            std::to_string(alignment));
-  ASSIGN_OR_RETURN(extent->bytes, TensorBytes(tensor->shape, *tensor->dtype));
+  ASSIGN_OR_RETURN(extent->bytes, TensorBytes(tensor->shape, stored->dtype, stored->layout));
   return absl::OkStatus();
 }
 
@@ -219,12 +235,12 @@ absl::Status CheckNamesDistinct(const std::vector<StoredTensor>& tensors) {
 }
 
 absl::StatusOr<std::vector<StoredTensor>> ReadTensors(std::span<const std::byte> file, GgufCursor cursor,
-                                                      uint64_t count, uint64_t alignment) {
+                                                      uint64_t count, uint64_t alignment, int64_t version) {
   std::vector<StoredTensor> tensors(count);
   std::vector<Extent> extents(count);
   for (uint64_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(tensors[i].name, ReadName(cursor));
-    const absl::Status status = ReadTensorInfo(cursor, alignment, &tensors[i], &extents[i]);
+    const absl::Status status = ReadTensorInfo(cursor, alignment, version, &tensors[i], &extents[i]);
     if (!status.ok()) return Annotate(status, "tensor " + Quoted(tensors[i].name));
   }
   RETURN_IF_ERROR(CheckNamesDistinct(tensors));
@@ -251,6 +267,14 @@ absl::Status ReadMagic(GgufCursor& cursor) {
   return InvalidArgument("GGUF version " + std::to_string(version) + " is not supported (2 and 3 are)");
 }
 
+// Another version may draw panels in another way, and even hostile bytes must be read in the way that they are checked.
+absl::Status CheckLayoutVersion(int64_t version) {
+  if (version == 0 || version == kLayoutVersion) return absl::OkStatus();
+  return InvalidArgument("is packed in layout version " + std::to_string(version) + ", this program reads version " +
+                         std::to_string(kLayoutVersion) +
+                         "; pack the model again: braid convert SRC DST --format packed");
+}
+
 absl::StatusOr<uint64_t> ReadCount(GgufCursor& cursor, const char* what, uint64_t max, uint64_t bytes_min) {
   ASSIGN_OR_RETURN(const uint64_t count, cursor.Read<uint64_t>());
   if (count > max || count > cursor.remaining() / bytes_min)
@@ -271,7 +295,9 @@ absl::StatusOr<GgufFile> GgufFile::Parse(std::span<const std::byte> bytes) {
   const uint64_t align = alignment ? static_cast<uint64_t>(*alignment) : kGgufAlignment;
   if (!std::has_single_bit(align))
     return InvalidArgument("key 'general.alignment' is " + std::to_string(align) + ", not a power of two");
-  ASSIGN_OR_RETURN(file.tensors_, ReadTensors(bytes, cursor, tensors, align));
+  ASSIGN_OR_RETURN(const std::optional<int64_t> version, file.Integer(kLayoutVersionKey, 1, kVersionMax));
+  RETURN_IF_ERROR(CheckLayoutVersion(version.value_or(0)));
+  ASSIGN_OR_RETURN(file.tensors_, ReadTensors(bytes, cursor, tensors, align, version.value_or(0)));
   return file;
 }
 

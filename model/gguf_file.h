@@ -32,8 +32,8 @@ using GgufValue = std::variant<int64_t, uint64_t, double, bool, std::string_view
 class GgufFile {
  public:
   // Checks everything that does not need to know the model: counts, lengths, types, alignment, duplicate names,
-  // offsets, overlaps. kInvalidArgument, naming the key or tensor. Allocates in proportion to the entries that are
-  // really there.
+  // offsets, overlaps, the version of a packed file. kInvalidArgument, naming the key or tensor. Allocates in
+  // proportion to the entries that are really there.
   static absl::StatusOr<GgufFile> Parse(std::span<const std::byte> bytes);
 
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }

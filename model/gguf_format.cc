@@ -13,9 +13,7 @@ constexpr std::array<std::string_view, 41> kNames = {
     "IQ2_S", "IQ4_XS", "I8",    "I16",  "I32",  "I64",     "F64",    "IQ1_M",   "BF16",  "",       "",
     "",      "TQ1_0",  "TQ2_0", "",     "",     "",        "MXFP4",  "NVFP4"};
 
-}  // namespace
-
-uint32_t GgmlTypeNumber(DType type) {
+uint32_t RowTypeNumber(DType type) {
   switch (type) {
     case DType::kF32:
       return 0;
@@ -37,13 +35,22 @@ uint32_t GgmlTypeNumber(DType type) {
   return 0;
 }
 
-std::optional<DType> DTypeFromGgmlNumber(uint32_t number) {
-  for (const DType type : kAllDTypes)
-    if (GgmlTypeNumber(type) == number) return type;
+}  // namespace
+
+uint32_t GgmlTypeNumber(DType type, Layout layout) {
+  return RowTypeNumber(type) | (layout == Layout::kPanels ? kPanelTypes : 0);
+}
+
+std::optional<StoredType> TypeFromGgmlNumber(uint32_t number) {
+  for (const DType type : kAllDTypes) {
+    if (GgmlTypeNumber(type) == number) return StoredType{type, Layout::kRows};
+    if (HasPanels(type) && GgmlTypeNumber(type, Layout::kPanels) == number) return StoredType{type, Layout::kPanels};
+  }
   return std::nullopt;
 }
 
 std::string GgmlTypeName(uint32_t number) {
+  if (number >> 16 == kPanelTypes >> 16) return GgmlTypeName(number ^ kPanelTypes) + " in panels";
   if (number < kNames.size() && !kNames[number].empty()) return std::string(kNames[number]);
   return "unknown (" + std::to_string(number) + ")";
 }

@@ -153,7 +153,7 @@ absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file, const std::string& 
 
 class GgufModel : public ModelFile {
  public:
-  absl::Status Read(std::unique_ptr<MappedFile> file) {
+  absl::Status Read(std::unique_ptr<MappedFile> file, DigestCheck check) {
     map_ = std::move(file);
     path_ = map_->path();
     ASSIGN_OR_RETURN(const GgufFile gguf, GgufFile::Parse(map_->bytes()));
@@ -166,19 +166,29 @@ class GgufModel : public ModelFile {
       return InvalidArgument("key 'tokenizer.chat_template' has " + std::to_string(chat->size()) + " bytes");
     if (chat) chat_template_ = std::string(*chat);
     digest_ = ModelDigest(config_, tensors_, tokenizer_.ok() ? &*tokenizer_ : nullptr, chat_template_);
-    return absl::OkStatus();
+    return check == DigestCheck::kSealed ? CheckSeal(gguf) : absl::OkStatus();
   }
 
  private:
+  absl::Status CheckSeal(const GgufFile& gguf) const {
+    ASSIGN_OR_RETURN(const std::optional<int64_t> version, gguf.Integer(kLayoutVersionKey, 1, kLayoutVersion));
+    if (!version) return absl::OkStatus();  // not packed
+    ASSIGN_OR_RETURN(const std::optional<std::string_view> sealed, gguf.String(kDigestKey));
+    if (sealed == digest_) return absl::OkStatus();
+    return InvalidArgument("is not what was packed: its digest is " + digest_ + ", key '" + std::string(kDigestKey) +
+                           "' says " + std::string(sealed.value_or("nothing")) +
+                           "; copy it again, or pack the model again: braid convert SRC DST --format packed");
+  }
+
   std::unique_ptr<MappedFile> map_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelFile>> OpenGgufModel(const std::string& path) {
+absl::StatusOr<std::unique_ptr<ModelFile>> OpenGgufModel(const std::string& path, DigestCheck check) {
   ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file, MappedFile::Open(path));
   auto model = std::make_unique<GgufModel>();
-  const absl::Status status = model->Read(std::move(file));
+  const absl::Status status = model->Read(std::move(file), check);
   if (!status.ok()) return Annotate(status, path);
   return model;
 }

@@ -207,7 +207,15 @@ absl::StatusOr<GgufMetadata> DescribeForGguf(const ModelFile& model, const Conve
   return metadata;
 }
 
-std::string EncodeGgufHeader(const GgufMetadata& metadata, const ConversionPlan& plan) {
+void AddPackedKeys(const ConversionPlan& plan, GgufMetadata* metadata) {
+  metadata->Add("general.alignment", static_cast<uint32_t>(kPackedAlignment));
+  metadata->Add(kLayoutVersionKey, kLayoutVersion);
+  const std::string nothing(kHashDigits, '0');
+  metadata->Add(kDigestKey, std::string_view(nothing));
+  metadata->Add(kTensorHashesKey, std::vector<std::string>(plan.tensors.size(), nothing));
+}
+
+std::string EncodeGgufHeader(const GgufMetadata& metadata, const ConversionPlan& plan, uint64_t alignment) {
   std::string header;
   Append(kGgufMagic, &header);
   Append(kGgufVersion, &header);
@@ -219,11 +227,11 @@ std::string EncodeGgufHeader(const GgufMetadata& metadata, const ConversionPlan&
     AppendString(tensor.name, &header);
     Append(static_cast<uint32_t>(tensor.shape.size()), &header);
     for (size_t i = tensor.shape.size(); i-- > 0;) Append(static_cast<uint64_t>(tensor.shape[i]), &header);
-    Append(GgmlTypeNumber(tensor.dtype), &header);
+    Append(GgmlTypeNumber(tensor.dtype, tensor.layout), &header);
     Append(offset, &header);
-    offset += (tensor.bytes() + kGgufAlignment - 1) / kGgufAlignment * kGgufAlignment;
+    offset += (tensor.bytes() + alignment - 1) / alignment * alignment;
   }
-  PadTo(kGgufAlignment, &header);
+  PadTo(alignment, &header);
   return header;
 }
 

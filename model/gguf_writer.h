@@ -36,8 +36,11 @@ class GgufMetadata {
 // no key for. `plan` says which type most of the file has.
 absl::StatusOr<GgufMetadata> DescribeForGguf(const ModelFile& model, const ConversionPlan& plan);
 
+// What a packed file has besides: its alignment, the version of its layout, and room for what SealPackedFile fills in.
+void AddPackedKeys(const ConversionPlan& plan, GgufMetadata* metadata);
+
 // Everything before the tensor data, padded to where it begins. The data of each tensor follows in order, each padded
-// to kGgufAlignment.
-std::string EncodeGgufHeader(const GgufMetadata& metadata, const ConversionPlan& plan);
+// to `alignment`, which the metadata must name if it is not kGgufAlignment.
+std::string EncodeGgufHeader(const GgufMetadata& metadata, const ConversionPlan& plan, uint64_t alignment);
 
 }  // namespace braid

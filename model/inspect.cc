@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/human.h"
+#include "base/panels.h"
 #include "base/status.h"
 #include "model/chat_template.h"
 #include "model/kv_cache.h"
@@ -50,10 +51,10 @@ void DescribeShape(const ModelConfig& config, std::ostream& out) {
 }
 
 void DescribeWeights(const ModelFile& model, std::ostream& out) {
-  std::map<DType, Counts> by_type;
+  std::map<std::string, Counts> by_type;
   uint64_t parameters = 0;
   VisitTensors(model.tensors(), [&](const TensorView& tensor) {
-    Counts& counts = by_type[tensor.dtype];
+    Counts& counts = by_type[std::string(Name(tensor.dtype)) + (tensor.layout == Layout::kPanels ? " in panels" : "")];
     ++counts.tensors;
     counts.parameters += Parameters(tensor);
     counts.bytes += tensor.bytes();
@@ -63,8 +64,22 @@ void DescribeWeights(const ModelFile& model, std::ostream& out) {
       << " active per token\n";
   out << "weights           " << HumanBytes(model.weight_bytes()) << "\n";
   for (const auto& [type, counts] : by_type)
-    out << "  " << Name(type) << std::string(16 - Name(type).size(), ' ') << HumanBytes(counts.bytes) << ", "
+    out << "  " << type << std::string(16 - type.size(), ' ') << HumanBytes(counts.bytes) << ", "
         << HumanQuantity(counts.parameters) << " parameters, " << counts.tensors << " tensors\n";
+}
+
+// Whether starting to serve is a map. What can be in panels must be.
+void DescribeLayout(const ModelFile& model, std::ostream& out) {
+  uint64_t packed = 0, unpacked = 0;
+  VisitMatrices(model.tensors(), [&](const TensorView& tensor) {
+    if (HasPanels(tensor.dtype)) (tensor.layout == Layout::kPanels ? packed : unpacked) += tensor.bytes();
+  });
+  if (unpacked > 0) {
+    out << "layout            rows: " << HumanBytes(unpacked)
+        << " are packed into memory at each start; braid convert --format packed saves that\n";
+  } else {
+    out << "layout            " << (packed > 0 ? "packed" : "rows, of floats") << ": mapped as it is\n";
+  }
 }
 
 void DescribeMemory(const ModelFile& model, std::ostream& out) {
@@ -135,6 +150,7 @@ std::string DescribeModel(const ModelFile& model) {
   out << "file              " << model.path() << "\n";
   DescribeShape(model.config(), out);
   DescribeWeights(model, out);
+  DescribeLayout(model, out);
   DescribeMemory(model, out);
   DescribeText(model, out);
   out << "digest            " << model.digest() << "\n";

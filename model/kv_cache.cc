@@ -6,12 +6,10 @@
 
 #include "base/check.h"
 
-// The arena is (attention layers, blocks, 2, kKvBlockTokens, kv_dim): a layer of a step reads one stretch of it.
+// The memory is (attention layers, blocks, layer_bytes): a layer of a step reads one stretch of it.
 
 namespace braid {
 namespace {
-
-size_t BlockFloats(int kv_dim) { return size_t{2} * kKvBlockTokens * static_cast<size_t>(kv_dim); }
 
 // Calls visit(offset of a column in SequenceCache::conv) for the columns before `position` that a token there reads, in
 // all layers.
@@ -45,9 +43,13 @@ void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved,
   CHECK(column == saved.data() + saved.size());
 }
 
+size_t ConvSnapshotFloats(const ModelConfig& config) {
+  return static_cast<size_t>(config.conv_layer_count()) * (config.conv_taps - 1) * config.model_dim;
+}
+
 KvPool::KvPool(const ModelConfig& config, int blocks)
     : blocks_(blocks),
-      kv_dim_(config.kv_dim()),
+      layer_bytes_(BlockBytes(config) / std::max(1, config.attention_layer_count())),
       conv_floats_(static_cast<size_t>(config.conv_layer_count()) * kConvColumns * config.model_dim),
       memory_(nullptr, Unmapper{0}) {
   CHECK(blocks >= 1);
@@ -55,23 +57,19 @@ KvPool::KvPool(const ModelConfig& config, int blocks)
   if (bytes == 0) return;  // a model without attention
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK(memory != MAP_FAILED) << "no address space for " << blocks << " KV blocks, " << bytes << " bytes";
-  memory_ = {static_cast<float*>(memory), Unmapper{bytes}};
+  memory_ = {static_cast<std::byte*>(memory), Unmapper{bytes}};
+  // A key head's part of a block is two small pages: long contexts would wait for address translation. Only a wish.
+  madvise(memory, bytes, MADV_HUGEPAGE);
 }
 
-float* KvPool::keys(int attention_layer, int block) {
-  return memory_.get() + (static_cast<size_t>(attention_layer) * blocks_ + block) * BlockFloats(kv_dim_);
+std::byte* KvPool::at(int attention_layer, int block) {
+  return memory_.get() + (static_cast<size_t>(attention_layer) * blocks_ + block) * layer_bytes_;
 }
 
-float* KvPool::values(int attention_layer, int block) {
-  return keys(attention_layer, block) + BlockFloats(kv_dim_) / 2;
-}
-
-uint64_t KvPool::BlockBytes(const ModelConfig& config) {
-  return BlockFloats(config.kv_dim()) * sizeof(float) * static_cast<uint64_t>(config.attention_layer_count());
-}
+uint64_t KvPool::BlockBytes(const ModelConfig& config) { return config.kv_bytes_per_token() * kKvBlockTokens; }
 
 SequenceCache KvPool::NewSequence() const { return {{}, std::vector<float>(conv_floats_)}; }
 
-void KvPool::Unmapper::operator()(float* memory) const { munmap(memory, bytes); }
+void KvPool::Unmapper::operator()(std::byte* memory) const { munmap(memory, bytes); }
 
 }  // namespace braid

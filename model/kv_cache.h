@@ -6,13 +6,14 @@
 #include <span>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "model/config.h"
 
 namespace braid {
 
 // Positions per KV block. Attention walks the context in pieces of this many, combined in a fixed order, so it is part
 // of what makes answers reproducible: not a tuning knob.
-inline constexpr int kKvBlockTokens = 32;
+inline constexpr int kKvBlockTokens = KvArena::kBlockTokens;
 // Columns kept per conv layer and sequence, addressed by position modulo this. More than C - 1, so that a run of up to
 // kConvColumns - (C - 1) tokens is taken back by simply going on from where it began; for longer ones see
 // SaveConvColumns.
@@ -30,18 +31,24 @@ struct SequenceCache {
 // what they were: a run that is longer than the ring allows overwrites them, so they are saved before it and put back
 // to take it back. Saves nothing (an empty vector) if they survive.
 std::vector<float> SaveConvColumns(const ModelConfig& config, const SequenceCache& cache, int position, int tokens);
-// REQUIRES: `saved` is what SaveConvColumns gave for this position.
+// REQUIRES: `saved` is what SaveConvColumns gave for this position, or a ConvSnapshot of it.
 void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved, int position, SequenceCache* cache);
 
-// The arena of KV blocks of one worker, float32, allocated once (untouched pages cost nothing). Not thread-safe;
-// different blocks may be used from different threads.
+// Room for the conv state at one position: (conv layers, C - 1, D), the columns before it. The forward pass fills it in
+// on its way, see Chunk::saves. Together with the KV blocks of what is before that position it is all that another
+// sequence with the same beginning needs to go on from there.
+size_t ConvSnapshotFloats(const ModelConfig& config);
+
+// The memory of the KV blocks of one worker, allocated once (untouched pages cost nothing). Not thread-safe; different
+// blocks may be used from different threads.
 class KvPool {
  public:
   KvPool(const ModelConfig& config, int blocks);
   int blocks() const { return blocks_; }
-  // (kKvBlockTokens, kv_dim) of one attention layer, counted among attention layers only.
-  float* keys(int attention_layer, int block);
-  float* values(int attention_layer, int block);
+  // What one attention layer, counted among attention layers only, keeps in a block, laid out as its engine likes;
+  // block b + 1 lies layer_bytes() behind block b. At a multiple of 64 bytes.
+  std::byte* at(int attention_layer, int block);
+  size_t layer_bytes() const { return layer_bytes_; }
   static uint64_t BlockBytes(const ModelConfig& config);
 
   SequenceCache NewSequence() const;  // no blocks, conv columns zero
@@ -49,12 +56,12 @@ class KvPool {
  private:
   struct Unmapper {
     size_t bytes = 0;
-    void operator()(float* memory) const;
+    void operator()(std::byte* memory) const;
   };
   int blocks_;
-  int kv_dim_;
+  size_t layer_bytes_;
   size_t conv_floats_;
-  std::unique_ptr<float[], Unmapper> memory_;
+  std::unique_ptr<std::byte[], Unmapper> memory_;
 };
 
 }  // namespace braid

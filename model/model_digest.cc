@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "base/check.h"
+#include "model/tensor_rows.h"
 #include "model/visit_tensors.h"
 
 namespace braid {
@@ -79,15 +80,30 @@ void Add(const TokenizerSpec& spec, Transcript* out) {
   for (const std::optional<TokenId> id : {spec.bos, spec.eos, spec.pad}) out->Add(id);
 }
 
-// Bytes from the middle: differences between two trainings of one model are everywhere, padding is at the ends.
+// `count` bytes from byte `begin` of the tensor in rows.
+std::string BytesInRows(const TensorView& tensor, uint64_t begin, uint64_t count) {
+  TensorRows rows(tensor);
+  std::string bytes;
+  for (uint64_t at = begin; at < begin + count;) {
+    const uint64_t in_row = at % rows.row_bytes(), part = std::min(rows.row_bytes() - in_row, begin + count - at);
+    const std::byte* row = rows.Row(static_cast<int64_t>(at / rows.row_bytes()));
+    bytes.append(reinterpret_cast<const char*>(row) + in_row, part);
+    at += part;
+  }
+  return bytes;
+}
+
+// Bytes from the middle: differences between two trainings of one model are everywhere, padding is at the ends. Not a
+// word of the layout: a packed file is the model it was packed from.
 void Add(const TensorView& tensor, Transcript* out) {
   out->Add(std::string_view(tensor.name));
   out->Add(Name(tensor.dtype));
   out->Add(tensor.rows);
   out->Add(tensor.columns);
-  const uint64_t bytes = tensor.bytes();
+  const uint64_t bytes =
+      static_cast<uint64_t>(tensor.rows) * RowBytes(tensor.dtype, static_cast<uint64_t>(tensor.columns));
   const uint64_t sample = std::min(bytes, kSampleBytes);
-  out->Add(std::string_view(reinterpret_cast<const char*>(tensor.data) + (bytes - sample) / 2, sample));
+  out->Add(BytesInRows(tensor, (bytes - sample) / 2, sample));
 }
 
 }  // namespace

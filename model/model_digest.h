@@ -9,8 +9,8 @@
 
 namespace braid {
 
-// See ModelFile::digest(). The model's name is left out: it may come from a directory's name. Reads one page per
-// tensor.
+// See ModelFile::digest(). The model's name is left out: it may come from a directory's name. Reads a few
+// pages per tensor.
 std::string ModelDigest(const ModelConfig& config, const ModelTensors& tensors, const TokenizerSpec* tokenizer,
                         const std::optional<std::string>& chat_template);
 

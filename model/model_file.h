@@ -13,8 +13,8 @@
 
 namespace braid {
 
-// A model on disk, mapped: a GGUF file or a Hugging Face directory. Everything read from it is checked (it is hostile
-// input): sizes, bounds, types, shapes against the configuration. Thread-safe once open.
+// A model on disk, mapped: a GGUF file, packed or not, or a Hugging Face directory. Everything read from it is checked
+// (it is hostile input): sizes, bounds, types, shapes against the configuration. Thread-safe once open.
 class ModelFile {
  public:
   // `path`: a .gguf file or a directory with config.json and safetensors. Errors are kInvalidArgument (kNotFound for a
@@ -30,7 +30,8 @@ class ModelFile {
   // The chat template's text, if the file has one.
   const std::optional<std::string>& chat_template() const { return chat_template_; }
   // 64 hex digits that tell two models apart: SHA-256 over configuration, tokenizer, chat template and every tensor's
-  // name, type, shape, size and a sample of its bytes (a whole 5 GB file would take seconds).
+  // name, type, shape, size and a sample of its bytes (a whole 5 GB file would take seconds). A packed file has that of
+  // the model it was packed from.
   const std::string& digest() const { return digest_; }
   uint64_t weight_bytes() const { return weight_bytes_; }
 

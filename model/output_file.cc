@@ -8,9 +8,12 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/status.h"
 
 namespace braid {
 namespace {
+
+constexpr size_t kPieceBytes = 4 << 20;  // two huge pages of x86-64
 
 absl::Status ErrnoStatus(int error, const std::string& path) {
   const std::string message = path + ": " + std::strerror(error);
@@ -35,12 +38,24 @@ OutputFile::~OutputFile() {
 
 absl::Status OutputFile::Write(std::span<const std::byte> bytes) {
   CHECK(fd_ >= 0) << path_ << " is closed";
+  bytes_written_ += bytes.size();
+  while (buffer_.size() + bytes.size() >= kPieceBytes) {
+    const size_t part = kPieceBytes - buffer_.size();
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(part));
+    bytes = bytes.subspan(part);
+    RETURN_IF_ERROR(WriteOut(buffer_));
+    buffer_.clear();
+  }
+  buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+  return absl::OkStatus();
+}
+
+absl::Status OutputFile::WriteOut(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t written = write(fd_, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return ErrnoStatus(errno, path_);
     bytes = bytes.subspan(static_cast<size_t>(written));
-    bytes_written_ += static_cast<uint64_t>(written);
   }
   return absl::OkStatus();
 }
@@ -48,6 +63,7 @@ absl::Status OutputFile::Write(std::span<const std::byte> bytes) {
 absl::Status OutputFile::Write(std::string_view text) { return Write(std::as_bytes(std::span(text))); }
 
 absl::Status OutputFile::Close() {
+  RETURN_IF_ERROR(WriteOut(buffer_));
   const int fd = std::exchange(fd_, -1);
   const int synced = fsync(fd) == 0 ? 0 : errno;
   const int closed = close(fd) == 0 ? 0 : errno;

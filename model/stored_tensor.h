@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/panels.h"
 
 namespace braid {
 
@@ -15,9 +16,10 @@ namespace braid {
 // exactly the bytes that type and shape call for; the reader of the container has checked that.
 struct StoredTensor {
   std::string name;
-  std::string type;            // as the format spells it
-  std::optional<DType> dtype;  // nullopt: a type we do not compute with
-  std::vector<int64_t> shape;  // outermost first, the contiguous dimension last
+  std::string type;               // as the format spells it
+  std::optional<DType> dtype;     // nullopt: a type we do not compute with
+  std::vector<int64_t> shape;     // outermost first, the contiguous dimension last
+  Layout layout = Layout::kRows;  // of each matrix of the last two dimensions
   std::span<const std::byte> data;
 };
 

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/status.h"
+#include "model/visit_tensors.h"
 
 namespace braid {
 namespace {
@@ -40,7 +41,8 @@ class Table {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) return InvalidArgument("tensor '" + name + "' is missing");
     const StoredTensor& tensor = *found->second;
-    if (Squeezed(tensor.shape) != Squeezed(shape))
+    // Dimensions of length 1 in other places would be other matrices, packed in another way.
+    if (tensor.layout == Layout::kRows ? Squeezed(tensor.shape) != Squeezed(shape) : tensor.shape != shape)
       return InvalidArgument("tensor '" + name + "': expected shape " + ToString(shape) + ", got " +
                              ToString(tensor.shape));
     if (!tensor.dtype)
@@ -54,7 +56,7 @@ class Table {
     std::vector<TensorView> views(shape.size() > 2 ? static_cast<size_t>(shape[0]) : 1);
     const std::byte* data = tensor.data.data();
     for (TensorView& view : views) {
-      view = TensorView{name, *tensor.dtype, rows, columns, data};
+      view = TensorView{name, *tensor.dtype, rows, columns, data, tensor.layout};
       data += view.bytes();
     }
     tensors_.erase(found);
@@ -191,6 +193,17 @@ class Binder {
   Table& table_;
 };
 
+// What is not multiplied with is read value by value.
+absl::Status CheckOnlyMatricesInPanels(ModelTensors model) {
+  VisitMatrices(model, [](TensorView& tensor) { tensor.layout = Layout::kRows; });
+  absl::Status status;
+  VisitTensors(model, [&](const TensorView& tensor) {
+    if (tensor.layout == Layout::kPanels)
+      status.Update(InvalidArgument("tensor '" + tensor.name + "' is in panels, which only matrices can be"));
+  });
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelTensors> BindTensors(const ModelConfig& config, const TensorNames& names,
@@ -198,6 +211,7 @@ absl::StatusOr<ModelTensors> BindTensors(const ModelConfig& config, const Tensor
   Table table(stored);
   ASSIGN_OR_RETURN(ModelTensors model, Binder(config, names, &table).Bind());
   RETURN_IF_ERROR(table.RequireAllTaken(config.architecture));
+  RETURN_IF_ERROR(CheckOnlyMatricesInPanels(model));
   return model;
 }
 

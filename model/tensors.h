@@ -7,14 +7,13 @@
 #include <vector>
 
 #include "base/dtype.h"
-#include "kernels/matrix.h"
-#include "kernels/panels.h"
+#include "base/panels.h"
 
 namespace braid {
 
-// A matrix or vector inside a mapped model file. Row-major; `rows` outputs of `columns` inputs: y = W x has W (rows,
-// columns). A vector has rows == 1. Points into the file: valid as long as the ModelFile lives. `data` may be
-// unaligned.
+// A matrix or vector inside a mapped model file: `rows` outputs of `columns` inputs: y = W x has W (rows, columns). A
+// vector has rows == 1. Points into the file: valid as long as the ModelFile lives. Row-major, and then `data` may be
+// unaligned; or in panels, which only the matrices of VisitMatrices (model/visit_tensors.h) can be.
 struct TensorView {
   std::string name;  // as the file spells it, for error messages
   DType dtype = DType::kF32;
@@ -25,8 +24,7 @@ struct TensorView {
 
   bool empty() const { return data == nullptr; }
   uint64_t bytes() const {
-    return layout == Layout::kPanels ? PackedBytes(dtype, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns))
-                                     : static_cast<uint64_t>(rows) * RowBytes(dtype, static_cast<uint64_t>(columns));
+    return MatrixBytes(dtype, layout, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns));
   }
 };
 

@@ -27,4 +27,25 @@ void VisitTensors(const ModelTensors& model, Visit&& visit) {
   }
 }
 
+// Calls visit(TensorView&), const if the model is, for each matrix that activations are multiplied with, routers aside:
+// those that can be in panels. A tied head is not visited apart from the embedding.
+template <typename Model, typename Visit>
+void VisitMatrices(Model& model, Visit&& visit) {
+  const auto visit_set = [&](auto& tensor) {
+    if (!tensor.empty()) visit(tensor);
+  };
+  const auto visit_ffn = [&](auto& ffn) {
+    for (auto* tensor : {&ffn.gate, &ffn.up, &ffn.down}) visit_set(*tensor);
+  };
+  const bool tied = model.head.data == model.embedding.data;
+  visit_set(model.embedding);
+  if (!tied) visit_set(model.head);
+  for (auto& layer : model.layers) {
+    for (auto* tensor : {&layer.conv_in, &layer.conv_out, &layer.q, &layer.k, &layer.v, &layer.attn_out})
+      visit_set(*tensor);
+    visit_ffn(layer.dense);
+    for (auto& expert : layer.experts) visit_ffn(expert);
+  }
+}
+
 }  // namespace braid

@@ -1,29 +1,21 @@
 """A file of the real model's size and shape (4.7 GB, random weights) served within 7 GB, by one process and by two.
 
-Long: `./run acceptance`. BRAID_FULL_SIZE_DIR says where the file lies or is made (default: build/full-size).
+Long: `./run acceptance`. full_size_model.py says where the file lies.
 """
-import os
-import pathlib
-import subprocess
-import sys
 import time
 
 import pytest
 
-from cluster import ROOT, Cluster
+from cluster import Cluster
+from full_size_model import full_size_gguf
 
-DIRECTORY = pathlib.Path(os.environ.get("BRAID_FULL_SIZE_DIR", ROOT / "build/full-size"))
 LIMIT_BYTES = 7_000_000_000
 PROMPT_TOKENS, OUTPUT_TOKENS = 4000, 64
 
 
 @pytest.fixture(scope="module")
 def model():
-    path = DIRECTORY / "synthetic-8b-q4_0.gguf"
-    if not path.exists():
-        DIRECTORY.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, ROOT / "tests/synthetic_gguf.py", path, "--type", "Q4_0"], check=True)
-    return path
+    return full_size_gguf()
 
 
 def memory(process, field):

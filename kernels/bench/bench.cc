@@ -1,14 +1,18 @@
-// Times the linear op at the shapes of LFM2.5-8B-A1B, for each stored type and row count, and compares it with what
-// this machine reads from memory, measured in the same run.
+// Times the linear op, for each stored type and row count, and attention at the shapes of LFM2.5-8B-A1B, and compares
+// them with what this machine reads from memory and multiplies in registers, measured in the same run.
 //
-//   kernels_bench [THREADS]        BRAID_CPU_LEVEL chooses the instruction set
+//   kernels_bench [THREADS] [linear | attention]        BRAID_CPU_LEVEL chooses the instruction set
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 #include <thread>
 
+#include "kernels/attention.h"
+#include "kernels/bench/fma_peak.h"
+#include "kernels/bench/machine.h"
 #include "kernels/cpu/level.h"
 #include "kernels/linear.h"
 #include "kernels/random_weights.h"
@@ -31,27 +35,8 @@ double BestSeconds(F run) {
   return best;
 }
 
-double ReadBytesPerSecond(ThreadPool& pool) {
-  std::vector<uint64_t> memory(kColdBytes / sizeof(uint64_t), 1);
-  std::vector<uint64_t> sums(1024);
-  const size_t piece = memory.size() / sums.size();
-  const double seconds = BestSeconds([&] {
-    pool.ParallelFor(static_cast<int>(sums.size()), 8, [&](int begin, int end) {
-      for (int i = begin; i < end; ++i) {
-        uint64_t lanes[8] = {};
-        for (size_t at = i * piece; at < (i + 1) * piece; at += 8) {
-          __builtin_prefetch(&memory[at] + 512);  // 4 KB ahead, as far as the linear op looks
-          for (int l = 0; l < 8; ++l) lanes[l] += memory[at + l];
-        }
-        for (uint64_t lane : lanes) sums[i] += lane;
-      }
-    });
-  });
-  return static_cast<double>(kColdBytes) / seconds;
-}
-
 // Copies of one matrix, so many that each pass over all of them finds the caches cold.
-void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool) {
+void Measure(DType type, int T, int N, int K, const MachineLimits& machine, ThreadPool& pool) {
   RandomNumbers random(1);
   const double bytes = static_cast<double>(RowBytes(type, K)) * N;
   const int copies = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
@@ -66,20 +51,67 @@ void Measure(DType type, int T, int N, int K, double bandwidth, ThreadPool& pool
                              Run(Linear{T, {type, N, K, data.data()}, x.data(), y.data()}, pool);
                          }) /
                          copies;
-  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s\n", Info(type).name.data(), T,
-              N, K, seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth,
-              2.0 * T * N * K / seconds * 1e-9);
+  const double ops = 2.0 * T * N * K;
+  std::printf("%-5s T=%-4d (%6d, %5d) %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s %5.1f%% of int8\n",
+              Info(type).name.data(), T, N, K, seconds * 1e6, bytes / seconds * 1e-9,
+              100 * bytes / seconds / machine.read_bytes_per_second, ops / seconds * 1e-9,
+              100 * ops / seconds / machine.int8_ops_per_second);
   std::fflush(stdout);
 }
 
-void Main(int threads) {
+// T rows of one sequence behind `context` positions. A layer has its own keys and values, and there are so many that
+// decoding finds the caches cold.
+void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadPool& pool) {
+  constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 64;
+  RandomNumbers random(2);
+  const int tokens = context + T, blocks = (tokens - 1) / KvArena::kBlockTokens + 1;
+  const int64_t numbers = KvArena::BlockNumbers(kKvHeads, kHeadDim);
+  const double bytes = 2.0 * 2 * kKvHeads * kHeadDim * tokens;
+  const int layers = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
+  std::vector<int32_t> ids;
+  for (int i = 0; i < blocks; ++i) ids.push_back((blocks - 1 - i) ^ 1);  // somewhere
+  std::vector<uint16_t> memory(static_cast<size_t>(numbers) * (blocks + 1) * layers);
+  for (uint16_t& number : memory) number = static_cast<uint16_t>(0x3F00 | (random.Bits() & 0x80FF));
+  const std::vector<float> q = random.Floats(static_cast<size_t>(T) * kHeads * kHeadDim);
+  std::vector<float> y(q.size());
+  std::vector<KvRow> rows;
+  for (int t = 0; t < T; ++t) rows.push_back({ids.data(), context + t});
+  AttentionScratch scratch;
+  const double seconds =
+      BestSeconds([&] {
+        for (int i = 0; i < layers; ++i) {
+          const KvArena arena{memory.data() + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
+          Run(Attention{T, kHeads, kKvHeads, kHeadDim, q.data(), rows.data(), arena, y.data()}, scratch, pool);
+        }
+      }) /
+      layers;
+  const double flops = 4.0 * kHeads * kHeadDim * T * (context + (T + 1) / 2.0);
+  std::printf("attention T=%-4d after %6d %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s", T, context,
+              seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth, flops / seconds * 1e-9);
+  if (peak > 0) std::printf(" %5.1f%% of FMA", 100 * flops / seconds / peak);
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+void Main(int threads, std::string_view only) {
   ThreadPool pool(threads);
-  const double bandwidth = ReadBytesPerSecond(pool);
-  std::printf("%d threads, level %s, memory read %.1f GB/s\n", threads, ActiveCpuLevel().name.data(), bandwidth * 1e-9);
+  MachineProbe probe(&pool);
+  const MachineLimits machine = probe.Measure();
+  const double fmas = RunFmas(pool), peak = fmas / BestSeconds([&] { RunFmas(pool); });
+  std::printf("%d threads, level %s, memory read %.1f GB/s, int8 %.2f Tera-op/s (%s), FMA %.1f GFLOP/s\n", threads,
+              ActiveCpuLevel().name.data(), machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
+              probe.int8_instruction().data(), peak * 1e-9);
+  if (only != "linear") {
+    const double bandwidth = machine.read_bytes_per_second;
+    for (int context : {1 << 10, 1 << 14, 1 << 17})
+      for (int T : {1, 4}) MeasureAttention(T, context - T, bandwidth, peak, pool);
+    for (int context : {0, 1 << 13}) MeasureAttention(512, context, bandwidth, peak, pool);
+  }
+  if (only == "attention") return;
   for (DType type : kAllDTypes)
-    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, bandwidth, pool);
-  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, bandwidth, pool);
-  Measure(DType::kQ6_K, 1, 128000, 2048, bandwidth, pool);
+    for (int T : {1, 4, 8, 256}) Measure(type, T, 1792, 2048, machine, pool);
+  for (int T : {1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 512}) Measure(DType::kQ4_0, T, 6144, 2048, machine, pool);
+  Measure(DType::kQ6_K, 1, 128000, 2048, machine, pool);
 }
 
 }  // namespace
@@ -87,5 +119,5 @@ void Main(int threads) {
 
 int main(int argc, char** argv) {
   const int all = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  braid::Main(argc > 1 ? std::max(1, std::atoi(argv[1])) : all);
+  braid::Main(argc > 1 ? std::max(1, std::atoi(argv[1])) : all, argc > 2 ? argv[2] : "");
 }

@@ -1,69 +1,307 @@
-// Attention of one row and key head for one level; attention.h says what it computes. Included once per level.
+// Attention of a tile of rows and a key head for one level; attention.h says what it computes and lays the keys and
+// values out. Included once per level, after the level's vectors.
+//
+// Rows go by sixes, so that a vector of keys or values, once widened, is used six times, and a row's number, once
+// broadcast, for all vectors of a register tile. For each six a piece of the context is taken from scores, lanes being
+// positions, through the softmax to values, lanes being dimensions: the piece stays in the first cache for the next
+// six. A register tile only decides which sums grow together, never the order in which one grows.
 
 namespace braid::BRAID_LEVEL {
 
-inline float Dot(const float* a, const float* b, int n) {
-  V8 acc = Zero();
-  for (int i = 0; i < n; i += 8) acc = Fma(LoadF32(a + i), LoadF32(b + i), acc);
-  return Sum(acc);
-}
+inline constexpr int kRowsAtOnce = 6;
+inline constexpr int kBlockTokens = KvArena::kBlockTokens;
+inline constexpr int kPieceTokens = Attention::kPieceTokens;
+inline constexpr int kPieceBlocks = kPieceTokens / kBlockTokens;
+inline constexpr int kPieceVectors = kPieceTokens / 16;
+static_assert(kAttentionTileRowsMax % kRowsAtOnce == 0 && Attention::kSpanTokens % kPieceTokens == 0);
 
-// y = y * keep + sum over j of p[j] * v[j], kV vectors wide. The positions are added one by one, in order.
-template <int kV>
-void AddValues(const float* p, const float* v, int count, int64_t stride, float keep, float* y) {
-  V8 acc[kV];
-  for (int i = 0; i < kV; ++i) acc[i] = Mul(LoadF32(y + 8 * i), Broadcast(keep));
-  for (int j = 0; j < count; ++j, v += stride) {
-    const V8 weight = Broadcast(p[j]);
-    for (int i = 0; i < kV; ++i) acc[i] = Fma(weight, LoadF32(v + 8 * i), acc[i]);
-  }
-  for (int i = 0; i < kV; ++i) Store(y + 8 * i, acc[i]);
-}
-
-// The running softmax of one query head.
-struct Running {
-  float max = -std::numeric_limits<float>::infinity();
-  float sum = 0;
+// The blocks of a piece, and of the one behind it, which are fetched meanwhile.
+struct Piece {
+  const uint16_t* keys[kPieceBlocks];
+  const uint16_t* values[kPieceBlocks];
+  const uint16_t* next_keys[kPieceBlocks];
+  const uint16_t* next_values[kPieceBlocks];
 };
 
-// Scores of one piece to probabilities relative to the new maximum. Returns what the old sums shrink by.
-inline float Update(Running& state, float* p, int count) {
-  float max = state.max;
-  for (int j = 0; j < count; ++j) max = std::max(max, p[j]);
-  const float keep = Exp(state.max - max);
-  float sum = 0;
-  for (int j = 0; j < count; ++j) p[j] = Exp(p[j] - max);
-  for (int j = 0; j < count; ++j) sum += p[j];
-  state = {max, state.sum * keep + sum};
-  return keep;
+// Scores of R rows with the 16 * V positions of the piece from vector `first` on. Row r's number d is q[6 d + r], its
+// scores go to p[64 r].
+template <int R, int V>
+void Scores(const float* q, const Piece& piece, int first, int pairs, float* p) {
+  const uint16_t *keys[V], *next[V];
+  BRAID_UNROLL for (int v = 0; v < V; ++v) {
+    const int block = (first + v) / 2, half = (first + v) % 2 * 32;
+    keys[v] = piece.keys[block] + half, next[v] = piece.next_keys[block] + half;
+  }
+  V16 acc[R][V];
+  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Zero16();
+  const auto add = [&](const float* x, const V16(&k)[V]) {
+    BRAID_UNROLL for (int r = 0; r < R; ++r) {
+      const V16 all = Broadcast16(x[r]);
+      BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, k[v], acc[r][v]);
+    }
+  };
+  for (int i = 0; i < pairs; ++i, q += 2 * kRowsAtOnce) {
+    const int64_t at = int64_t{i} * 2 * kBlockTokens;
+    V16 k[V];
+    BRAID_UNROLL for (int v = 0; v < V; ++v) k[v] = LoadEven16BF16(keys[v] + at);
+    add(q, k);
+    BRAID_UNROLL for (int v = 0; v < V; ++v) k[v] = LoadOdd16BF16(keys[v] + at);
+    add(q + kRowsAtOnce, k);
+    BRAID_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next[v] + at);
+  }
+  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v)
+      Store(p + r * kPieceTokens + 16 * (first + v), acc[r][v]);
 }
 
-void Attend(const Attention& op, int row, int kv_head) {
-  const int group = op.heads / op.kv_heads, dim = op.head_dim;
-  const KvRow& where = op.rows[row];
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  const int64_t at = (int64_t{row} * op.heads + int64_t{kv_head} * group) * dim;
-  const float* q = op.q + at;
-  float* y = op.y + at;
-  std::fill_n(y, group * dim, 0.0f);
-  Running running[Attention::kGroupMax];
-  float p[KvArena::kBlockTokensMax];
-  for (int start = 0; start <= where.position; start += op.arena.block_tokens) {
-    const int count = std::min(op.arena.block_tokens, where.position + 1 - start);
-    const float* k = op.arena.key(where, start) + kv_head * dim;
-    const float* v = op.arena.value(where, start) + kv_head * dim;
-    for (int g = 0; g < group; ++g) {
-      for (int j = 0; j < count; ++j) p[j] = Dot(q + g * dim, k + int64_t{j} * op.arena.kv_dim, dim) * scale;
-      const float keep = Update(running[g], p, count);
-      int i = 0;
-      for (; i + 64 <= dim; i += 64) AddValues<8>(p, v + i, count, op.arena.kv_dim, keep, y + g * dim + i);
-      for (; i < dim; i += 8) AddValues<1>(p, v + i, count, op.arena.kv_dim, keep, y + g * dim + i);
+// y += sum of p[j] * value[j] over the piece's positions [begin, end), for R rows (p[64 r], y[dim r]) and 16 * V
+// dimensions from `d` on. The positions are added one by one, in order.
+template <int R, int V>
+void AddValues(const float* p, const Piece& piece, int begin, int end, int dim, int d, float* y) {
+  V16 acc[R][V];
+  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] =
+      Load16(y + r * dim + d + 16 * v);
+  const auto add = [&](const float* x, const V16(&value)[V]) {
+    BRAID_UNROLL for (int r = 0; r < R; ++r) {
+      const V16 all = Broadcast16(x[r * kPieceTokens]);
+      BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, value[v], acc[r][v]);
+    }
+  };
+  for (int block = begin / kBlockTokens; block * kBlockTokens < end; ++block) {
+    int j = std::max(begin, block * kBlockTokens);
+    const int stop = std::min(end, (block + 1) * kBlockTokens);
+    int64_t at = (int64_t{j % kBlockTokens / 2} * dim + d) * 2;
+    const uint16_t *values = piece.values[block], *next = piece.next_values[block];
+    V16 value[V];
+    if (j % 2 == 1) {
+      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadOdd16BF16(values + at + 32 * v);
+      add(p + j, value);
+      ++j, at += 2 * dim;
+    }
+    for (; j + 1 < stop; j += 2, at += 2 * dim) {
+      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadEven16BF16(values + at + 32 * v);
+      add(p + j, value);
+      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadOdd16BF16(values + at + 32 * v);
+      add(p + j + 1, value);
+      BRAID_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next + at + 32 * v);
+    }
+    if (j < stop) {
+      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadEven16BF16(values + at + 32 * v);
+      add(p + j, value);
     }
   }
-  for (int g = 0; g < group; ++g) {
-    const float inverse = 1.0f / running[g].sum;
-    for (int i = 0; i < dim; ++i) y[g * dim + i] *= inverse;
+  BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v)
+      Store(y + r * dim + d + 16 * v, acc[r][v]);
+}
+
+// All vectors of some rows, in the tiles that this level's registers hold.
+template <int R>
+void ScoresOfRows(const float* q, const Piece& piece, int vectors, int pairs, float* p) {
+  int v = 0;
+  for (; v + kAttentionVectors <= vectors; v += kAttentionVectors) Scores<R, kAttentionVectors>(q, piece, v, pairs, p);
+  for (; v < vectors; ++v) Scores<R, 1>(q, piece, v, pairs, p);
+}
+template <int R>
+void AddValuesOfRows(const float* p, const Piece& piece, int begin, int end, int dim, float* y) {
+  int d = 0;
+  for (; d + 16 * kAttentionVectors <= dim; d += 16 * kAttentionVectors)
+    AddValues<R, kAttentionVectors>(p, piece, begin, end, dim, d, y);
+  for (; d < dim; d += 16) AddValues<R, 1>(p, piece, begin, end, dim, d, y);
+}
+
+// Calls run<R>(row) for rows [0, rows), at most six, in register tiles.
+template <typename F>
+void ByRows(int rows, const F& run) {
+  if (rows == 6) return run.template operator()<6>(0);
+  int row = 0;
+  if (rows >= 4) run.template operator()<4>(row), row += 4;
+  if (rows - row >= 2) run.template operator()<2>(row), row += 2;
+  if (rows - row >= 1) run.template operator()<1>(row);
+}
+
+// The running softmax of some rows: y and the sum in relation to 2 to the base, the sum in sixteen parts.
+struct Running {
+  Running(float* memory, int rows, int dim) : y(memory), sum(y + int64_t{rows} * dim), base(sum + int64_t{rows} * 16) {}
+  float* y;     // (rows, dim)
+  float* sum;   // (rows, 16)
+  float* base;  // (rows)
+};
+
+inline void Scale(float* y, int dim, V16 factor) {
+  for (int d = 0; d < dim; d += 16) Store(y + d, Mul(Load16(y + d), factor));
+}
+
+// The scores at p, of which row r sees the first `count`, to weights in relation to its base; zeros where it sees none.
+// The base is a score that no other one exceeds by much: as it rarely moves, nothing waits for the maximum of a piece.
+template <bool kWhole>
+inline void Update(const Running& state, int r, int dim, float* p, int count) {
+  alignas(64) static constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  constexpr float kMuch = 8;  // weights stay below 2^8
+  const auto where_seen = [&](int v, V16 yes, V16 no) {
+    if constexpr (kWhole) return yes;
+    return SelectLess(Load16(kLanes), Broadcast16(static_cast<float>(count - 16 * v)), yes, no);
+  };
+  V16 base = Broadcast16(state.base[r]);
+  V16 score[kPieceVectors];
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) score[v] = where_seen(v, Load16(p + 16 * v), base);
+  V16 max = score[0];
+  BRAID_UNROLL for (int v = 1; v < kPieceVectors; ++v) max = Max(max, score[v]);
+  V16 sum = Load16(state.sum + 16 * r);
+  if (const float top = MaxLane(max); top > state.base[r] + kMuch) {
+    const V16 before = base;
+    state.base[r] = top, base = Broadcast16(top);
+    const V16 keep = Exp2(Sub(before, base));
+    sum = Mul(sum, keep);
+    Scale(state.y + r * dim, dim, keep);
   }
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) score[v] = Sub(score[v], base);
+  Exp2(score);
+  BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) {
+    score[v] = where_seen(v, score[v], Zero16());
+    Store(p + 16 * v, score[v]);
+    sum = Add(sum, score[v]);
+  }
+  Store(state.sum + 16 * r, sum);
+}
+
+// A tile of one key head.
+struct AttentionWalk {
+  AttentionWalk(const Attention& attention, const AttentionItem& item)
+      : op(attention),
+        kv_head(item.kv_head),
+        begin(item.tile.begin),
+        rows(item.tile.end - item.tile.begin),
+        position(item.tile.position),
+        group(op.heads / op.kv_heads),
+        dim(KvArena::RowDim(op.head_dim)) {}
+
+  int64_t Offset(int r) const {  // of row r in q and y
+    const int row = begin + r;
+    return (int64_t{row / group} * op.heads + kv_head * group + row % group) * op.head_dim;
+  }
+  const KvRow& where(int r) const { return op.rows[(begin + r) / group]; }
+
+  // Six by six rows, transposed; times what makes scores exponents of two.
+  void LoadQueries() {
+    const float scale = 1.44269504f / std::sqrt(static_cast<float>(op.head_dim));
+    for (int r = 0; r < rows; ++r) {
+      const float* from = op.q + Offset(r);
+      float* to = q + int64_t{r / kRowsAtOnce} * kRowsAtOnce * op.head_dim + r % kRowsAtOnce;
+      for (int d = 0; d < op.head_dim; ++d) to[d * kRowsAtOnce] = from[d] * scale;
+    }
+  }
+
+  Piece Locate(int start) const {
+    Piece piece;
+    const int32_t* blocks = where(0).blocks;
+    for (int b = 0; b < kPieceBlocks; ++b) {
+      const int block = start / kBlockTokens + b, last = position / kBlockTokens;
+      const int32_t now = blocks[std::min(block, last)], next = blocks[std::min(block + kPieceBlocks, last)];
+      piece.keys[b] = op.arena.keys(now, kv_head), piece.next_keys[b] = op.arena.keys(next, kv_head);
+      piece.values[b] = op.arena.values(now, kv_head), piece.next_values[b] = op.arena.values(next, kv_head);
+    }
+    return piece;
+  }
+
+  // Rows [first, first + n), n <= 6, meet the piece from position `start` on.
+  void MeetPiece(const Running& state, const Piece& piece, int start, int first, int n) {
+    int count[kRowsAtOnce], least = kPieceTokens, most = 0;
+    for (int r = 0; r < n; ++r) {
+      count[r] = std::clamp(where(first + r).position + 1 - start, 0, kPieceTokens);
+      least = std::min(least, count[r]), most = std::max(most, count[r]);
+    }
+    if (most == 0) return;
+    alignas(64) float p[kRowsAtOnce * kPieceTokens];
+    const float* six = q + int64_t{first} * op.head_dim;
+    ByRows(n, [&]<int R>(int r) {
+      ScoresOfRows<R>(six + r, piece, (most + 15) / 16, op.head_dim / 2, p + r * kPieceTokens);
+    });
+    for (int r = 0; r < n; ++r) {
+      if (count[r] == kPieceTokens) {
+        Update<true>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+      } else if (count[r] > 0) {
+        Update<false>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+      }
+    }
+    // What all see goes together; a row never touches a value that it does not see.
+    ByRows(n, [&]<int R>(int r) {
+      AddValuesOfRows<R>(p + r * kPieceTokens, piece, 0, least, dim, state.y + int64_t{first + r} * dim);
+    });
+    for (int r = 0; r < n; ++r)
+      if (count[r] > least)
+        AddValuesOfRows<1>(p + r * kPieceTokens, piece, least, count[r], dim, state.y + int64_t{first + r} * dim);
+  }
+
+  void WalkSpan(const Running& state, int span) {
+    std::fill_n(state.y, int64_t{rows} * dim, 0.0f);
+    std::fill_n(state.sum, rows * 16, 0.0f);
+    std::fill_n(state.base, rows, std::numeric_limits<float>::lowest());
+    const int begin_at = span * Attention::kSpanTokens;
+    const int end_at = std::min(position + 1, begin_at + Attention::kSpanTokens);
+    for (int start = begin_at; start < end_at; start += kPieceTokens) {
+      const Piece piece = Locate(start);
+      for (int r = 0; r < rows; r += kRowsAtOnce) MeetPiece(state, piece, start, r, std::min(kRowsAtOnce, rows - r));
+    }
+  }
+
+  // total and the span behind it. A row that does not see the span stays as it is.
+  void Merge(const Running& total, const Running& part, int span) const {
+    for (int r = 0; r < rows; ++r) {
+      if (where(r).position < span * Attention::kSpanTokens) continue;
+      const float max = std::max(total.base[r], part.base[r]);
+      const V16 old_factor = Exp2(Broadcast16(total.base[r] - max)), new_factor = Exp2(Broadcast16(part.base[r] - max));
+      const auto merge = [&](float* a, const float* b) {
+        Store(a, Fma(Load16(b), new_factor, Mul(Load16(a), old_factor)));
+      };
+      total.base[r] = max;
+      merge(total.sum + 16 * r, part.sum + 16 * r);
+      for (int d = 0; d < dim; d += 16) merge(total.y + int64_t{r} * dim + d, part.y + int64_t{r} * dim + d);
+    }
+  }
+
+  void Finish(const Running& total) const {
+    for (int r = 0; r < rows; ++r) {
+      const float inverse = 1.0f / Sum(Load16(total.sum + 16 * r));
+      const float* from = total.y + int64_t{r} * dim;
+      float* to = op.y + Offset(r);
+      for (int d = 0; d < op.head_dim; ++d) to[d] = from[d] * inverse;
+    }
+  }
+
+  int spans() const { return position / Attention::kSpanTokens + 1; }
+
+  const Attention& op;
+  const int kv_head, begin, rows, position, group, dim;
+  alignas(64) float q[kAttentionTileFloats];
+};
+
+inline constexpr int kRunningFloats = kAttentionTileFloats + kAttentionTileRowsMax * (16 + 1);
+
+void Attend(const Attention& op, const AttentionItem& item) {
+  AttentionWalk walk(op, item);
+  walk.LoadQueries();
+  alignas(64) float memory[2][kRunningFloats];
+  const Running total(memory[0], walk.rows, walk.dim), part(memory[1], walk.rows, walk.dim);
+  walk.WalkSpan(total, 0);
+  for (int span = 1; span < walk.spans(); ++span) {
+    walk.WalkSpan(part, span);
+    walk.Merge(total, part, span);
+  }
+  walk.Finish(total);
+}
+
+void AttendSpan(const Attention& op, const AttentionItem& item) {
+  AttentionWalk walk(op, item);
+  walk.LoadQueries();
+  walk.WalkSpan(Running(item.partial, walk.rows, walk.dim), item.span);
+}
+
+void MergeSpans(const Attention& op, const AttentionItem& item) {
+  const AttentionWalk walk(op, item);
+  const Running total(item.partial, walk.rows, walk.dim);
+  const int64_t stride = AttentionPartialFloats(walk.rows, op.head_dim);
+  for (int span = 1; span < walk.spans(); ++span)
+    walk.Merge(total, Running(item.partial + span * stride, walk.rows, walk.dim), span);
+  walk.Finish(total);
 }
 
 }  // namespace braid::BRAID_LEVEL

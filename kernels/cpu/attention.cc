@@ -3,26 +3,98 @@
 #include <algorithm>
 
 #include "kernels/cpu/level.h"
+#include "kernels/half.h"
 
 namespace braid {
+namespace {
 
-void Run(const KvStore& op, ThreadPool& pool) {
-  const int64_t dim = op.arena.kv_dim;
-  pool.ParallelFor(op.T, 64, [&](int begin, int end) {
-    for (int t = begin; t < end; ++t) {
-      const KvRow& row = op.rows[t];
-      std::copy_n(op.k + t * dim, dim, op.arena.key(row, row.position));
-      std::copy_n(op.v + t * dim, dim, op.arena.value(row, row.position));
+// As many tiles and key heads as this for each thread keep all of them busy to the end; fewer are cut into spans.
+constexpr int kItemsPerThread = 8;
+
+int Spans(const AttentionTile& tile) { return tile.position / Attention::kSpanTokens + 1; }
+
+void StorePosition(const KvStore& op, int t) {
+  const KvArena& arena = op.arena;
+  const int dim = arena.head_dim, step = 2 * KvArena::kBlockTokens;
+  const KvRow& row = op.rows[t];
+  for (int h = 0; h < arena.kv_heads; ++h) {
+    const int64_t at = (int64_t{t} * arena.kv_heads + h) * dim;
+    uint16_t* key = arena.key(row, row.position, h, 0);
+    uint16_t* value = arena.value(row, row.position, h, 0);
+    for (int d = 0; d < dim; d += 2, key += step) {
+      key[0] = BFloat16FromFloat(op.k[at + d]);
+      key[1] = BFloat16FromFloat(op.k[at + d + 1]);
     }
+    for (int d = 0; d < dim; ++d) value[2 * d] = BFloat16FromFloat(op.v[at + d]);
+  }
+}
+
+// Runs of rows of one sequence, cut into tiles.
+void CutIntoTiles(const Attention& op, std::vector<AttentionTile>* tiles) {
+  const int group = op.heads / op.kv_heads;
+  const int rows_max = AttentionTileRows(op.head_dim);
+  tiles->clear();
+  for (int t = 0, end; t < op.T; t = end) {
+    for (end = t + 1; end < op.T && op.rows[end].blocks == op.rows[t].blocks;) ++end;
+    for (int begin = t * group; begin < end * group; begin += rows_max) {
+      AttentionTile tile{begin, std::min(begin + rows_max, end * group), 0};
+      for (int i = begin / group; i <= (tile.end - 1) / group; ++i)
+        tile.position = std::max(tile.position, op.rows[i].position);
+      tiles->push_back(tile);
+    }
+  }
+}
+
+void RunWhole(const Attention& op, const std::vector<AttentionTile>& tiles, ThreadPool& pool) {
+  // Key heads outside, tiles inside: neighbours read the same keys.
+  const CpuLevel& level = ActiveCpuLevel();
+  const int n = static_cast<int>(tiles.size());
+  pool.ParallelFor(n * op.kv_heads, 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) level.attend(op, {tiles[i % n], i / n});
   });
 }
 
-void Run(const Attention& op, ThreadPool& pool) {
-  // Key heads outside, rows inside: neighbouring rows read the same keys.
+void RunInSpans(const Attention& op, AttentionScratch& scratch, ThreadPool& pool) {
   const CpuLevel& level = ActiveCpuLevel();
-  pool.ParallelFor(op.T * op.kv_heads, 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) level.attend(op, i % op.T, i / op.T);
+  scratch.items.clear();
+  scratch.merges.clear();
+  int64_t floats = 0;
+  for (const AttentionTile& tile : scratch.tiles)
+    floats += AttentionPartialFloats(tile.end - tile.begin, op.head_dim) * Spans(tile) * op.kv_heads;
+  if (scratch.partials.size() < static_cast<size_t>(floats)) scratch.partials.resize(static_cast<size_t>(floats));
+  float* partial = scratch.partials.data();
+  for (const AttentionTile& tile : scratch.tiles) {
+    for (int head = 0; head < op.kv_heads; ++head) {
+      scratch.merges.push_back({tile, head, 0, partial});
+      for (int span = 0; span < Spans(tile); ++span) {
+        scratch.items.push_back({tile, head, span, partial});
+        partial += AttentionPartialFloats(tile.end - tile.begin, op.head_dim);
+      }
+    }
+  }
+  pool.ParallelFor(static_cast<int>(scratch.items.size()), 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) level.attend_span(op, scratch.items[i]);
   });
+  pool.ParallelFor(static_cast<int>(scratch.merges.size()), 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) level.merge_spans(op, scratch.merges[i]);
+  });
+}
+
+}  // namespace
+
+void Run(const KvStore& op, ThreadPool& pool) {
+  pool.ParallelFor(op.T, 16, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) StorePosition(op, t);
+  });
+}
+
+void Run(const Attention& op, AttentionScratch& scratch, ThreadPool& pool) {
+  CutIntoTiles(op, &scratch.tiles);
+  const std::vector<AttentionTile>& tiles = scratch.tiles;
+  const bool few = static_cast<int64_t>(tiles.size()) * op.kv_heads <= int64_t{kItemsPerThread} * pool.threads();
+  const bool several_spans = std::ranges::any_of(tiles, [](const AttentionTile& tile) { return Spans(tile) > 1; });
+  if (few && several_spans && pool.threads() > 1) return RunInSpans(op, scratch, pool);
+  RunWhole(op, tiles, pool);
 }
 
 }  // namespace braid

@@ -1,5 +1,7 @@
 // All loops of one level. Included once per level, after the level's vectors.
 
+#include "kernels/cpu/exp16-inl.h"
+//
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
@@ -19,6 +21,8 @@ constexpr CpuLevel Level(std::string_view name, bool (*supported)()) {
           .convolve_row = ConvolveRow,
           .weighted_sum_row = WeightedSumRow,
           .attend = Attend,
+          .attend_span = AttendSpan,
+          .merge_spans = MergeSpans,
           .block_maxima = BlockMaxima,
           .weigh = Weigh,
           .add_to_buckets = AddToBuckets,

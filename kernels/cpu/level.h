@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,17 @@ struct PanelTask {
   int64_t y_stride = 0;
 };
 
+// What attention knows of a row while it walks: its sixteen partial sums, its maximum and its y.
+inline int64_t AttentionPartialFloats(int rows, int head_dim) {
+  return int64_t{rows} * (KvArena::RowDim(head_dim) + 16 + 1);
+}
+// Rows that a tile may have: whole sixes that with their dimensions fit the stack and, for common sizes, a first cache.
+inline constexpr int kAttentionTileRowsMax = 48;
+inline constexpr int kAttentionTileFloats = 6 * Attention::kHeadDimMax;
+inline int AttentionTileRows(int head_dim) {
+  return std::min(kAttentionTileRowsMax, kAttentionTileFloats / KvArena::RowDim(head_dim) / 6 * 6);
+}
+
 struct CpuLevel {
   std::string_view name;
   bool (*supported)();
@@ -49,8 +61,12 @@ struct CpuLevel {
   void (*norm_row)(const RmsNorm& op, int t);
   void (*convolve_row)(const ShortConv& op, const ConvPiece& piece, int row);
   void (*weighted_sum_row)(const WeightedSum& op, int t);
-  // One row, the query heads of one key head.
-  void (*attend)(const Attention& op, int row, int kv_head);
+  // An item over all of the context, to y.
+  void (*attend)(const Attention& op, const AttentionItem& item);
+  // An item over one span, to its partial result of AttentionPartialFloats.
+  void (*attend_span)(const Attention& op, const AttentionItem& item);
+  // The partial results of all spans of an item's context, which lie behind `partial` in ascending order, to y.
+  void (*merge_spans)(const Attention& op, const AttentionItem& item);
   // softmax.h
   bool (*block_maxima)(const float* x, int n, float* maxima);
   double (*weigh)(const SoftmaxWeights& weights, const float* x, int n, float* w);

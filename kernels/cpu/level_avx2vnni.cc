@@ -25,6 +25,7 @@
 
 #define BRAID_LEVEL avx2vnni
 #define BRAID_HAS_VNNI 1
+#define BRAID_HAS_AVX512 0
 // Before a loop over registers: must be gone before registers are assigned.
 #if defined(__clang__)
 #define BRAID_UNROLL _Pragma("unroll")

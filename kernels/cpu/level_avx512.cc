@@ -29,6 +29,7 @@
 
 #define BRAID_LEVEL avx512
 #define BRAID_HAS_VNNI 1
+#define BRAID_HAS_AVX512 1
 // Before a loop over registers: must be gone before registers are assigned.
 #if defined(__clang__)
 #define BRAID_UNROLL _Pragma("unroll")

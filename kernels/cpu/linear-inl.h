@@ -2,8 +2,9 @@
 // and BRAID_UNROLL to what unrolls a loop.
 //
 // Few rows: the weights are widened in registers and used at once; the memory they come from is the limit. Many rows: a
-// tile of weights is widened into a buffer in the first cache level once per kBlockRows rows, and small register blocks
-// of rows by outputs run over it. Both add up the same lanes in the same order, see linear.h.
+// tile of weights is widened into a buffer in the first cache level once per kBlockRows rows, pairs of outputs eight
+// columns by eight columns, and small register blocks of rows by pairs run over it. Both add up the same lanes in the
+// same order, see linear.h.
 
 #include "kernels/cpu/weights-inl.h"
 
@@ -63,29 +64,34 @@ void FewRows(const LinearTask& task, int row, int begin, int end) {
   for (; output < end; ++output) DotsInRegisters<kType, kR, 1>(task, row, output);
 }
 
-// lanes (kR, kO) += x (kR, columns) times tile (kO, columns), both with zeros up to a multiple of eight columns.
-template <int kR, int kO>
+// lanes (kR, 2 kP outputs) += x (kR, columns) times kP pairs of the tile, both with zeros up to a multiple of eight
+// columns.
+template <int kR, int kP>
 void DotsOnTile(const float* x, int ldx, const float* tile, int columns, float* lanes) {
-  V8 acc[kR][kO];
-  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] =
-      LoadF32(lanes + 8 * (r * kTileOutputs + o));
+  V8x2 acc[kR][kP];
+  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int p = 0; p < kP; ++p) acc[r][p] =
+      LoadPair(lanes + 8 * (r * kTileOutputs + 2 * p));
   for (int k = 0; k < columns; k += 8) {
-    V8 w[kO];
-    BRAID_UNROLL for (int o = 0; o < kO; ++o) w[o] = LoadF32(tile + o * kTileColumns + k);
+    V8x2 w[kP];
+    BRAID_UNROLL for (int p = 0; p < kP; ++p) w[p] = LoadPair(tile + 2 * (p * kTileColumns + k));
     BRAID_UNROLL for (int r = 0; r < kR; ++r) {
-      const V8 xr = LoadF32(x + int64_t{r} * ldx + k);
-      BRAID_UNROLL for (int o = 0; o < kO; ++o) acc[r][o] = Fma(w[o], xr, acc[r][o]);
+      const V8x2 xr = LoadTwice(x + int64_t{r} * ldx + k);
+      BRAID_UNROLL for (int p = 0; p < kP; ++p) acc[r][p] = Fma(w[p], xr, acc[r][p]);
     }
   }
-  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int o = 0; o < kO; ++o)
-      Store(lanes + 8 * (r * kTileOutputs + o), acc[r][o]);
+  BRAID_UNROLL for (int r = 0; r < kR; ++r) BRAID_UNROLL for (int p = 0; p < kP; ++p)
+      StorePair(lanes + 8 * (r * kTileOutputs + 2 * p), acc[r][p]);
 }
 
+// The first `rows` rows of x, at most kR.
 template <int kR>
-void RowsOnTile(const float* x, int ldx, const float* tile, int outputs, int columns, float* lanes) {
-  int o = 0;
-  for (; o + 3 <= outputs; o += 3) DotsOnTile<kR, 3>(x, ldx, tile + o * kTileColumns, columns, lanes + 8 * o);
-  for (; o < outputs; ++o) DotsOnTile<kR, 1>(x, ldx, tile + o * kTileColumns, columns, lanes + 8 * o);
+void RowsOnTile(const float* x, int rows, int ldx, const float* tile, int pairs, int columns, float* lanes) {
+  if constexpr (kR > 1)
+    if (rows < kR) return RowsOnTile<kR - 1>(x, rows, ldx, tile, pairs, columns, lanes);
+  int p = 0;
+  for (; p + kTilePairs <= pairs; p += kTilePairs)
+    DotsOnTile<kR, kTilePairs>(x, ldx, tile + 2 * p * kTileColumns, columns, lanes + 16 * p);
+  for (; p < pairs; ++p) DotsOnTile<kR, 1>(x, ldx, tile + 2 * p * kTileColumns, columns, lanes + 16 * p);
 }
 
 // Columns [k, k + columns) of `outputs` rows of W as floats, zeros behind.
@@ -94,7 +100,7 @@ void WidenTile(const Matrix& w, int output, int outputs, int k, int columns, flo
   using W = Stored<kType>;
   for (int o = 0; o < outputs; ++o) {
     const std::byte* block = w.row(output + o) + RowBytes(kType, k);
-    float* to = tile + o * kTileColumns;
+    float* to = tile + o / 2 * 2 * kTileColumns + o % 2 * 8;
     int c = 0;
     for (; c + W::kBlock <= columns; block += RowBytes(kType, W::kBlock)) {
       typename W::Scales scales;
@@ -102,17 +108,17 @@ void WidenTile(const Matrix& w, int output, int outputs, int k, int columns, flo
       BRAID_UNROLL for (int part = 0; part < W::kBlock / W::kPart; ++part, c += W::kPart) {
         V8 v[W::kPart / 8];
         W::Load(block, scales, part, v);
-        BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) Store(to + c + 8 * j, v[j]);
+        BRAID_UNROLL for (int j = 0; j < W::kPart / 8; ++j) Store(to + 2 * (c + 8 * j), v[j]);
       }
     }
     if constexpr (W::kBlock == 8)
-      if (c < columns) Store(to + c, LoadTail<kType>(w.row(output + o), w.columns));
+      if (c < columns) Store(to + 2 * c, LoadTail<kType>(w.row(output + o), w.columns));
   }
 }
 
 template <DType kType>
 void ManyRows(const LinearTask& task, int begin, int end) {
-  alignas(64) float tile[kTileOutputs * kTileColumns];
+  alignas(64) float tile[kTileOutputs * kTileColumns] = {};  // the other half of an odd output's pair is read, too
   alignas(64) float lanes[kBlockRows * kTileOutputs * 8];
   const Matrix& w = task.op.w;
   for (int output = begin; output < end; output += kTileOutputs) {
@@ -124,11 +130,9 @@ void ManyRows(const LinearTask& task, int begin, int end) {
         const int columns = std::min(kTileColumns, w.columns - k);
         WidenTile<kType>(w, output, outputs, k, columns, tile);
         const float* x = task.x + int64_t{row} * task.ldx + k;
-        int r = 0;
-        for (; r + 4 <= rows; r += 4)
-          RowsOnTile<4>(x + int64_t{r} * task.ldx, task.ldx, tile, outputs, columns, lanes + 8 * r * kTileOutputs);
-        for (; r < rows; ++r)
-          RowsOnTile<1>(x + int64_t{r} * task.ldx, task.ldx, tile, outputs, columns, lanes + 8 * r * kTileOutputs);
+        for (int r = 0; r < rows; r += kTileRows)
+          RowsOnTile<kTileRows>(x + int64_t{r} * task.ldx, std::min(kTileRows, rows - r), task.ldx, tile,
+                                (outputs + 1) / 2, columns, lanes + 8 * r * kTileOutputs);
       }
       for (int r = 0; r < rows; ++r)
         for (int o = 0; o < outputs; ++o)

@@ -271,22 +271,6 @@ void QuantizeBlocks(const float* x, int64_t blocks, QuantBlock* q) {
   for (int64_t i = 0; i < blocks; ++i) Quantize(x + 32 * i, q + i);
 }
 
-// e^x, with the operations of kernels/exp.h.
-inline V16 Exp16(V16 x) {
-  const V16 lowest = Broadcast16(-87.3f), highest = Broadcast16(88.3f), round = Broadcast16(12582912.0f);
-  const V16 clamped = SelectLess(x, lowest, lowest, SelectLess(highest, x, highest, x));
-  const V16 shifted = Add(Mul(clamped, Broadcast16(1.44269504f)), round);
-  const V16 n = Sub(shifted, round);
-  const V16 r = Sub(Sub(clamped, Mul(n, Broadcast16(0.693359375f))), Mul(n, Broadcast16(-2.12194440e-4f)));
-  V16 p = Broadcast16(1.9875691500e-4f);
-  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = Add(Mul(p, r), Broadcast16(c));
-  p = Add(Add(Mul(Mul(p, r), r), r), Broadcast16(1.0f));
-  const V16 result = Mul(p, ShiftBitsLeft23(AddBits(shifted, 127 - kMagicBits)));
-  const V16 infinite = Broadcast16(std::numeric_limits<float>::infinity());
-  return SelectLess(x, lowest, Zero16(), SelectLess(highest, x, infinite, result));
-}
-
 // silu(gate) * up of R rows of 32, quantised: block r of the result goes to q[r * stride].
 void SwiGluQuantize(const float* gate, const float* up, int R, QuantBlock* q, int64_t stride) {
   for (int r = 0; r < R; ++r, gate += 32, up += 32) {

@@ -30,6 +30,17 @@ inline V16 Load16BF16(const void* p) {
   const __m128i* from = static_cast<const __m128i*>(p);
   return {WidenBF16(_mm_loadu_si128(from)), WidenBF16(_mm_loadu_si128(from + 1))};
 }
+inline V16 LoadEven16BF16(const uint16_t* p) {
+  const __m256i* from = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(from), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(from + 1), 16))};
+}
+inline V16 LoadOdd16BF16(const uint16_t* p) {
+  const __m256i* from = reinterpret_cast<const __m256i*>(p);
+  const __m256i upper = _mm256_set1_epi32(~0xFFFF);
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from), upper)),
+          _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from + 1), upper))};
+}
 inline __m256i RoundToBF16(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v), top = _mm256_srli_epi32(bits, 16);
   const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
@@ -193,5 +204,7 @@ inline I16 Dot4(I16 acc, Bytes w, Quad x) {
 // Two rows by one half: eight accumulators of sixteen registers.
 inline constexpr int kPanelRows = 2;
 inline constexpr int kPanelHalves = 1;
+// Keys or values of a tile of six rows of attention: 12 accumulators of 16 registers.
+inline constexpr int kAttentionVectors = 1;
 
 }  // namespace braid::BRAID_LEVEL

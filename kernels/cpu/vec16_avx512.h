@@ -16,6 +16,12 @@ inline V16 Load16BF16(const void* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+inline V16 LoadEven16BF16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+inline V16 LoadOdd16BF16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(~0xFFFF)));
+}
 inline void StoreBF16(uint16_t* p, V16 v) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -114,5 +120,7 @@ inline I16 Dot4(I16 acc, Bytes w, Quad x) {
 // What fits the registers: six rows by two halves are 24 accumulators of 32.
 inline constexpr int kPanelRows = 6;
 inline constexpr int kPanelHalves = 2;
+// Keys or values of a tile of six rows of attention: 24 accumulators of 32 registers.
+inline constexpr int kAttentionVectors = 4;
 
 }  // namespace braid::avx512

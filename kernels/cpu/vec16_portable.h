@@ -53,13 +53,16 @@ inline V16 Load16F16(const void* p) {
 inline V16 Load16BF16(const void* p) {
   return Map16([&](int i) { return FloatFromBFloat16(LoadU16(static_cast<const char*>(p) + 2 * i)); });
 }
+// The first and the second of each of sixteen pairs.
+inline V16 LoadEven16BF16(const uint16_t* p) {
+  return Map16([&](int i) { return FloatFromBFloat16(p[2 * i]); });
+}
+inline V16 LoadOdd16BF16(const uint16_t* p) {
+  return Map16([&](int i) { return FloatFromBFloat16(p[2 * i + 1]); });
+}
 // To nearest, ties to even; a NaN stays one.
 inline void StoreBF16(uint16_t* p, const V16& v) {
-  for (int i = 0; i < 16; ++i) {
-    const uint32_t bits = std::bit_cast<uint32_t>(v.lane[i]);
-    p[i] =
-        static_cast<uint16_t>(v.lane[i] != v.lane[i] ? bits >> 16 | 0x40u : (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-  }
+  for (int i = 0; i < 16; ++i) p[i] = BFloat16FromFloat(v.lane[i]);
 }
 inline V16 Add(const V16& a, const V16& b) {
   return Map16([&](int i) { return a.lane[i] + b.lane[i]; });
@@ -209,5 +212,7 @@ inline I16 Dot4(const I16& acc, const Bytes& w, const Quad& x) {
 // Rows and halves of a panel that a tile of panels-inl.h has.
 inline constexpr int kPanelRows = 2;
 inline constexpr int kPanelHalves = 1;
+// Keys or values of a tile of six rows of attention.
+inline constexpr int kAttentionVectors = 1;
 
 }  // namespace braid::portable

@@ -1,5 +1,6 @@
 // Eight floats and eight integers in AVX2 registers; vec_portable.h says what each operation means. Included once per
-// level, after its target pragma, with BRAID_LEVEL set to its namespace.
+// level, after its target pragma, with BRAID_LEVEL set to its namespace and BRAID_HAS_AVX512 to whether it has F and
+// DQ.
 
 namespace braid::BRAID_LEVEL {
 
@@ -36,5 +37,31 @@ inline I8 WidenPart(I8 v) {
   return _mm256_cvtepu8_epi32(kPart % 2 == 0 ? half : _mm_unpackhi_epi64(half, half));
 }
 inline V8 ToFloat(I8 v) { return _mm256_cvtepi32_ps(v); }
+
+// Two of them side by side.
+#if BRAID_HAS_AVX512
+using V8x2 = __m512;
+inline V8x2 LoadPair(const float* p) { return _mm512_loadu_ps(p); }
+inline V8x2 LoadTwice(const float* p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
+inline void StorePair(float* p, V8x2 v) { _mm512_storeu_ps(p, v); }
+// Eight rows by three pairs are 24 accumulators of 32.
+inline constexpr int kTileRows = 8, kTilePairs = 3;
+#else
+struct V8x2 {
+  V8 a, b;
+};
+inline V8x2 LoadPair(const float* p) { return {LoadF32(p), LoadF32(p + 8)}; }
+inline V8x2 LoadTwice(const float* p) {
+  const V8 v = LoadF32(p);
+  return {v, v};
+}
+inline void StorePair(float* p, V8x2 v) {
+  Store(p, v.a);
+  Store(p + 8, v.b);
+}
+inline V8x2 Fma(V8x2 x, V8x2 y, V8x2 z) { return {Fma(x.a, y.a, z.a), Fma(x.b, y.b, z.b)}; }
+// Six rows by one pair are twelve accumulators of sixteen.
+inline constexpr int kTileRows = 6, kTilePairs = 1;
+#endif
 
 }  // namespace braid::BRAID_LEVEL

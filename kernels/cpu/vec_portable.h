@@ -96,4 +96,18 @@ inline V8 ToFloat(const I8& v) {
   return Map([&](int i) { return static_cast<float>(v.lane[i]); });
 }
 
+// Two of them side by side.
+struct V8x2 {
+  V8 a, b;
+};
+inline V8x2 LoadPair(const float* p) { return {LoadF32(p), LoadF32(p + 8)}; }
+inline V8x2 LoadTwice(const float* p) { return {LoadF32(p), LoadF32(p)}; }
+inline void StorePair(float* p, const V8x2& v) {
+  Store(p, v.a);
+  Store(p + 8, v.b);
+}
+inline V8x2 Fma(const V8x2& x, const V8x2& y, const V8x2& z) { return {Fma(x.a, y.a, z.a), Fma(x.b, y.b, z.b)}; }
+// Rows and pairs of outputs in a block of linear-inl.h.
+inline constexpr int kTileRows = 4, kTilePairs = 1;
+
 }  // namespace braid::portable

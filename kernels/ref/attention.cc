@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/half.h"
+
 namespace braid::ref {
 
 void Run(const Attention& op) {
@@ -12,20 +14,20 @@ void Run(const Attention& op) {
     const KvRow& row = op.rows[t];
     for (int h = 0; h < op.heads; ++h) {
       const int64_t at = (int64_t{t} * op.heads + h) * dim;
-      const int kv_at = h / group * dim;
       std::vector<double> p(row.position + 1);
       for (int j = 0; j <= row.position; ++j) {
-        const float* k = op.arena.key(row, j) + kv_at;
-        for (int i = 0; i < dim; ++i) p[j] += double{op.q[at + i]} * double{k[i]};
+        for (int d = 0; d < dim; ++d)
+          p[j] += double{op.q[at + d]} * double{FloatFromBFloat16(*op.arena.key(row, j, h / group, d))};
         p[j] /= std::sqrt(static_cast<double>(dim));
       }
       const double max = *std::ranges::max_element(p);
       double sum = 0;
       for (double& value : p) sum += value = std::exp(value - max);
-      for (int i = 0; i < dim; ++i) {
+      for (int d = 0; d < dim; ++d) {
         double y = 0;
-        for (int j = 0; j <= row.position; ++j) y += p[j] * double{op.arena.value(row, j)[kv_at + i]};
-        op.y[at + i] = static_cast<float>(y / sum);
+        for (int j = 0; j <= row.position; ++j)
+          y += p[j] * double{FloatFromBFloat16(*op.arena.value(row, j, h / group, d))};
+        op.y[at + d] = static_cast<float>(y / sum);
       }
     }
   }

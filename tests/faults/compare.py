@@ -9,52 +9,20 @@ import dataclasses
 import functools
 import random
 import subprocess
-import sys
-import time
-import urllib.request
 
-from cluster import BIN, DEMO, ROOT, Cluster, free_port
+from cluster import BIN, DEMO, Cluster
 from faults.client import ask
 from faults.history import fold
+from faults.llama import LlamaServer
 from faults.measure import Figure
 from faults.soak import Killer, run_clients, workers_of
 
 CLIENTS, REQUESTS, TOKENS, WORKERS = 8, 16, 400, 4
-SERVER = ROOT / "tests/faults/llama_server.py"
 
 
 def requests():
     return [("/v1/completions", {"prompt": f"What is {i} + {i * i}?", "max_tokens": TOKENS, "ignore_eos": True,
                                  "temperature": 0}) for i in range(REQUESTS)]
-
-
-class LlamaServer:
-    """llama.cpp's server process; kill() and start() at will."""
-
-    def __init__(self, model, log):
-        self.command, self.log = [sys.executable, SERVER, model, str(free_port()), str(CLIENTS)], log
-        self.url = f"http://127.0.0.1:{self.command[3]}"
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def __enter__(self):
-        self.start()
-        end = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(self.url + "/health", timeout=5).close()
-                return self
-            except OSError:
-                assert time.monotonic() < end and self.process.poll() is None, "llama.cpp's server does not start"
-                time.sleep(0.05)
-
-    def __exit__(self, *_):
-        self.kill()
 
 
 def other_text(history, expected):
@@ -91,7 +59,7 @@ def compare(seconds, directory, progress):
         router = (functools.partial(cluster.kill, "router"), cluster.start_router)
         figures.append(storm("Braid, the router is killed", cluster.url, [router], seconds, progress))
     progress("kill llama.cpp's server")
-    with open(directory / "llama.log", "w") as log, LlamaServer(str(gguf), log) as server:
+    with open(directory / "llama.log", "w") as log, LlamaServer(str(gguf), log, CLIENTS) as server:
         figures.append(storm("llama.cpp, its server is killed", server.url, [(server.kill, server.start)], seconds,
                              progress))
     return figures

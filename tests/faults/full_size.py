@@ -1,27 +1,15 @@
 """A crash under a model of full size: two workers, one is killed, the other has to read in experts and prompts."""
-import os
-import pathlib
-import subprocess
-import sys
 import time
 
-from cluster import ROOT, Cluster
+from cluster import Cluster
 from faults.client import Stream, ask
 from faults.history import fold
 from faults.measure import Figure
 from faults.workload import COMPLETION
+from full_size_model import full_size_gguf
 
-DIRECTORY = pathlib.Path(os.environ.get("BRAID_FULL_SIZE_DIR", ROOT / "build/full-size"))
 PROMPT_TOKENS, TOKENS, STREAMS, AT_TOKEN = 240, 48, 2, 12
 READY_TIMEOUT_S = 300
-
-
-def model_path():
-    path = DIRECTORY / "synthetic-8b-q4_0.gguf"
-    if not path.exists():
-        DIRECTORY.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, ROOT / "tests/synthetic_gguf.py", path, "--type", "Q4_0"], check=True)
-    return path
 
 
 def request(stream):
@@ -58,8 +46,8 @@ def crash(cluster, expected, worker):
 
 
 def full_size(rounds, progress):
-    progress(f"full size: {model_path()}")
-    with Cluster(workers=2, model=model_path(), ready_timeout_s=READY_TIMEOUT_S) as cluster:
+    progress(f"full size: {full_size_gguf()}")
+    with Cluster(workers=2, model=full_size_gguf(), ready_timeout_s=READY_TIMEOUT_S) as cluster:
         expected = [fold(ask(cluster.url, *request(i), timeout_s=1800))[0] for i in range(STREAMS)]
         pauses, beyond, wrong = [], [], 0
         for turn in range(rounds):

@@ -1,4 +1,7 @@
-"""llama.cpp's own HTTP server as a process, from the package xllamacpp: llama_server.py MODEL.gguf PORT CLIENTS."""
+"""llama.cpp's own HTTP server as a process, from the package xllamacpp.
+
+llama_server.py MODEL.gguf PORT CLIENTS TOKENS THREADS: every client has a slot with so many tokens of context.
+"""
 import sys
 import time
 
@@ -6,13 +9,13 @@ import xllamacpp
 
 
 def main():
-    model, port, clients = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    port, clients, tokens, threads = map(int, sys.argv[2:])
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = model
+    parameters.model.path = sys.argv[1]
     parameters.port = port
     parameters.n_parallel = clients  # every client has a slot, as every stream has with us
-    parameters.n_ctx = 1024 * clients
-    parameters.cpuparams.n_threads = 2
+    parameters.n_ctx = tokens * clients
+    parameters.cpuparams.n_threads = threads
     server = xllamacpp.Server(parameters)
     print(server.listening_address, flush=True)
     while True:

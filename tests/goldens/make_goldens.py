@@ -1,4 +1,5 @@
-"""Makes the goldens of the forward pass: tiny random models and the logits transformers computes for them in float32.
+"""Makes the goldens of the forward pass: tiny random models and the logits transformers computes for them in float32,
+except that it keeps keys and values in bfloat16, as Braid does.
 
 Usage: python tests/goldens/make_goldens.py [--only NAME]
 Writes tests/goldens/models/NAME/{config.json,model*.safetensors,logits.safetensors}, and logits.safetensors beside the
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, Lfm2MoeConfig
 from transformers import Lfm2MoeForCausalLM
+from transformers.cache_utils import Cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests/goldens/models"
@@ -23,6 +25,13 @@ DEMO = ROOT / "model/demo"
 POSITIONS = 24
 IDS = {"bos_token_id": 1, "eos_token_id": 7, "pad_token_id": 0}
 CONV, ATTENTION = "conv", "full_attention"
+
+
+def round_keys_and_values():
+    """Makes every cache round what it stores; attention reads all keys and values from there."""
+    update = Cache.update
+    Cache.update = lambda self, keys, values, *args, **kwargs: update(
+        self, keys.bfloat16().float(), values.bfloat16().float(), *args, **kwargs)
 
 
 def fill(model, seed):
@@ -176,6 +185,7 @@ def main():
     parser.add_argument("--only")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    round_keys_and_values()
     for make in MAKERS:
         if options.only in (None, make.__name__):
             make()

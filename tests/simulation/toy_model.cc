@@ -195,14 +195,17 @@ void ToyForward::Conv(Row& row) const {
     sum = Mix(sum + 1, position < 0 ? 0 : Unpack(column(position)[0]));
   }
   row.state = Mix(row.state, sum);
+  for (const ConvSave& save : row.chunk->saves) {
+    if (save.position != row.position + 1) continue;
+    for (int i = 0; i < 2; ++i) std::copy_n(column(save.position - 2 + i), kDim, save.columns + i * kDim);
+  }
 }
 
 void ToyForward::Attend(Row& row) const {
   const std::vector<int32_t>& blocks = row.chunk->cache->blocks;
   const auto at = [&](int position, bool value) {
     const int block = blocks[static_cast<size_t>(position / kKvBlockTokens)];
-    float* const stripe = value ? kv_->values(0, block) : kv_->keys(0, block);
-    return stripe + position % kKvBlockTokens * 2;
+    return reinterpret_cast<float*>(kv_->at(0, block)) + position % kKvBlockTokens * 2 + (value ? 1 : 0);
   };
   at(row.position, false)[0] = Pack(row.state);
   at(row.position, true)[0] = Pack(row.state >> 24);

@@ -1,0 +1,274 @@
+#include "cli/bench_engine/engine_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/check.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "model/engine.h"
+
+namespace braid {
+namespace {
+
+// Small and positive whether read as floats of 32 or 16 bits or as bytes.
+constexpr int kContextByte = 0x3c;
+
+// Counts the distinct experts that go by.
+class CountedExperts : public ExpertRunner {
+ public:
+  CountedExperts(ExpertRunner* experts, int expert_count) : experts_(experts), seen_(expert_count) {}
+  absl::Status Run(const RoutedBatch& batch) override {
+    std::fill(seen_.begin(), seen_.end(), 0);
+    for (int64_t i = 0; i < int64_t{batch.T} * batch.K; ++i) seen_.at(batch.experts[i]) = 1;
+    touched_ += std::count(seen_.begin(), seen_.end(), 1);
+    return experts_->Run(batch);
+  }
+  int64_t TakeTouched() { return std::exchange(touched_, 0); }
+
+ private:
+  ExpertRunner* experts_;
+  std::vector<char> seen_;
+  int64_t touched_ = 0;
+};
+
+// Private memory of this process, without mapped files.
+uint64_t AnonymousBytes() {
+  std::ifstream status("/proc/self/status");
+  std::string key;
+  uint64_t kib = 0;
+  while (status >> key) {
+    if (key == "RssAnon:" && status >> kib) return kib << 10;
+    status.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
+}
+
+MachineLimits Mean(const MachineLimits& a, const MachineLimits& b) {
+  return {(a.read_bytes_per_second + b.read_bytes_per_second) / 2, (a.int8_ops_per_second + b.int8_ops_per_second) / 2};
+}
+
+class EngineBench {
+ public:
+  EngineBench(const ModelConfig& config, const ModelTensors& tensors, const EngineBenchOptions& options, int kv_blocks)
+      : config_(config),
+        tensors_(tensors),
+        options_(options),
+        pool_(options.threads),
+        probe_(&pool_),
+        kv_(config, kv_blocks),
+        kv_bytes_per_token_(KvPool::BlockBytes(config) / kKvBlockTokens),
+        engine_(MakeEngine(&config, &tensors, &kv_, &pool_)),
+        experts_(config.experts, &engine_->experts(), &pool_),
+        counted_(&experts_, config.experts) {
+    FillContext();
+  }
+
+  absl::StatusOr<EngineBenchResults> Run(const std::vector<BenchPoint>& points,
+                                         const std::function<void(const BenchPoint&)>& progress);
+
+ private:
+  void FillContext();
+  absl::Status WarmUp(const std::vector<BenchPoint>& points);
+  absl::Status Sample(PointResult& result);
+  absl::StatusOr<double> PromptSeconds(PointResult& result);
+  absl::StatusOr<double> DecodeSeconds(PointResult& result);
+  absl::StatusOr<double> StepSeconds(const std::vector<Chunk>& chunks, PointResult& result);
+  // Sequences with room for what the point needs, in the blocks of the pool from the first one.
+  std::vector<SequenceCache> NewSequences(const BenchPoint& point);
+  std::vector<TokenId> RandomTokens(int count);
+
+  const ModelConfig& config_;
+  const ModelTensors& tensors_;
+  const EngineBenchOptions& options_;
+  ThreadPool pool_;
+  MachineProbe probe_;
+  KvPool kv_;
+  const uint64_t kv_bytes_per_token_;
+  std::unique_ptr<Engine> engine_;
+  LocalExperts experts_;
+  CountedExperts counted_;
+  std::vector<float> logits_;
+  std::vector<WorkCost> step_costs_;  // of the sample at hand
+  MachineLimits machine_;             // when last measured
+  uint64_t tokens_drawn_ = 0;
+};
+
+void EngineBench::FillContext() {
+  const int layers = config_.attention_layer_count();
+  if (layers == 0) return;
+  for (int layer = 0; layer < layers; ++layer)
+    for (int block = 0; block < kv_.blocks(); ++block) std::memset(kv_.at(layer, block), kContextByte, kv_.layer_bytes());
+}
+
+std::vector<SequenceCache> EngineBench::NewSequences(const BenchPoint& point) {
+  const int64_t blocks = point.KvBlocks(options_.steps) / point.sequences;
+  std::vector<SequenceCache> sequences;
+  for (int64_t i = 0, block = 0; i < point.sequences; ++i) {
+    sequences.push_back(kv_.NewSequence());
+    for (int64_t end = block + blocks; block < end; ++block)
+      sequences.back().blocks.push_back(static_cast<int32_t>(block));
+  }
+  return sequences;
+}
+
+std::vector<TokenId> EngineBench::RandomTokens(int count) {
+  std::vector<TokenId> tokens(static_cast<size_t>(count));
+  for (TokenId& token : tokens)
+    token = static_cast<TokenId>(UniformAt(options_.seed, 0, tokens_drawn_++) * config_.vocab_size);
+  return tokens;
+}
+
+absl::StatusOr<double> EngineBench::StepSeconds(const std::vector<Chunk>& chunks, PointResult& result) {
+  engine_->Profile(&result.profile);
+  counted_.TakeTouched();
+  const auto start = std::chrono::steady_clock::now();
+  RETURN_IF_ERROR(engine_->Run(chunks, counted_, &logits_));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  StepShape shape;
+  for (const Chunk& chunk : chunks) shape.AddChunk(chunk.position, static_cast<int>(chunk.tokens.size()));
+  shape.logit_rows = static_cast<int>(logits_.size() / static_cast<size_t>(config_.vocab_size));
+  shape.experts_touched = static_cast<double>(counted_.TakeTouched());
+  const StepCost cost = CostOfStep(config_, tensors_, kv_bytes_per_token_, shape);
+  step_costs_.push_back(Total(cost));
+  for (int op = 0; op < kStepOps; ++op) result.cost[op] += cost[op];
+  result.experts_touched += shape.experts_touched;
+  ++result.steps;
+  return seconds;
+}
+
+// Of the whole prompt.
+absl::StatusOr<double> EngineBench::PromptSeconds(PointResult& result) {
+  std::vector<SequenceCache> sequences = NewSequences(result.point);
+  const std::vector<TokenId> tokens = RandomTokens(result.point.tokens);
+  double seconds = 0;
+  for (int at = 0; at < result.point.tokens; at += options_.chunk) {
+    const int count = std::min(options_.chunk, result.point.tokens - at);
+    const bool last = at + count == result.point.tokens;
+    const Chunk chunk{&sequences[0], at, std::span(tokens).subspan(static_cast<size_t>(at), static_cast<size_t>(count)),
+                      last ? Chunk::Logits::kLast : Chunk::Logits::kNone};
+    ASSIGN_OR_RETURN(const double step, StepSeconds({chunk}, result));
+    seconds += step;
+  }
+  return seconds;
+}
+
+// Of a step, the median.
+absl::StatusOr<double> EngineBench::DecodeSeconds(PointResult& result) {
+  std::vector<SequenceCache> sequences = NewSequences(result.point);
+  std::vector<double> seconds;
+  for (int step = 0; step < options_.steps; ++step) {
+    const std::vector<TokenId> tokens = RandomTokens(result.point.sequences);
+    std::vector<Chunk> chunks;
+    for (size_t i = 0; i < sequences.size(); ++i)
+      chunks.push_back({&sequences[i], result.point.tokens + step, std::span(tokens).subspan(i, 1)});
+    ASSIGN_OR_RETURN(const double step_seconds, StepSeconds(chunks, result));
+    seconds.push_back(step_seconds);
+  }
+  return Median(seconds);
+}
+
+absl::Status EngineBench::Sample(PointResult& result) {
+  step_costs_.clear();
+  const bool prompt = result.point.kind == BenchPoint::Kind::kPrompt;
+  ASSIGN_OR_RETURN(const double seconds, prompt ? PromptSeconds(result) : DecodeSeconds(result));
+  const MachineLimits before = std::exchange(machine_, probe_.Measure());
+  const MachineLimits machine = Mean(before, machine_);
+  double limit_seconds = 0;
+  for (const WorkCost& cost : step_costs_) limit_seconds += cost.Seconds(machine);
+  if (!prompt) limit_seconds /= static_cast<double>(step_costs_.size());
+  const double tokens = prompt ? result.point.tokens : result.point.sequences;
+  result.samples.push_back({tokens / seconds, tokens / limit_seconds, machine});
+  return absl::OkStatus();
+}
+
+// Once through what all points have in common: pages, caches, buffers that grow.
+absl::Status EngineBench::WarmUp(const std::vector<BenchPoint>& points) {
+  for (const BenchPoint& point : points) {
+    PointResult unused;
+    unused.point = point;
+    if (point.kind == BenchPoint::Kind::kPrompt) {
+      unused.point.tokens = std::min(point.tokens, options_.chunk);
+      RETURN_IF_ERROR(PromptSeconds(unused).status());
+    } else {
+      std::vector<SequenceCache> sequences = NewSequences(point);
+      const std::vector<TokenId> tokens = RandomTokens(point.sequences);
+      std::vector<Chunk> chunks;
+      for (size_t i = 0; i < sequences.size(); ++i)
+        chunks.push_back({&sequences[i], point.tokens, std::span(tokens).subspan(i, 1)});
+      RETURN_IF_ERROR(StepSeconds(chunks, unused).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint>& points,
+                                                    const std::function<void(const BenchPoint&)>& progress) {
+  EngineBenchResults results;
+  for (const BenchPoint& point : points) results.points.emplace_back().point = point;
+  RETURN_IF_ERROR(WarmUp(points));
+  machine_ = probe_.Measure();
+  for (int round = 0; round < options_.repeat; ++round) {
+    for (PointResult& result : results.points) {
+      progress(result.point);
+      RETURN_IF_ERROR(Sample(result));
+    }
+  }
+  results.kv_bytes = static_cast<uint64_t>(kv_.blocks()) * KvPool::BlockBytes(config_);
+  results.kv_bytes_per_token = kv_bytes_per_token_;
+  results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
+  results.moe_layers = config_.moe_layer_count();
+  const uint64_t not_the_engines = results.kv_bytes + probe_.bytes() + options_.weight_copy_bytes;
+  results.memory_bytes_beyond = AnonymousBytes() - std::min(AnonymousBytes(), not_the_engines);
+  results.int8_instruction = probe_.int8_instruction();
+  return results;
+}
+
+double MedianOf(const std::vector<PointSample>& samples, const std::function<double(const PointSample&)>& value) {
+  std::vector<double> values;
+  for (const PointSample& sample : samples) values.push_back(value(sample));
+  return Median(std::move(values));
+}
+
+}  // namespace
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+double PointResult::TokensPerSecond() const {
+  return MedianOf(samples, [](const PointSample& sample) { return sample.tokens_per_second; });
+}
+
+double PointResult::LimitTokensPerSecond() const {
+  return MedianOf(samples, [](const PointSample& sample) { return sample.limit_tokens_per_second; });
+}
+
+double PointResult::LimitShare() const {
+  return MedianOf(samples,
+                  [](const PointSample& sample) { return sample.tokens_per_second / sample.limit_tokens_per_second; });
+}
+
+MachineLimits PointResult::Machine() const {
+  return {MedianOf(samples, [](const PointSample& sample) { return sample.machine.read_bytes_per_second; }),
+          MedianOf(samples, [](const PointSample& sample) { return sample.machine.int8_ops_per_second; })};
+}
+
+absl::StatusOr<EngineBenchResults> RunEngineBench(const ModelConfig& config, const ModelTensors& tensors,
+                                                  const EngineBenchOptions& options,
+                                                  const std::vector<BenchPoint>& points,
+                                                  const std::function<void(const BenchPoint&)>& progress) {
+  int64_t blocks = 1;
+  for (const BenchPoint& point : points) blocks = std::max(blocks, point.KvBlocks(options.steps));
+  EngineBench bench(config, tensors, options, static_cast<int>(blocks));
+  return bench.Run(points, progress);
+}
+
+}  // namespace braid

@@ -1,0 +1,120 @@
+#include "cli/bench_engine_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/logging.h"
+#include "base/status.h"
+#include "cli/bench_engine/engine_bench.h"
+#include "cli/bench_engine/report.h"
+#include "expert_worker/load_weights.h"
+#include "kernels/cpu/level.h"
+#include "model/chunk.h"
+#include "model/kv_cache.h"
+#include "model/model_file.h"
+
+namespace braid {
+namespace {
+
+struct BenchEngineFlags {
+  std::string model, json;
+  EngineBenchOptions bench;
+};
+
+// A line that is drawn over, on a terminal.
+class SampleProgressLine {
+ public:
+  explicit SampleProgressLine(size_t total) : total_(total) {}
+  ~SampleProgressLine() {
+    if (terminal_) fmt::print(stderr, "\r\x1b[K");
+  }
+  void Show(const BenchPoint& point) {
+    if (!terminal_) return;
+    fmt::print(stderr, "\r\x1b[K{} of {}: {}", ++begun_, total_, point.Name());
+    std::fflush(stderr);
+  }
+
+ private:
+  const size_t total_;
+  const bool terminal_ = isatty(STDERR_FILENO) == 1;
+  size_t begun_ = 0;
+};
+
+absl::Status Write(const std::string& text, const std::string& path) {
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << text).flush()) return absl::UnavailableError("cannot write " + path);
+  return absl::OkStatus();
+}
+
+absl::Status BenchEngine(const BenchEngineFlags& flags) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
+  const ModelConfig& config = model->config();
+  if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
+  const BenchPlan plan = PlanPoints(flags.bench, config, KvPool::BlockBytes(config));
+  for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
+  if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
+  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> weights,
+                   WorkerWeights::Create(model.get(), flags.bench.threads));
+  RETURN_IF_ERROR(weights->Load(WorkerWeights::What::kAll, [] { return false; }));
+  EngineBenchOptions options = flags.bench;
+  options.weight_copy_bytes = weights->packed_bytes();
+  absl::StatusOr<EngineBenchResults> results = absl::UnknownError("");
+  {
+    SampleProgressLine line(plan.points.size() * static_cast<size_t>(flags.bench.repeat));
+    results = RunEngineBench(config, weights->tensors(), options, plan.points,
+                             [&line](const BenchPoint& point) { line.Show(point); });
+  }
+  RETURN_IF_ERROR(results.status());
+  const EngineBenchSubject subject{config.name, flags.model, model->weight_bytes(), std::string(ActiveCpuLevel().name)};
+  const bool json_on_stdout = flags.json == "-";
+  fmt::print(json_on_stdout ? stderr : stdout, "{}", EngineBenchTable(subject, flags.bench, *results));
+  if (flags.json.empty()) return absl::OkStatus();
+  const std::string json = EngineBenchJson(subject, flags.bench, *results);
+  if (!json_on_stdout) return Write(json, flags.json);
+  fmt::print("{}", json);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
+  const auto flags = std::make_shared<BenchEngineFlags>();
+  EngineBenchOptions& options = flags->bench;
+  options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  CLI::App* command = bench.add_subcommand("engine", "Time the engine on this machine, without a server");
+  const auto add = [command](const char* name, auto& value, const char* help) {
+    return command->add_option(name, value, help)->capture_default_str();
+  };
+  const auto add_list = [&add](const char* name, std::vector<int>& values, const char* help) {
+    add(name, values, help)->delimiter(',')->check(CLI::NonNegativeNumber);
+  };
+  command->add_option("--model", flags->model, "A GGUF file or a Hugging Face directory")->required();
+  add("--threads", options.threads, "Threads that compute")->check(CLI::Range(1, 1024));
+  add_list("--prompt", options.prompts, "Tokens of prompts, such as 512,8192; 0: none");
+  add_list("--batch", options.batches, "Sequences that decode together, such as 1,8,32; 0: none");
+  add_list("--context", options.contexts, "Tokens that each of them has behind it; every batch with every context");
+  add("--chunk", options.chunk, "Tokens of a prompt in one step")->check(CLI::Range(1, kStepRowsMax));
+  add("--steps", options.steps, "Decode steps of one sample")->check(CLI::Range(1, 100000));
+  add("--repeat", options.repeat, "Samples of each; medians are shown")->check(CLI::Range(1, 1000));
+  add("--seed", options.seed, "Of the random tokens");
+  add("--kv-bytes", options.kv_bytes_max, "Memory for keys and values, such as 2G; what needs more is left out")
+      ->transform(CLI::AsSizeValue(false));
+  command->add_option("--json", flags->json,
+                      "Write all figures to this file; - is standard output (the table goes to standard error then)");
+  command->callback([flags, exit_code] {
+    InitLogging("bench");
+    const absl::Status status = BenchEngine(*flags);
+    if (!status.ok()) fmt::print(stderr, "braid bench engine: {}\n", std::string(StdView(status.message())));
+    *exit_code = status.ok() ? 0 : 1;
+  });
+}
+
+}  // namespace braid

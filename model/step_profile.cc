@@ -1,0 +1,37 @@
+#include "model/step_profile.h"
+
+namespace braid {
+
+std::string_view Name(StepOp op) {
+  switch (op) {
+    case StepOp::kEmbed:
+      return "embed";
+    case StepOp::kNorm:
+      return "norm";
+    case StepOp::kConvIn:
+      return "conv_in";
+    case StepOp::kConv:
+      return "conv";
+    case StepOp::kConvOut:
+      return "conv_out";
+    case StepOp::kQkv:
+      return "qkv";
+    case StepOp::kRope:
+      return "rope";
+    case StepOp::kAttention:
+      return "attention";
+    case StepOp::kAttnOut:
+      return "attn_out";
+    case StepOp::kFfn:
+      return "ffn";
+    case StepOp::kRouter:
+      return "router";
+    case StepOp::kExperts:
+      return "experts";
+    case StepOp::kHead:
+      return "head";
+  }
+  return "?";
+}
+
+}  // namespace braid
