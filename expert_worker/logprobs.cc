@@ -11,7 +11,7 @@ namespace braid {
 double LogSumExp(std::span<const float> logits) {
   thread_local LogitRow row;
   row.Read(logits);
-  const SoftmaxWeights weights{.max = row.max()};
+  const SoftmaxWeights weights{.max = row.max(), .scale = SoftmaxWeights::ScaleOf(1)};
   float w[kLogitBlock];
   double sum = 0;
   for (int b = 0; b < row.blocks(); ++b) {

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/planted_bug.h"
 #include "base/status.h"
+#include "expert_worker/logit_edits.h"
 #include "expert_worker/logprobs.h"
 #include "expert_worker/plan_check.h"
 #include "expert_worker/sampler.h"
@@ -16,8 +17,9 @@
 namespace braid {
 namespace {
 
-// Prompt scores of a long chunk need a lot of logits once; more than this is given back after the step.
-constexpr size_t kLogitsKeptMax = size_t{64} << 20 >> 2;  // 64 MiB of float32
+// Rows of logits that are in memory at a time: 32 MiB for a vocabulary of 128K. As fast as all at once, since so many
+// rows keep the head's multiplications busy for longer than its weights take to read.
+constexpr int kPieceRows = 64;
 
 // Whether the rows of this chunk score prompt tokens.
 bool ScoresPrompt(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
@@ -29,30 +31,33 @@ Chunk::Logits LogitsOf(const v1::SequenceChunk& chunk, const OwnedSequence& sequ
   return chunk.sample() ? Chunk::Logits::kLast : Chunk::Logits::kNone;
 }
 
-size_t LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
+int LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
   const Chunk::Logits asked = LogitsOf(chunk, sequence);
-  return asked == Chunk::Logits::kAll ? static_cast<size_t>(chunk.tokens_size()) : asked == Chunk::Logits::kLast;
+  return asked == Chunk::Logits::kAll ? chunk.tokens_size() : asked == Chunk::Logits::kLast;
 }
 
 }  // namespace
 
 // One row of logits, or with drafts a row for each as well, and what becomes of it. Jobs of one step run in parallel,
-// so each writes only what is its own; a sequence with drafts has no other job.
+// so each writes only what is its own; a sequence with drafts has no other job. Only what keeps a row waits for the
+// others.
 struct StepRunner::Job {
   OwnedSequence* sequence = nullptr;
-  std::span<float> logits;  // (V) or (1 + drafts, V); may be overwritten
-  uint32_t position = 0;    // of the token that the first row is about
-  TokenId token = 0;        // the token there, when scoring
+  int first_row = 0, rows = 1;   // 0: sequence->score_next instead
+  std::span<float> logits = {};  // (rows, V), once they are there
+  uint32_t position = 0;         // of the token that the first row is about
+  TokenId token = 0;             // the token there, when scoring
   v1::TokenLogprob* score = nullptr;
-  v1::Sampled* sampled = nullptr;  // not null: sample, else score
+  v1::Sampled* sampled = nullptr;  // not null: sample, else score, else keep the row for the next score
   std::span<const TokenId> drafts = {};
 };
 
 StepRunner::StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward,
-                       Options options)
+                       Options options, LogitsFn logits)
     : config_(config),
       pool_(pool),
       forward_(std::move(forward)),
+      logits_fn_(std::move(logits)),
       options_(std::move(options)),
       table_(config, kv, options_.sequences_max, options_.snapshots_max) {}
 
@@ -63,7 +68,7 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRun
   RETURN_IF_ERROR(CheckChunks(plan, *config_, options_.step_tokens_max, table_));
 
   for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Note(chunk);
-  RETURN_IF_ERROR(forward_(MakeChunks(plan), experts, &logits_));
+  RETURN_IF_ERROR(forward_(MakeChunks(plan), experts, logits_fn_ ? nullptr : &logits_));
   for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Advance(chunk);
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     const std::span<const int32_t> blocks = table_.Find(SequenceId(chunk.sequence()))->cache.blocks;
@@ -71,9 +76,8 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRun
   }
 
   v1::StepDone done;
-  RunJobs(MakeJobs(plan, &done));
-  KeepForNextScore(plan);
-  if (logits_.capacity() > kLogitsKeptMax) std::vector<float>().swap(logits_);
+  std::vector<Job> jobs = MakeJobs(plan, &done);
+  RETURN_IF_ERROR(RunJobs(jobs));
   return done;
 }
 
@@ -103,67 +107,109 @@ std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
 
 std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::StepDone* done) {
   std::vector<Job> jobs;
-  float* row = logits_.data();
-  const size_t V = static_cast<size_t>(config_->vocab_size);
+  int row = 0;
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     if (ScoresPrompt(chunk, sequence)) AddPromptScores(chunk, sequence, row, &jobs, done);
-    row += LogitRows(chunk, sequence) * V;
+    row += LogitRows(chunk, sequence);
     if (!chunk.sample()) continue;
-    const size_t drafts = chunk.drafts();
-    const uint32_t sure = static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts();
+    const uint32_t drafts = chunk.drafts(), sure = static_cast<uint32_t>(chunk.tokens_size()) - drafts;
+    const int rows = 1 + static_cast<int>(drafts);
     v1::Sampled* sampled = done->add_sampled();
     sampled->set_sequence(chunk.sequence());
     jobs.push_back({.sequence = &sequence,
-                    .logits = {row - (1 + drafts) * V, (1 + drafts) * V},  // the chunk's last rows
+                    .first_row = row - rows,  // the chunk's last ones
+                    .rows = rows,
                     .position = Planted(Bug::kRandomRestartsWithPrefill) && chunk.tokens_size() > 1
                                     ? sequence.start.prompt_tokens()
                                     : chunk.position() + sure,
                     .sampled = sampled,
                     .drafts = {chunk.tokens().data() + sure, drafts}});
   }
-  CHECK_EQ(row - logits_.data(), static_cast<ptrdiff_t>(logits_.size())) << "forward gave other rows than asked for";
+  if (!logits_fn_) {
+    CHECK_EQ(logits_.size(), static_cast<size_t>(row) * static_cast<size_t>(config_->vocab_size))
+        << "forward gave other rows than asked for";
+  }
   return jobs;
 }
 
 // Scores of the prompt tokens that became known: the first token of the chunk by what the last chunk left behind, the
-// others by the row before them. `rows`: the logits of the chunk.
-void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, float* rows,
+// others by the row before them. The last row is left for the next chunk. `first_row`: of the chunk.
+void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, int first_row,
                                  std::vector<Job>* jobs, v1::StepDone* done) {
-  const size_t V = static_cast<size_t>(config_->vocab_size);
   const uint32_t begin = chunk.position();
   const uint32_t first = std::max<uint32_t>(begin, 1);  // nothing comes before token 0
   const uint32_t end = std::min(begin + static_cast<uint32_t>(chunk.tokens_size()), sequence.start.prompt_tokens());
-  if (first >= end) return;
-  v1::PromptScores* scores = done->add_prompt_scores();
-  scores->set_sequence(chunk.sequence());
-  scores->set_position(first);
+  v1::PromptScores* scores = nullptr;
+  if (first < end) {
+    scores = done->add_prompt_scores();
+    scores->set_sequence(chunk.sequence());
+    scores->set_position(first);
+  }
   for (uint32_t position = first; position < end; ++position) {
-    float* const before = position > begin ? rows + (position - begin - 1) * V : sequence.score_next.data();
+    const int index = static_cast<int>(position - begin);
     jobs->push_back({.sequence = &sequence,
-                     .logits = {before, V},
+                     .first_row = first_row + std::max(index - 1, 0),
+                     .rows = index > 0,
                      .position = position,
-                     .token = chunk.tokens(static_cast<int>(position - begin)),
+                     .token = chunk.tokens(index),
                      .score = scores->add_logprobs()});
   }
+  jobs->push_back({.sequence = &sequence, .first_row = first_row + chunk.tokens_size() - 1});
 }
 
-void StepRunner::RunJobs(const std::vector<Job>& jobs) {
+absl::Status StepRunner::RunJobs(std::span<Job> jobs) {
+  const size_t V = static_cast<size_t>(config_->vocab_size);
+  for (size_t begin = 0, end; begin < jobs.size(); begin = end) {
+    const int first_row = logits_fn_ ? jobs[begin].first_row : 0;
+    int end_row = first_row;
+    for (end = begin; end < jobs.size(); ++end) {
+      const int job_end = jobs[end].first_row + jobs[end].rows;
+      if (logits_fn_ && end > begin && job_end - first_row > kPieceRows) break;
+      end_row = std::max(end_row, job_end);
+    }
+    if (logits_fn_) {
+      RETURN_IF_ERROR(logits_fn_(first_row, end_row, &logits_));
+      CHECK_EQ(logits_.size(), static_cast<size_t>(end_row - first_row) * V);
+    }
+    for (Job& job : jobs.subspan(begin, end - begin)) {
+      float* const row = logits_.data() + static_cast<size_t>(job.first_row - first_row) * V;
+      job.logits =
+          job.rows > 0 ? std::span(row, static_cast<size_t>(job.rows) * V) : std::span(job.sequence->score_next);
+    }
+    RunJobsOfPiece(jobs.subspan(begin, end - begin));
+  }
+  return absl::OkStatus();
+}
+
+void StepRunner::RunJobsOfPiece(std::span<const Job> jobs) {
   std::vector<absl::Status> results(jobs.size());
   pool_->ParallelFor(static_cast<int>(jobs.size()), 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) results[i] = jobs[i].sampled ? Sample(jobs[i]) : Score(jobs[i]);
+    for (int i = begin; i < end; ++i) {
+      if (jobs[i].sampled) results[i] = Sample(jobs[i]);
+      if (jobs[i].score) results[i] = Score(jobs[i]);
+    }
   });
   // A row that is not finite fails its sequence, and the router hears of it with the next sample.
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (!results[i].ok()) jobs[i].sequence->error = std::string(StdView(results[i].message()));
   }
   for (const Job& job : jobs) {
-    if (!job.sampled || job.sequence->error.empty()) continue;
-    job.sampled->mutable_token()->Clear();
-    job.sampled->mutable_token()->set_token(-1);
-    job.sampled->clear_more();
-    job.sampled->set_error(job.sequence->error);
+    if (job.sampled && !job.sequence->error.empty()) {
+      job.sampled->mutable_token()->Clear();
+      job.sampled->mutable_token()->set_token(-1);
+      job.sampled->clear_more();
+      job.sampled->set_error(job.sequence->error);
+    }
+    if (!job.sampled && !job.score) KeepForNextScore(job);
   }
+}
+
+void StepRunner::KeepForNextScore(const Job& job) const {
+  OwnedSequence& sequence = *job.sequence;
+  std::vector<float>().swap(sequence.score_next);
+  const bool more = sequence.length < static_cast<int>(sequence.start.prompt_tokens());
+  if (more) sequence.score_next.assign(job.logits.begin(), job.logits.end());
 }
 
 absl::Status StepRunner::Sample(const Job& job) const {
@@ -191,43 +237,28 @@ absl::Status StepRunner::Sample(const Job& job) const {
 absl::Status StepRunner::SampleOne(const OwnedSequence& sequence, std::span<float> logits, uint32_t position,
                                    v1::TokenLogprob* out) const {
   const v1::SequenceStart& start = sequence.start;
-  std::vector<float> raw;  // sampling overwrites
-  if (start.want_logprobs()) raw.assign(logits.begin(), logits.end());
   ASSIGN_OR_RETURN(const TokenId token,
                    SampleToken(logits, start.sampling(), sequence.counts, options_.masked, position));
   out->set_token(token);
-  if (start.want_logprobs()) WriteLogprob(raw, token, static_cast<int>(start.top_logprobs()), out);
+  if (start.want_logprobs()) WriteLogprob(logits, token, static_cast<int>(start.top_logprobs()), out);
   return absl::OkStatus();
 }
 
 absl::Status StepRunner::Score(const Job& job) const {
   job.score->set_token(job.token);
   if (!AllFinite(job.logits)) return absl::InternalError("the model's logits are not finite");
-  std::vector<float> raw(job.logits.begin(), job.logits.end());
-  WriteLogprob(raw, job.token, static_cast<int>(job.sequence->start.top_logprobs()), job.score);
+  WriteLogprob(job.logits, job.token, static_cast<int>(job.sequence->start.top_logprobs()), job.score);
   return absl::OkStatus();
 }
 
-void StepRunner::WriteLogprob(std::span<float> raw, TokenId token, int top, v1::TokenLogprob* out) const {
-  const double log_sum = LogSumExp(raw);
-  out->set_logprob(static_cast<float>(raw[token] - log_sum));
+void StepRunner::WriteLogprob(std::span<float> logits, TokenId token, int top, v1::TokenLogprob* out) const {
+  const double log_sum = LogSumExp(logits);
+  out->set_logprob(static_cast<float>(logits[token] - log_sum));
   if (top == 0) return;
-  for (const TokenId masked : options_.masked) raw[masked] = -std::numeric_limits<float>::infinity();
-  AddAlternatives(raw, log_sum, top, out);
-}
-
-// Scores leave their logits as they are, and a row inside of the prompt is not sampled from: the last row of such a
-// chunk still is what the model said.
-void StepRunner::KeepForNextScore(const v1::StepPlan& plan) {
-  const float* row = logits_.data();
-  const size_t V = static_cast<size_t>(config_->vocab_size);
-  for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
-    row += LogitRows(chunk, sequence) * V;
-    if (!ScoresPrompt(chunk, sequence)) continue;
-    std::vector<float>().swap(sequence.score_next);
-    if (sequence.length < static_cast<int>(sequence.start.prompt_tokens())) sequence.score_next.assign(row - V, row);
-  }
+  thread_local std::vector<ScoredToken> saved;
+  LogitEdits edits(logits, &saved);
+  for (const TokenId masked : options_.masked) edits.Set(masked, -std::numeric_limits<float>::infinity());
+  AddAlternatives(logits, log_sum, top, out);
 }
 
 }  // namespace braid

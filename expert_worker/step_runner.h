@@ -19,8 +19,9 @@ namespace braid {
 // Carries out step plans on this worker's sequences. Knows no epoch, no clock and no network. Thread-compatible.
 class StepRunner {
  public:
-  // Engine::Run, or a stand-in.
+  // Engine::Run and Engine::Logits, or stand-ins.
   using ForwardFn = std::function<absl::Status(std::span<const Chunk>, ExpertRunner&, std::vector<float>* logits)>;
+  using LogitsFn = std::function<absl::Status(int begin, int end, std::vector<float>* logits)>;
 
   struct Options {
     int step_tokens_max = 1024;
@@ -29,8 +30,10 @@ class StepRunner {
     std::vector<TokenId> masked;  // ids that are never sampled: vocabulary rows without a token
   };
 
-  // All pointers must outlive *this.
-  StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options);
+  // All pointers must outlive *this. With `logits` memory for few rows is enough: `forward` is given nowhere to write
+  // them.
+  StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options,
+             LogitsFn logits = nullptr);
 
   // Everything of the plan: releases, drops, starts, then one forward pass over the chunks and what is sampled from it.
   // Fills sampled and prompt_scores. On an error the step is void, and nothing can be run until a Begin has said which
@@ -51,27 +54,30 @@ class StepRunner {
 
   // The saves are opened.
   std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
-  // What is to be done with the rows of logits; the jobs write into `done`.
+  // What is to be done with the rows of logits, in their order; the jobs write into `done`.
   std::vector<Job> MakeJobs(const v1::StepPlan& plan, v1::StepDone* done);
-  void AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, float* rows, std::vector<Job>* jobs,
+  void AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& sequence, int first_row, std::vector<Job>* jobs,
                        v1::StepDone* done);
-  void RunJobs(const std::vector<Job>& jobs);
+  // Piece by piece, if there is a function for that.
+  absl::Status RunJobs(std::span<Job> jobs);
+  void RunJobsOfPiece(std::span<const Job> jobs);
   // The tokens behind the chunk's last sure one, as far as its drafts are right; these are appended.
   absl::Status Sample(const Job& job) const;
-  // One token, at `position`. Overwrites the logits.
+  // One token, at `position`. The logits are changed on the way.
   absl::Status SampleOne(const OwnedSequence& sequence, std::span<float> logits, uint32_t position,
                          v1::TokenLogprob* out) const;
   absl::Status Score(const Job& job) const;
-  // Sets log probability and alternatives. `raw` is overwritten.
-  void WriteLogprob(std::span<float> raw, TokenId token, int top, v1::TokenLogprob* out) const;
-  void KeepForNextScore(const v1::StepPlan& plan);
+  void KeepForNextScore(const Job& job) const;
+  // Sets log probability and alternatives. The logits are changed on the way.
+  void WriteLogprob(std::span<float> logits, TokenId token, int top, v1::TokenLogprob* out) const;
 
   const ModelConfig* config_;
   ThreadPool* pool_;
   const ForwardFn forward_;
+  const LogitsFn logits_fn_;
   const Options options_;
   SequenceTable table_;
-  std::vector<float> logits_;    // (rows that asked for them, V)
+  std::vector<float> logits_;    // (rows of a piece, V)
   std::vector<ConvSave> saves_;  // of the step's chunks, in their order
 };
 

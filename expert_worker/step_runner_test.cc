@@ -236,6 +236,43 @@ TEST_F(StepRunnerTest, PromptScoresDoNotDependOnChunking) {
   }
 }
 
+// More rows than are in memory at a time: prompts of which every row is scored, between others.
+TEST_F(StepRunnerTest, RowsThatComeInPiecesGiveTheSameAsAllAtOnce) {
+  int rows_most = 0, pieces = 0;
+  const auto in_pieces = [&](int begin, int end, std::vector<float>* logits) {
+    rows_most = std::max(rows_most, end - begin);
+    ++pieces;
+    return engine_->Logits(begin, end, logits);
+  };
+  StepRunner runner(&model_.config(), &kv_, &pool_, RealForward(),
+                    {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyWorkerModel::kNoToken}}, in_pieces);
+  v1::StepPlan plan;
+  for (uint64_t id : {1, 2, 3}) {
+    v1::SequenceStart start = Start(id, id == 2 ? 10 : 90, /*kv_blocks=*/6);
+    start.set_want_prompt_logprobs(id != 2);
+    start.set_want_logprobs(true);
+    start.set_top_logprobs(2);
+    *plan.add_start() = start;
+  }
+  const std::vector<TokenId> first = Prompt(90, 1), third = Prompt(90, 3);
+  const auto part = [](const std::vector<TokenId>& all, int begin, int end) {
+    return std::vector<TokenId>(all.begin() + begin, all.begin() + end);
+  };
+  for (int step = 0; step < 3; ++step) {
+    if (step == 0) AddChunk(&plan, 1, 0, part(first, 0, 1), false), AddChunk(&plan, 3, 0, part(third, 0, 80), false);
+    if (step == 1) AddChunk(&plan, 2, 0, Prompt(10, 2), true), AddChunk(&plan, 1, 1, part(first, 1, 90), true);
+    if (step == 2) AddChunk(&plan, 3, 80, part(third, 80, 90), true), AddChunk(&plan, 1, 90, {5}, true);
+    const auto expected = Run(plan);
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    const auto done = runner.Run(plan, experts_);
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(done->SerializeAsString(), expected->SerializeAsString()) << step;
+    plan.Clear();
+  }
+  EXPECT_EQ(rows_most, 64);
+  EXPECT_EQ(pieces, 2 + 2 + 1);
+}
+
 TEST_F(StepRunnerTest, AnEmptyPlanStillRunsTheExperts) {
   int calls = 0;
   StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {

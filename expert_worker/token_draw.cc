@@ -18,11 +18,11 @@ int32_t Rank(float x) {
 float FloatOfRank(int32_t rank) { return std::bit_cast<float>(rank < 0 ? rank ^ 0x7FFFFFFF : rank); }
 
 // The lowest logit in `bucket` or an earlier one. REQUIRES: bucket >= 0.
-float LowestInBucket(const SoftmaxWeights& weights, int bucket) {
-  int64_t low = Rank(kLowest), high = Rank(weights.max);
+float LowestInBucket(const LogitBuckets& buckets, int bucket) {
+  int64_t low = Rank(kLowest), high = Rank(buckets.top);
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (weights.Bucket(FloatOfRank(static_cast<int32_t>(middle))) <= bucket) {
+    if (buckets.Of(FloatOfRank(static_cast<int32_t>(middle))) <= bucket) {
       high = middle;
     } else {
       low = middle + 1;
@@ -39,8 +39,7 @@ float MedianLogit(const ScoredToken& a, const ScoredToken& b, const ScoredToken&
 
 void TokenDraw::Start(LogitRow* row, float temperature) {
   row_ = row;
-  const float inverse = std::min(1 / temperature, std::numeric_limits<float>::max());
-  weights_ = {.max = row->max(), .inverse_temperature = inverse, .bucket_scale = inverse};
+  weights_ = {.max = row->max(), .scale = SoftmaxWeights::ScaleOf(temperature)};
   cut_ = {kLowest, row->size() - 1};
   sums_.resize(static_cast<size_t>(row->blocks()));
 }
@@ -48,10 +47,9 @@ void TokenDraw::Start(LogitRow* row, float temperature) {
 void TokenDraw::KeepBest(size_t count) {
   if (count >= static_cast<size_t>(row_->size())) return;
   SoftmaxWeights ones = weights_;
-  ones.inverse_temperature = 0;
-  const float reached = row_->ReachedBy(count);
-  if (reached == kLowest) return CutWhereReached(ones, static_cast<double>(count), kLowest);
-  row_->Find(reached, kInfinity, &candidates_);
+  ones.scale = 0;
+  if (count > static_cast<size_t>(row_->blocks())) return CutWhereReached(ones, static_cast<double>(count), kLowest);
+  row_->FindFirst(count, &candidates_);
   CutAtCandidate(ones, static_cast<double>(count));
 }
 
@@ -121,28 +119,33 @@ double TokenDraw::WeighBlocks(float floor) {
 }
 
 void TokenDraw::CutWhereReached(const SoftmaxWeights& weights, double need, float floor) {
-  constexpr int kBuckets = SoftmaxWeights::kBuckets;
+  constexpr int kBuckets = LogitBuckets::kCount;
   if (buckets_ == nullptr) buckets_ = std::make_unique<BucketSums[]>(kBuckets);
   std::fill_n(&buckets_[0][0], 4 * kBuckets, 0.0);
-  floor = std::max(floor, cut_.logit);
   SoftmaxWeights from_floor = weights;
-  from_floor.logit_min = floor;
+  from_floor.logit_min = floor = std::max(floor, cut_.logit);
+  const LogitBuckets buckets = LogitBuckets::Between(std::max(floor, LowOfSample()), weights.max);
   for (int b = 0; b < row_->blocks(); ++b) {
     if (row_->block_max(b) < floor) continue;
     ForParts(b, from_floor, [&](const SoftmaxWeights& part_weights, std::span<const float> part, int) {
-      AddToBuckets(part_weights, part.data(), static_cast<int>(part.size()), buckets_.get());
+      AddToBuckets(part_weights, buckets, part.data(), static_cast<int>(part.size()), buckets_.get());
     });
   }
-  // What is in the last bucket weighs nothing, so a cut there would be none.
-  for (int k = 0; k < kBuckets - 1; ++k) {
+  for (int k = 0; k < kBuckets; ++k) {
     const double sum = (buckets_[k][0] + buckets_[k][1]) + (buckets_[k][2] + buckets_[k][3]);
     if (sum < need) {
       need -= sum;
       continue;
     }
-    const float low = std::max(floor, LowestInBucket(weights, k));
-    const float high = k == 0 ? kInfinity : LowestInBucket(weights, k - 1);
-    row_->Find(low, high, &candidates_);
+    const float low = std::max(floor, LowestInBucket(buckets, k));
+    const float high = k == 0 ? std::nextafter(weights.max, kInfinity) : LowestInBucket(buckets, k - 1);
+    if (std::nextafter(low, kInfinity) >= high) {
+      float w;
+      Weigh(weights, &low, 1, &w);
+      return CutAtEqual(low, std::ceil(need / static_cast<double>(w)));
+    }
+    candidates_.clear();
+    row_->Find(low, high, static_cast<size_t>(row_->size()), &candidates_);
     std::erase_if(candidates_, [&](const ScoredToken& token) { return Before(cut_, token); });
     return CutAtCandidate(weights, need);
   }
@@ -150,41 +153,68 @@ void TokenDraw::CutWhereReached(const SoftmaxWeights& weights, double need, floa
 
 void TokenDraw::CutAtCandidate(const SoftmaxWeights& weights, double need) {
   while (!candidates_.empty()) {
-    // Only logits are compared, and the candidates stay in the order of their ids.
-    const float pivot = MedianLogit(candidates_.front(), candidates_[candidates_.size() / 2], candidates_.back());
-    double above = 0;
-    size_t equal = 0, below = 0;
-    for (const ScoredToken& token : candidates_) {
-      if (token.logit > pivot) above += static_cast<double>(weights.Weight(token.logit));
-      equal += token.logit == pivot;
-      below += token.logit < pivot;
+    // Only logits are compared: equal candidates stay in the order of their ids.
+    const size_t n = candidates_.size();
+    const float pivot = MedianLogit(candidates_.front(), candidates_[n / 2], candidates_.back());
+    double above = 0, equal = 0, weight = 0;
+    size_t below = 0;
+    for (size_t begin = 0; begin < n; begin += kLogitBlock) {
+      const size_t end = std::min(n, begin + kLogitBlock);
+      float logits[kLogitBlock], w[kLogitBlock];
+      for (size_t i = begin; i < end; ++i) logits[i - begin] = candidates_[i].logit;
+      Weigh(weights, logits, static_cast<int>(end - begin), w);
+      for (size_t i = begin; i < end; ++i) {
+        const float logit = logits[i - begin];
+        const double candidate = static_cast<double>(w[i - begin]);
+        above += logit > pivot ? candidate : 0;
+        equal += logit == pivot;
+        weight = logit == pivot ? candidate : weight;
+        below += logit < pivot;
+      }
     }
     if (above >= need) {
       std::erase_if(candidates_, [&](const ScoredToken& token) { return token.logit <= pivot; });
-      continue;
-    }
-    need -= above;
-    const double weight = static_cast<double>(weights.Weight(pivot));
-    if (static_cast<double>(equal) * weight < need && below > 0) {
-      need -= static_cast<double>(equal) * weight;
+    } else if (above + equal * weight < need && below > 0) {
+      need -= above + equal * weight;
       std::erase_if(candidates_, [&](const ScoredToken& token) { return token.logit >= pivot; });
-      continue;
+    } else {
+      return CutAtEqual(pivot, std::ceil((need - above) / weight));
     }
-    // The first that reaches it, or the last of all where rounding has taken a little from the sum.
-    const double place = std::clamp(std::ceil(need / weight), 1.0, static_cast<double>(equal));
-    size_t left = static_cast<size_t>(place);
-    for (const ScoredToken& token : candidates_) {
-      if (token.logit != pivot || --left > 0) continue;
+  }
+}
+
+void TokenDraw::CutAtEqual(float logit, double place) {
+  const ScoredToken before = cut_;
+  double seen = 0;
+  for (int b = 0; b < row_->blocks() && seen < place; ++b) {
+    if (row_->block_max(b) < logit) continue;
+    const std::span<const float> values = row_->block(b);
+    int32_t at[kLogitBlock];
+    const int count =
+        FindInRange(values.data(), static_cast<int>(values.size()), logit, std::nextafter(logit, kInfinity), at);
+    for (int i = 0; i < count && seen < place; ++i, ++seen) {
+      const ScoredToken token{values[at[i]], b * kLogitBlock + at[i]};
+      if (Before(before, token)) return;
       cut_ = token;
-      return;
     }
   }
 }
 
 float TokenDraw::LogitBelow(double weight) const {
   // The slack covers the errors of a weight; rounding to float goes down.
-  const double logit = weights_.max + (std::log(weight) - 1e-4) / weights_.inverse_temperature;
+  const double logit = weights_.max + (std::log2(weight) - 1e-3) / weights_.scale;
   return std::nextafter(static_cast<float>(std::max<double>(logit, kLowest)), -kInfinity);
+}
+
+float TokenDraw::LowOfSample() const {
+  constexpr int kSample = 256;
+  const int size = row_->size(), step = std::max(1, size / kSample);
+  float low = weights_.max;
+  for (int i = 0; i < size; i += step) {
+    const float logit = row_->logits()[static_cast<size_t>(i)];
+    if (logit >= kLowest) low = std::min(low, logit);
+  }
+  return low;
 }
 
 }  // namespace braid

@@ -12,8 +12,8 @@ namespace braid {
 // The distribution over a row's tokens at a temperature, what is cut off from it, and a draw. Where a cut lies is a
 // token: the last one that stays, in the order of Before.
 //
-// Nothing is ever sorted. A mass is found by adding the weights into buckets, best first: the bucket where it is
-// reached has few tokens, and among these a search by halves finds the one. The draw goes by id, over the sums of the
+// Nothing is ever sorted. Where a mass is reached is found by adding the weights into buckets, best first: the bucket
+// that reaches it has few tokens, and a search by pivots finds the one. The draw goes by id, over the sums of the
 // blocks and then within a block. All sums have a fixed order, so that a draw is a function of the logits and the
 // parameters alone. Keeps its memory from row to row.
 class TokenDraw {
@@ -36,13 +36,17 @@ class TokenDraw {
   double WeighBlock(int b, float* w) const;
   // Weighs the blocks that reach `floor` into sums_. Returns the sum.
   double WeighBlocks(float floor);
-  // Cuts at the first token where the sum of weights reaches `need`; nowhere if none does. Those below `floor` may be
-  // left out.
+  // Cuts at the first token where the sum of weights reaches `need`; nowhere if none does. Tokens below `floor`, which
+  // are behind it, may be left out.
   void CutWhereReached(const SoftmaxWeights& weights, double need, float floor);
-  // The same, among candidates_.
+  // The same, among candidates_; at the last one where rounding has taken a little from the sum.
   void CutAtCandidate(const SoftmaxWeights& weights, double need);
+  // Cuts at the token in this place, from 1, among those with this logit, or the last.
+  void CutAtEqual(float logit, double place);
   // A logit below all that have at least this weight.
   float LogitBelow(double weight) const;
+  // One that most are not below.
+  float LowOfSample() const;
 
   LogitRow* row_ = nullptr;
   SoftmaxWeights weights_;

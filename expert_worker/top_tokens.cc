@@ -1,5 +1,6 @@
 #include "expert_worker/top_tokens.h"
 
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -31,9 +32,9 @@ TokenId LogitRow::Best() const {
   return static_cast<TokenId>(b * kLogitBlock + (std::find(values.begin(), values.end(), max_) - values.begin()));
 }
 
-void LogitRow::Find(float low, float high, std::vector<ScoredToken>* found) const {
-  found->clear();
-  for (int b = 0; b < blocks(); ++b) {
+void LogitRow::Find(float low, float high, size_t enough, std::vector<ScoredToken>* found) const {
+  const size_t size_max = found->size() + std::min(enough, logits_.size());
+  for (int b = 0; b < blocks() && found->size() < size_max; ++b) {
     if (!(block_max(b) >= low)) continue;
     const std::span<const float> values = block(b);
     int32_t at[kLogitBlock];
@@ -42,21 +43,23 @@ void LogitRow::Find(float low, float high, std::vector<ScoredToken>* found) cons
   }
 }
 
-float LogitRow::ReachedBy(size_t count) {
-  if (count == 0 || count > maxima_.size()) return kLowest;
-  // Each of the best `count` blocks has at least one.
+void LogitRow::FindFirst(size_t count, std::vector<ScoredToken>* found) {
+  found->clear();
+  if (count == 0) return;
+  if (count > maxima_.size()) return Find(kLowest, kInfinity, logits_.size(), found);
+  // Each of the best `count` blocks has a token that reaches the worst of their maxima.
   sorted_maxima_ = maxima_;
   const auto last = sorted_maxima_.begin() + static_cast<ptrdiff_t>(count - 1);
   std::nth_element(sorted_maxima_.begin(), last, sorted_maxima_.end(), std::greater<float>());
-  return std::max(*last, kLowest);
+  const float reached = std::max(*last, kLowest), above = std::nextafter(reached, kInfinity);
+  Find(above, kInfinity, logits_.size(), found);
+  if (found->size() < count) Find(reached, above, count - found->size(), found);
 }
 
 void TopTokens(std::span<const float> logits, size_t count, std::vector<ScoredToken>* best) {
-  best->clear();
-  if (count == 0) return;
   LogitRow& row = RowOfThisThread();
   row.Read(logits);
-  row.Find(row.ReachedBy(count), kInfinity, best);
+  row.FindFirst(count, best);
   if (count < best->size()) {
     std::nth_element(best->begin(), best->begin() + static_cast<ptrdiff_t>(count), best->end(), Before);
     best->resize(count);

@@ -27,6 +27,7 @@ class LogitRow {
   // -infinity is the worst among them, everything else can be asked, too. REQUIRES: not empty.
   bool Read(std::span<const float> logits);
 
+  std::span<const float> logits() const { return logits_; }
   int size() const { return static_cast<int>(logits_.size()); }
   int blocks() const { return static_cast<int>(maxima_.size()); }
   std::span<const float> block(int b) const {
@@ -38,10 +39,11 @@ class LogitRow {
 
   // The first token in the order.
   TokenId Best() const;
-  // The tokens with low <= logit < high, by id.
-  void Find(float low, float high, std::vector<ScoredToken>* found) const;
-  // A logit that `count` tokens reach, close to the best such; the lowest of all when the blocks are too few to tell.
-  float ReachedBy(size_t count);
+  // Adds the tokens with low <= logit < high, by id; may stop when it has added `enough`.
+  void Find(float low, float high, size_t enough, std::vector<ScoredToken>* found) const;
+  // Sets `found` to the first `count` tokens, or all if there are fewer, and some more; equal ones are by id. Few more
+  // if count <= blocks(), but for rare rows.
+  void FindFirst(size_t count, std::vector<ScoredToken>* found);
 
  private:
   std::span<const float> logits_;

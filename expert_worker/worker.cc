@@ -147,14 +147,16 @@ class WorkerImpl : public Worker {
         kv_(config_, kv_blocks),
         engine_(MakeEngine(&config_, &weights_->tensors(), &kv_, &pool_)),
         exchanges_(std::move(exchanges)),
-        runner_(&config_, &kv_, &pool_,
-                [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
-                  return engine_->Run(chunks, experts, logits);
-                },
-                {.step_tokens_max = options.step_tokens_max,
-                 .sequences_max = options.sequences_max,
-                 .snapshots_max = SnapshotsMax(options, config_),
-                 .masked = TokensToMask(*model)}),
+        runner_(
+            &config_, &kv_, &pool_,
+            [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
+              return engine_->Run(chunks, experts, logits);
+            },
+            {.step_tokens_max = options.step_tokens_max,
+             .sequences_max = options.sequences_max,
+             .snapshots_max = SnapshotsMax(options, config_),
+             .masked = TokensToMask(*model)},
+            [this](int begin, int end, std::vector<float>* logits) { return engine_->Logits(begin, end, logits); }),
         threads_({.config = &config_,
                   .ffn = &engine_->experts(),
                   .pool = &pool_,

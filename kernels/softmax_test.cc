@@ -24,8 +24,7 @@ std::vector<float> Logits(RandomNumbers& random, int n) {
 }
 
 SoftmaxWeights Weights(const std::vector<float>& x, float temperature) {
-  const float inverse = 1 / temperature;
-  return {.max = *std::max_element(x.begin(), x.end()), .inverse_temperature = inverse, .bucket_scale = inverse};
+  return {.max = *std::max_element(x.begin(), x.end()), .scale = SoftmaxWeights::ScaleOf(temperature)};
 }
 
 TEST(BlockMaxima, AreThoseOfTheBlocks) {
@@ -81,9 +80,8 @@ TEST(Weigh, AgreesWithTheReference) {
       const double want_sum = ref::Weigh(weights, x.data(), n, want.data());
       const double sum = Weigh(weights, x.data(), n, got.data());
       for (int i = 0; i < n; ++i) {
-        // Two roundings of an argument that is at most 90, where the weight is not 0 anyway; four ulp of its own.
-        ASSERT_NEAR(got[i], want[i], want[i] * (2 * 90 + 4) * 0x1p-23 + 1e-37) << i << " of " << n;
-        ASSERT_EQ(got[i], weights.Weight(x[i]));
+        // Two roundings of an exponent of at most 126, where the weight is not 0 anyway, and its own.
+        ASSERT_NEAR(got[i], want[i], want[i] * (2 * 126 + 2) * 0x1p-24 + 2e-38) << i << " of " << n;
       }
       EXPECT_NEAR(sum, want_sum, want_sum * 1e-6);
       EXPECT_EQ(got[n], 77.0f) << "written behind the end";
@@ -94,7 +92,7 @@ TEST(Weigh, AgreesWithTheReference) {
 TEST(Weigh, LeavesOutWhatIsBelowTheBounds) {
   std::vector<float> x, w(200);
   for (int i = 0; i < 200; ++i) x.push_back(-0.1f * static_cast<float>(i));
-  SoftmaxWeights weights;
+  SoftmaxWeights weights = Weights(x, 1);
   weights.logit_min = x[17];
   EXPECT_GT(Weigh(weights, x.data(), 200, w.data()), 0);
   for (int i = 0; i < 200; ++i) EXPECT_EQ(w[i] > 0, i <= 17) << i;
@@ -109,34 +107,36 @@ TEST(AddToBuckets, PutsEveryWeightIntoTheBucketOfItsLogit) {
   RandomNumbers random(3);
   for (int n : kLengths) {
     const std::vector<float> x = Logits(random, n);
-    for (float temperature : {0.01f, 1.0f, 2.0f}) {
-      const SoftmaxWeights weights = Weights(x, temperature);
-      std::vector<double> want(4 * SoftmaxWeights::kBuckets);
-      for (int i = 0; i < n; ++i) want[4 * weights.Bucket(x[i]) + i % 4] += weights.Weight(x[i]);
+    for (float low : {-12.0f, -1.0f, 3.0f}) {
+      const SoftmaxWeights weights = Weights(x, 0.7f);
+      const LogitBuckets buckets = LogitBuckets::Between(std::min(low, weights.max), weights.max);
+      std::vector<float> w(n);
+      Weigh(weights, x.data(), n, w.data());
+      std::vector<double> want(4 * LogitBuckets::kCount);
+      for (int i = 0; i < n; ++i) want[4 * buckets.Of(x[i]) + i % 4] += w[i];
       for (const CpuLevel* level : SupportedCpuLevels()) {
         const ScopedCpuLevel scope(level);
         std::vector<double> got(want.size());
-        AddToBuckets(weights, x.data(), n, reinterpret_cast<BucketSums*>(got.data()));
+        AddToBuckets(weights, buckets, x.data(), n, reinterpret_cast<BucketSums*>(got.data()));
         EXPECT_EQ(got, want) << level->name << " " << n;
       }
     }
   }
 }
 
-TEST(SoftmaxWeights, TheBucketOfAHigherLogitIsNotLater) {
+TEST(LogitBuckets, AHigherLogitIsInTheSameOrAnEarlierOne) {
+  const float most = std::numeric_limits<float>::max();
   RandomNumbers random(4);
-  for (float scale : {0.5f, 1.0f, 1000.0f, 1e38f}) {
-    SoftmaxWeights weights{.max = 3, .bucket_scale = scale};
+  for (float low : {-1000.0f, -3.0f, 2.999f, std::nextafter(3.0f, 0.0f), 3.0f}) {
+    const LogitBuckets buckets = LogitBuckets::Between(low, 3);
     std::vector<float> x = random.Floats(2000, 3);
     for (int i = 0; i < 100; ++i) x.push_back(std::nextafter(x[i], kInfinity));
-    x.insert(x.end(), {3.0f, -3e38f, -kInfinity});
+    x.insert(x.end(), {3.0f, low, -most});
     std::sort(x.begin(), x.end(), std::greater<float>());
-    EXPECT_EQ(weights.Bucket(x.front()), 0);
-    EXPECT_EQ(weights.Bucket(x.back()), SoftmaxWeights::kBuckets - 1);
-    for (size_t i = 1; i < x.size(); ++i) ASSERT_LE(weights.Bucket(x[i - 1]), weights.Bucket(x[i]));
+    EXPECT_EQ(buckets.Of(x.front()), 0);
+    EXPECT_EQ(buckets.Of(x.back()), LogitBuckets::kCount - 1);
+    for (size_t i = 1; i < x.size(); ++i) ASSERT_LE(buckets.Of(x[i - 1]), buckets.Of(x[i]));
   }
-  const SoftmaxWeights one;
-  EXPECT_LT(one.Bucket(-87.3f), SoftmaxWeights::kBuckets - 1) << "something that has a weight";
 }
 
 TEST(FindInRange, FindsTheLowEndButNotTheHighOne) {

@@ -84,8 +84,7 @@ absl::Status ChecksumEngine::Run(std::span<const Chunk> chunks, ExpertRunner& ex
       Attend(attention_layer++);
     }
   }
-  Answer(logits);
-  return absl::OkStatus();
+  return logits == nullptr ? absl::OkStatus() : Logits(0, static_cast<int>(rows_.wanted.size()), logits);
 }
 
 void ChecksumEngine::Embed() {
@@ -186,13 +185,14 @@ void ChecksumEngine::Attend(int attention_layer) {
   x_.swap(next_);
 }
 
-void ChecksumEngine::Answer(std::vector<float>* logits) const {
-  const int64_t V = config_.vocab_size;
-  logits->assign(rows_.wanted.size() * static_cast<size_t>(V), 0.0f);
-  for (size_t i = 0; i < rows_.wanted.size(); ++i) {
+absl::Status ChecksumEngine::Logits(int begin, int end, std::vector<float>* logits) {
+  const size_t V = static_cast<size_t>(config_.vocab_size);
+  logits->assign(static_cast<size_t>(end - begin) * V, 0.0f);
+  for (int i = begin; i < end; ++i) {
     const uint32_t token = MixRow(row(rows_.wanted[i]), D_) % static_cast<uint32_t>(config_.checksum_tokens);
-    (*logits)[i * static_cast<size_t>(V) + token] = kChosenLogit;
+    (*logits)[static_cast<size_t>(i - begin) * V + token] = kChosenLogit;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace braid

@@ -32,6 +32,7 @@ class ChecksumEngine : public Engine {
   ChecksumEngine(const ModelConfig* config, KvPool* kv, ThreadPool* pool);
 
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override;
+  absl::Status Logits(int begin, int end, std::vector<float>* logits) override;
   ExpertFfn& experts() override { return experts_; }
 
   // Far above all others, so that temperature 2, log probabilities and moderate penalties leave the choice as it is.
@@ -55,7 +56,6 @@ class ChecksumEngine : public Engine {
   absl::Status AskExperts(int layer, ExpertRunner& runner);
   void Convolve(int conv_layer);
   void Attend(int attention_layer);
-  void Answer(std::vector<float>* logits) const;
   const float* row(int t) const { return x_.data() + int64_t{t} * D_; }
 
   const ModelConfig& config_;

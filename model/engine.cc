@@ -15,6 +15,9 @@ class LfmEngine : public Engine {
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override {
     return forward_.Run(chunks, experts, logits);
   }
+  absl::Status Logits(int begin, int end, std::vector<float>* logits) override {
+    return forward_.Logits(begin, end, logits);
+  }
   void Profile(StepProfile* profile) override { forward_.Profile(profile); }
   ExpertFfn& experts() override { return experts_; }
 

@@ -22,10 +22,14 @@ class Engine {
   virtual ~Engine() = default;
 
   // Runs one step over `chunks` (may be empty: the MoE layers still run, for the peers' sake). `logits` gets (L, V)
-  // rows in the order of the chunks and positions that asked for them. On an error nothing of the step may be used;
-  // sequences can go on from where their chunks began, see SaveConvColumns.
-  // REQUIRES: at most kStepRowsMax rows over all chunks.
+  // rows in the order of the chunks and positions that asked for them; if it is null Logits does that. On an error
+  // nothing of the step may be used; sequences can go on from where their chunks began, see SaveConvColumns. REQUIRES:
+  // at most kStepRowsMax rows over all chunks.
   virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
+
+  // The rows [begin, end) of the L that the last step asked for: a vocabulary is long, and a caller that looks at few
+  // rows at a time needs no memory for all. REQUIRES: the last Run has returned OK.
+  virtual absl::Status Logits(int begin, int end, std::vector<float>* logits) = 0;
 
   // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
   virtual void Profile(StepProfile* profile) {}

@@ -94,7 +94,8 @@ struct Forward::Impl {
   absl::Status Attend(int layer);
   absl::Status DenseFfn(int layer);
   absl::Status Experts(int layer, ExpertRunner& runner);
-  absl::Status Head(std::vector<float>* logits);
+  absl::Status NormWanted();
+  absl::Status Head(int begin, int end, std::vector<float>* logits);
 
   // What ran since the last one was `op`.
   void Lap(StepOp op) {
@@ -246,17 +247,27 @@ absl::Status Forward::Impl::Experts(int layer, ExpertRunner& runner) {
       {layer, T, config.model_dim, K, normed.data(), experts.data(), expert_weights.data(), branch.data()});
 }
 
-absl::Status Forward::Impl::Head(std::vector<float>* logits) {
+// The rows somebody wants logits of, as they go into the head.
+absl::Status Forward::Impl::NormWanted() {
   const int L = static_cast<int>(rows.wanted.size()), D = config.model_dim;
-  logits->resize(static_cast<size_t>(L) * config.vocab_size);
   if (L == 0) return absl::OkStatus();
   float* last = Grow(selected, int64_t{L} * D);
   const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(hidden.data())};
   RETURN_IF_ERROR(Do(AddTo{int64_t{T} * D, hidden.data(), branch.data()}));
   RETURN_IF_ERROR(Do(Gather{L, all, rows.wanted.data(), last}));
   RETURN_IF_ERROR(Do(RmsNorm{L, D, last, final_norm.data(), config.norm_eps, last}));
-  ASSIGN_OR_RETURN(const QuantBlock* q, QuantizedFor(tensors.head, L, last, selected_q));
-  return Do(Linear{L, AsMatrix(tensors.head), last, logits->data(), q});
+  return QuantizedFor(tensors.head, L, last, selected_q).status();
+}
+
+absl::Status Forward::Impl::Head(int begin, int end, std::vector<float>* logits) {
+  const int64_t D = config.model_dim, first = begin;
+  logits->resize(static_cast<size_t>(end - begin) * config.vocab_size);
+  if (begin == end) return absl::OkStatus();
+  const bool quantized = tensors.head.layout == Layout::kPanels;
+  RETURN_IF_ERROR(Do(Linear{end - begin, AsMatrix(tensors.head), selected.data() + first * D, logits->data(),
+                            quantized ? selected_q.data() + first * D / 32 : nullptr}));
+  Lap(StepOp::kHead);
+  return absl::OkStatus();
 }
 
 Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
@@ -270,10 +281,11 @@ absl::Status Forward::Run(std::span<const Chunk> chunks, ExpertRunner& experts, 
   RETURN_IF_ERROR(impl_->Embed());
   impl_->Lap(StepOp::kEmbed);
   for (int layer = 0; layer < impl_->config.layer_count(); ++layer) RETURN_IF_ERROR(impl_->Layer(layer, experts));
-  RETURN_IF_ERROR(impl_->Head(logits));
-  impl_->Lap(StepOp::kHead);
-  return absl::OkStatus();
+  RETURN_IF_ERROR(impl_->NormWanted());
+  return logits == nullptr ? absl::OkStatus() : Logits(0, static_cast<int>(impl_->rows.wanted.size()), logits);
 }
+
+absl::Status Forward::Logits(int begin, int end, std::vector<float>* logits) { return impl_->Head(begin, end, logits); }
 
 void Forward::Profile(StepProfile* profile) { impl_->profile = profile; }
 

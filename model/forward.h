@@ -25,6 +25,8 @@ class Forward {
 
   // Engine::Run.
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits);
+  // Engine::Logits.
+  absl::Status Logits(int begin, int end, std::vector<float>* logits);
   // Engine::Profile.
   void Profile(StepProfile* profile);
 

@@ -70,7 +70,8 @@ struct CpuLevel {
   // softmax.h
   bool (*block_maxima)(const float* x, int n, float* maxima);
   double (*weigh)(const SoftmaxWeights& weights, const float* x, int n, float* w);
-  void (*add_to_buckets)(const SoftmaxWeights& weights, const float* x, int n, BucketSums* sums);
+  void (*add_to_buckets)(const SoftmaxWeights& weights, const LogitBuckets& buckets, const float* x, int n,
+                         BucketSums* sums);
   int (*find_in_range)(const float* x, int n, float low, float high, int32_t* found);
 };
 

@@ -40,48 +40,51 @@ bool BlockMaxima(const float* x, int n, float* maxima) {
   return rest + Sum(Add(Add(poison[0], poison[1]), Add(poison[2], poison[3]))) == 0;
 }
 
-// The weights' parameters, in registers.
+// The parameters of the weights, in registers.
 struct Weigher {
   explicit Weigher(const SoftmaxWeights& w)
       : max(Broadcast16(w.max)),
-        inverse_temperature(Broadcast16(w.inverse_temperature)),
+        scale(Broadcast16(w.scale)),
         logit_min(Broadcast16(w.logit_min)),
         weight_min(Broadcast16(w.weight_min)) {}
 
   V16 Weight(V16 x) const {
-    const V16 weight = Exp16(Mul(Sub(x, max), inverse_temperature));
+    const V16 exponent = Mul(Sub(x, max), scale);
+    const V16 weight = SelectLess(exponent, Broadcast16(-126.0f), Zero16(), Exp2(exponent));
     return SelectLess(x, logit_min, Zero16(), SelectLess(weight, weight_min, Zero16(), weight));
   }
 
-  V16 max, inverse_temperature, logit_min, weight_min;
+  V16 max, scale, logit_min, weight_min;
 };
 
 double Weigh(const SoftmaxWeights& weights, const float* x, int n, float* w) {
   const Weigher weigher(weights);
   D16 sum = ZeroD16();
-  for (int i = 0; i < n; i += 16) {
-    const V16 weight = weigher.Weight(LoadUpTo16(x + i, n - i));
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const V16 weight = weigher.Weight(Load16(x + i));
+    Store(w + i, weight);
     sum = AddWide(sum, weight);
-    if (n - i >= 16) {
-      Store(w + i, weight);
-    } else {
-      float last[16];
-      Store(last, weight);
-      std::copy_n(last, n - i, w + i);
-    }
+  }
+  if (i < n) {
+    const V16 weight = weigher.Weight(LoadUpTo16(x + i, n - i));
+    float last[16];
+    Store(last, weight);
+    for (int j = i; j < n; ++j) w[j] = last[j - i];
+    sum = AddWide(sum, weight);
   }
   return Sum(sum);
 }
 
-void AddToBuckets(const SoftmaxWeights& weights, const float* x, int n, BucketSums* sums) {
+void AddToBuckets(const SoftmaxWeights& weights, const LogitBuckets& buckets, const float* x, int n, BucketSums* sums) {
   const Weigher weigher(weights);
-  const V16 scale = Broadcast16(weights.bucket_scale), per_unit = Broadcast16(SoftmaxWeights::kBucketsPerUnit);
-  const V16 last = Broadcast16(1.0f - SoftmaxWeights::kBuckets), magic = Broadcast16(12582912.0f);
+  const V16 scale = Broadcast16(buckets.scale), last = Broadcast16(1.0f - LogitBuckets::kCount);
+  const V16 magic = Broadcast16(LogitBuckets::kMagic);
   for (int i = 0; i < n; i += 16) {
     const V16 values = LoadUpTo16(x + i, n - i);
-    float weight[16], bucket[16];  // the bucket's number is in the low bits
+    float weight[16], bucket[16];
     Store(weight, weigher.Weight(values));
-    Store(bucket, Sub(magic, Max(Mul(Mul(Sub(values, weigher.max), scale), per_unit), last)));
+    Store(bucket, Sub(magic, Max(Mul(Sub(values, weigher.max), scale), last)));
     BRAID_UNROLL for (int j = 0; j < 16; ++j) {
       sums[std::bit_cast<uint32_t>(bucket[j]) & 0xFFFF][j % 4] += static_cast<double>(weight[j]);
     }

@@ -4,14 +4,22 @@
 
 namespace braid {
 
+float SoftmaxWeights::ScaleOf(float temperature) {
+  return std::min(1.44269504f / temperature, std::numeric_limits<float>::max());
+}
+
+LogitBuckets LogitBuckets::Between(float low, float top) {
+  return {.top = top, .scale = std::min((kCount - 1) / (top - low), std::numeric_limits<float>::max())};
+}
+
 bool BlockMaxima(const float* x, int n, float* maxima) { return ActiveCpuLevel().block_maxima(x, n, maxima); }
 
 double Weigh(const SoftmaxWeights& weights, const float* x, int n, float* w) {
   return ActiveCpuLevel().weigh(weights, x, n, w);
 }
 
-void AddToBuckets(const SoftmaxWeights& weights, const float* x, int n, BucketSums* sums) {
-  ActiveCpuLevel().add_to_buckets(weights, x, n, sums);
+void AddToBuckets(const SoftmaxWeights& weights, const LogitBuckets& buckets, const float* x, int n, BucketSums* sums) {
+  ActiveCpuLevel().add_to_buckets(weights, buckets, x, n, sums);
 }
 
 int FindInRange(const float* x, int n, float low, float high, int32_t* found) {

@@ -7,7 +7,7 @@ namespace braid::ref {
 double Weigh(const SoftmaxWeights& weights, const float* x, int n, double* w) {
   double sum = 0;
   for (int i = 0; i < n; ++i) {
-    w[i] = std::exp((double{x[i]} - double{weights.max}) * double{weights.inverse_temperature});
+    w[i] = std::exp2((double{x[i]} - double{weights.max}) * double{weights.scale});
     if (x[i] < weights.logit_min || w[i] < double{weights.weight_min}) w[i] = 0;
     sum += w[i];
   }
