@@ -6,6 +6,8 @@
 #include <utility>
 #include <variant>
 
+#include "base/status.h"
+
 namespace braid::simulation {
 namespace {
 
