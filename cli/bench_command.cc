@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/bench_engine_command.h"
+#include "cli/bench_quality_command.h"
 #include "cli/bench_serve_command.h"
 
 namespace braid {
@@ -11,6 +12,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   CLI::App* bench = app.add_subcommand("bench", "Measure");
   bench->require_subcommand(1);
   AddBenchEngineCommand(*bench, exit_code);
+  AddBenchQualityCommand(*bench, exit_code);
   AddBenchServeCommand(*bench, exit_code);
 }
 

@@ -107,6 +107,11 @@ absl::Status Check(const ShortConv& op) {
   for (const ConvPiece& piece : op.pieces) {
     RETURN_IF_ERROR(Require(piece.row == row && piece.tokens > 0, "pieces must cover the rows in order"));
     RETURN_IF_ERROR(Require(piece.position >= 0 && piece.columns != nullptr, "a piece must have a place and columns"));
+    for (const ConvSave& save : piece.saves) {
+      RETURN_IF_ERROR(Require(
+          save.columns != nullptr && save.position > piece.position && save.position <= piece.position + piece.tokens,
+          "a save must have columns and a place in its piece"));
+    }
     row += piece.tokens;
   }
   RETURN_IF_ERROR(Require(row == op.T, "pieces must cover all rows"));

@@ -76,7 +76,9 @@ def test_a_worker_dies_while_it_joins(workload):
 def test_experts_move_while_answers_are_under_way():
     """Placed anew by their load every second; the tokens do not change. (The checksum model uses all alike.)"""
     workload = WORKLOADS["demo"]()
-    flags = {"router": ["--rebalance-interval-ms", 1000, "--replica-experts", 4, "--rebalance-experts", 8]}
+    # Without a prefix cache: prompts that are computed are load.
+    flags = {"router": ["--rebalance-interval-ms", 1000, "--replica-experts", 4, "--rebalance-experts", 8,
+                        "--prefix-cache", "false"]}
     with Cluster(workers=3, model=workload.model, flags=flags) as cluster:
         pauses = []
         for _ in range(40):

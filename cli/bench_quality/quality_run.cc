@@ -1,0 +1,80 @@
+#include "cli/bench_quality/quality_run.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "base/status.h"
+#include "model/engine.h"
+
+namespace braid {
+namespace {
+
+// An engine that runs one sequence after the other.
+class SequenceRun {
+ public:
+  SequenceRun(const ModelConfig& config, const ModelTensors& tensors, size_t tokens_max, ThreadPool* pool)
+      : kv_(config, static_cast<int>(tokens_max + kKvBlockTokens - 1) / kKvBlockTokens),
+        engine_(MakeEngine(&config, &tensors, &kv_, pool)),
+        experts_(config.experts, &engine_->experts(), pool) {}
+
+  void Begin() {
+    cache_ = kv_.NewSequence();
+    cache_.blocks.resize(static_cast<size_t>(kv_.blocks()));
+    std::iota(cache_.blocks.begin(), cache_.blocks.end(), 0);
+  }
+  // Of the tokens from `position`, up to which the sequence has run.
+  absl::Status Step(std::span<const TokenId> tokens, size_t position) {
+    const Chunk chunk{&cache_, static_cast<int>(position), tokens, Chunk::Logits::kAll};
+    return engine_->Run({&chunk, 1}, experts_, &logits_);
+  }
+  std::span<const float> logits() const { return logits_; }
+
+ private:
+  KvPool kv_;
+  std::unique_ptr<Engine> engine_;
+  LocalExperts experts_;
+  SequenceCache cache_;
+  std::vector<float> logits_;
+};
+
+}  // namespace
+
+absl::StatusOr<QualityFigures> CompareEngines(const ModelConfig& config, const ModelTensors& reference,
+                                              const ModelTensors& candidate, const TokenSequences& sequences,
+                                              const QualityRunOptions& options, ThreadPool* pool) {
+  size_t longest = 1;
+  for (const auto& sequence : sequences) longest = std::max(longest, sequence.size());
+  SequenceRun reference_run(config, reference, longest, pool), candidate_run(config, candidate, longest, pool);
+  const auto V = static_cast<size_t>(config.vocab_size);
+  QualitySum sum;
+  int done = 0;
+  for (const std::vector<TokenId>& sequence : sequences) {
+    reference_run.Begin();
+    candidate_run.Begin();
+    for (size_t at = 0; at < sequence.size();) {
+      const size_t rows = std::min(static_cast<size_t>(options.rows_max), sequence.size() - at);
+      const std::span<const TokenId> tokens = std::span(sequence).subspan(at, rows);
+      RETURN_IF_ERROR(reference_run.Step(tokens, at));
+      RETURN_IF_ERROR(candidate_run.Step(tokens, at));
+      if (options.logits) RETURN_IF_ERROR(options.logits(reference_run.logits(), candidate_run.logits()));
+      std::vector<Divergence> divergences(rows);
+      const auto next = [&](size_t row) {
+        return at + row + 1 < sequence.size() ? std::optional(sequence[at + row + 1]) : std::nullopt;
+      };
+      pool->ParallelFor(static_cast<int>(rows), 1, [&](int begin, int end) {
+        for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row)
+          divergences[row] = Compare(reference_run.logits().subspan(row * V, V),
+                                     candidate_run.logits().subspan(row * V, V), next(row));
+      });
+      for (size_t row = 0; row < rows; ++row) sum.Add(divergences[row], next(row).has_value());
+      at += rows;
+      done += static_cast<int>(rows);
+      if (options.progress) options.progress(done);
+    }
+  }
+  return sum.Figures();
+}
+
+}  // namespace braid
