@@ -160,9 +160,10 @@ absl::Status Check(const GroupedFfn& op) {
     RETURN_IF_ERROR(CheckShape(group.gate, op.F, op.D, "gate"));
     RETURN_IF_ERROR(CheckShape(group.up, op.F, op.D, "up"));
     RETURN_IF_ERROR(CheckShape(group.down, op.D, op.F, "down"));
-    RETURN_IF_ERROR(Require(group.gate.layout == group.up.layout, "gate and up must have the same layout"));
-    const bool given = group.gate.layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
-    RETURN_IF_ERROR(Require(given && op.y != nullptr, "y must be set, and x, or q for panels"));
+    for (const Matrix* in : {&group.gate, &group.up}) {
+      const bool given = in->layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
+      RETURN_IF_ERROR(Require(given && op.y != nullptr, "y must be set, and x, or q for panels"));
+    }
     row = group.end;
   }
   return Require(row == op.R, "groups must cover all rows");

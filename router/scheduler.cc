@@ -245,12 +245,14 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
       rows += chunk.tokens_size();
       Sequence& sequence = *Find(SequenceId(chunk.sequence()));
       if (!sequence.decoding() || sequence.careful) continue;
-      // The token behind the last draft counts, too. And a block is to end with a row that is sure to stay, where a
-      // snapshot can be taken.
-      const int left = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
-      const int block = group_->kv_block_tokens(), computed = sequence.computed();
-      const int in_block = ((computed + 1) / block + 1) * block - computed - 2;
-      decodes.push_back({&sequence, &chunk, rank, std::min(left, in_block)});
+      // The token behind the last draft counts, too.
+      int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+      if (group_->worker(rank).snapshots_max > 0) {
+        // A block is to end with a row that is sure to stay, where a snapshot can be taken.
+        const int block = group_->kv_block_tokens(), computed = sequence.computed();
+        most = std::min(most, ((computed + 1) / block + 1) * block - computed - 2);
+      }
+      decodes.push_back({&sequence, &chunk, rank, most});
     }
   }
   if (decodes.empty()) return;

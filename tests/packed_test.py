@@ -1,4 +1,4 @@
-"""A packed file is the model it was packed from: the same bits, in one process and in many, also side by side with it."""
+"""A packed file is the model it was packed from: the same bits, in one process, in many, and side by side with it."""
 import subprocess
 
 import pytest

@@ -41,7 +41,8 @@ struct PanelTask {
 inline int64_t AttentionPartialFloats(int rows, int head_dim) {
   return int64_t{rows} * (KvArena::RowDim(head_dim) + 16 + 1);
 }
-// Rows that a tile may have: whole sixes that with their dimensions fit the stack and, for common sizes, a first cache.
+// Rows that a tile may have, counted once per key head: whole sixes that with their dimensions fit the stack and, for
+// common sizes, a first cache.
 inline constexpr int kAttentionTileRowsMax = 48;
 inline constexpr int kAttentionTileFloats = 6 * Attention::kHeadDimMax;
 inline int AttentionTileRows(int head_dim) {

@@ -23,6 +23,7 @@ from quality.demo_text import demo_text, written_by_the_model
 from quality.k_quants import write_k_quants
 
 DIRECTORY = ROOT / "build/quality"
+OURS, THEIRS = "int8, Braid", "int8, llama.cpp"
 CONVERTED = {"q4_0", "q8_0"}
 K_QUANTS = {"q4_k": ("Q4_K", "Q6_K"), "q5_k": ("Q5_K", "Q6_K"), "q6_k": ("Q6_K", "Q6_K")}  # matrices, embedding
 
@@ -60,22 +61,24 @@ def measure(gguf, text, tokens, widen):
     braid("bench", "quality", "--model", gguf, *(["--text", text] if text else []), "--tokens", tokens, "--logits",
           logits)
     ours = logits_file.read(logits)
-    candidates = {"float32, Braid": ours["reference"], "int8, Braid": ours["candidate"],
-                  "int8, llama.cpp": llama_logprobs(gguf, logits, "f16"),
+    candidates = {"float32, Braid": ours["reference"], OURS: ours["candidate"],
+                  THEIRS: llama_logprobs(gguf, logits, "f16"),
                   "int8, llama.cpp, KV in f32": llama_logprobs(gguf, logits, "f32")}
     reference = llama_logprobs(converted(gguf, "widened", "f32"), logits, "f32") if widen else ours["reference"]
     return ours["tokens"], {what: figures.compare(reference, candidate, ours["tokens"], ours["lengths"])
                             for what, candidate in candidates.items()}
 
 
-def print_table(title, summaries):
+def print_table(title, summaries, ratio):
     print(f"\n{title}\n")
     print(f"  {'':<28}{'KL mean':>11}{'+-':>10}{'median':>11}{'p99':>11}{'max':>11}{'same top, %':>13}"
           f"{'max error':>11}{'perplexity':>12}")
     for what, s in summaries.items():
         print(f"  {what:<28}{s['kl_mean']:>11.3g}{s['kl_mean_error']:>10.2g}{s['kl_p50']:>11.3g}{s['kl_p99']:>11.3g}"
               f"{s['kl_max']:>11.3g}{100 * s['top1_agreement']:>13.2f}{s['logprob_error_max']:>11.3g}"
-              f"{s['perplexity']:>12.4f}", flush=True)
+              f"{s['perplexity']:>12.4f}")
+    print("  position by position, the divergence of {} is {:.3f} times that of {} (95 %: {:.3f} to {:.3f})".format(
+        OURS, ratio[0], THEIRS, *ratio[1:]), flush=True)
 
 
 def main():
@@ -91,8 +94,9 @@ def main():
     report = {}
 
     def show(title, found):
-        report[title] = {what: f.summary() for what, f in found.items()}
-        print_table(title, report[title])
+        summaries, ratio = {what: f.summary() for what, f in found.items()}, figures.kl_ratio(found[OURS], found[THEIRS])
+        print_table(title, summaries, ratio)
+        report[title] = {**summaries, "kl_ratio": ratio}
 
     if options.model:
         tokens, found = measure(options.model, options.text, options.tokens, widen=False)
