@@ -25,6 +25,7 @@ struct Id {
 
 using SequenceId = Id<struct SequenceTag, uint64_t>;  // unique for the life of a router
 using WorkerId = Id<struct WorkerTag, uint32_t>;  // a worker's rank for the life of an epoch is another thing: int rank
+using SnapshotId = Id<struct SnapshotTag, uint64_t>;  // of a worker's, while its stream stands; 0: none
 using Epoch = Id<struct EpochTag, uint64_t>;      // membership and placement of a group; only rises
 
 using TokenId = int32_t;

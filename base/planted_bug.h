@@ -46,6 +46,13 @@ namespace braid {
   PLANT(kCountsRejectedDrafts)            \
   PLANT(kKeepsBlocksOfReleased)           \
   PLANT(kKeepsForgotten)                  \
+  PLANT(kFreesSharedBlocks)               \
+  PLANT(kSavesColumnsOfChunkEnd)          \
+  PLANT(kKeepsDroppedSnapshots)           \
+  PLANT(kForgetsResumedCounts)            \
+  PLANT(kKeepsSnapshotsOfVoidStep)        \
+  PLANT(kEvictsPinnedSnapshots)           \
+  PLANT(kSharesAcrossScopes)              \
   PLANT(kResubmitsWithoutTokens)          \
   PLANT(kDeliversTwice)                   \
   PLANT(kGivesUpWithTheRouter)            \

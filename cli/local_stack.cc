@@ -47,6 +47,7 @@ absl::Status LocalStack::StartGateway() {
   gateway.grpc_port = options_.grpc_port;
   gateway.model_name = options_.model_name;
   gateway.api_key = options_.api_key;
+  gateway.share_prefixes = options_.share_prefixes;
   gateway.audit_path = options_.audit_path;
   gateway.answer_tokens_default = options_.answer_tokens_default;
   ASSIGN_OR_RETURN(gateway_, Gateway::Start(model_.get(), gateway, &metrics_));

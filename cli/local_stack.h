@@ -27,6 +27,7 @@ struct LocalStackOptions {
   int http_port = 8000;
   int grpc_port = 8001;
   std::string model_name, api_key, audit_path;
+  std::string share_prefixes = GatewayOptions{}.share_prefixes;
 };
 
 // Gateway, router and workers of one machine. With worker processes it is also their supervisor: one that ends is

@@ -97,6 +97,12 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   serve->add_option("--model-name", flags->stack.model_name, "The name callers use; default: the file's");
   serve->add_option("--api-key-file", flags->api_key_file, "A file whose first line callers must send as Bearer token");
+  serve
+      ->add_option("--share-prefixes", flags->stack.share_prefixes,
+                   "Whose prompts that begin alike share what is computed of that: user (callers who send the same "
+                   "`user`, or none), all, none")
+      ->check(CLI::IsMember({"user", "all", "none"}))
+      ->capture_default_str();
   serve->add_option("--audit", flags->stack.audit_path, "Write one JSON line per request to this file");
   serve->add_option("--drain-seconds", flags->drain_seconds, "How long running answers may go on after SIGTERM")
       ->check(CLI::Range(0, 3600))

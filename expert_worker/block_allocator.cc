@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 
 namespace braid {
 
-BlockAllocator::BlockAllocator(int blocks) : in_use_(blocks) {
+BlockAllocator::BlockAllocator(int blocks) : references_(blocks) {
   free_.reserve(blocks);
   for (int block = blocks - 1; block >= 0; --block) free_.push_back(block);
 }
@@ -19,15 +20,21 @@ absl::StatusOr<std::vector<int32_t>> BlockAllocator::Allocate(int count) {
   }
   const std::vector<int32_t> blocks(free_.rbegin(), free_.rbegin() + count);
   free_.resize(free_.size() - count);
-  for (int32_t block : blocks) in_use_[block] = true;
+  for (int32_t block : blocks) references_[block] = 1;
   return blocks;
 }
 
-void BlockAllocator::Release(const std::vector<int32_t>& blocks) {
+void BlockAllocator::Share(std::span<const int32_t> blocks) {
+  for (const int32_t block : blocks) {
+    CHECK_GE(references_[block], 1) << "KV block " << block << " is free";
+    ++references_[block];
+  }
+}
+
+void BlockAllocator::Release(std::span<const int32_t> blocks) {
   for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
-    CHECK(in_use_[*block]) << "KV block " << *block << " is freed twice";
-    in_use_[*block] = false;
-    free_.push_back(*block);
+    CHECK_GE(references_[*block], 1) << "KV block " << *block << " is freed twice";
+    if (--references_[*block] == 0 || Planted(Bug::kFreesSharedBlocks)) free_.push_back(*block);
   }
 }
 

@@ -67,8 +67,6 @@ absl::Status PageIn(const std::vector<TensorView>& tensors, ThreadPool* pool, co
   };
   std::vector<Piece> pieces;
   for (const TensorView& tensor : tensors) {
-    const Pages whole(tensor.data, tensor.bytes());
-    madvise(whole.address, whole.length, MADV_HUGEPAGE);  // where the file system can
     for (uint64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
       pieces.push_back({&tensor, at, std::min(kPieceBytes, tensor.bytes() - at)});
   }

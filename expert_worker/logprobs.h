@@ -9,7 +9,8 @@
 
 namespace braid {
 
-// log(sum(exp(logits))), in double, in id order. REQUIRES: finite, not empty.
+// log(sum(exp(logits))): the exponentials of kernels/softmax.h, which are off by 1e-6 of themselves at most, are added
+// in double and in a fixed order. REQUIRES: finite, not empty.
 double LogSumExp(std::span<const float> logits);
 
 // Adds the `count` most probable tokens to `out`, best first, ties by lower id. A token whose logit has been set to

@@ -49,6 +49,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--step-tokens-max", worker.step_tokens_max, "rows one step may have here; equal on all workers",
       "BRAID_WORKER_STEP_TOKENS_MAX");
   add("--sequences-max", worker.sequences_max, "sequences held at once", "BRAID_WORKER_SEQUENCES_MAX");
+  add("--snapshots-max", worker.snapshots_max,
+      "beginnings of sequences kept for those that begin alike, beyond their KV blocks (295 KB each for LFM2-8B-A1B); "
+      "0: none, -1: what 64 MiB hold",
+      "BRAID_WORKER_SNAPSHOTS_MAX")
+      ->check(CLI::Range(-1, 1 << 20));
   add("--expert-slots", worker.expert_slots,
       "experts there is memory for, counted over all layers; with fewer than all, experts are read in when the router "
       "places them here; 0: all",

@@ -40,12 +40,31 @@ absl::Status CheckChunk(const v1::SequenceChunk& chunk, const ModelConfig& confi
     return InvalidArgument(fmt::format("samples at {}, inside the prompt of {}", end, sequence.start.prompt_tokens()));
   }
   RETURN_IF_ERROR(CheckDrafts(chunk, config, sequence));
+  for (const v1::SnapshotSave& save : chunk.saves()) {
+    if (save.position() > chunk.position() && save.position() <= end && save.position() % kKvBlockTokens == 0) continue;
+    return InvalidArgument(fmt::format("saves at {}, not at the end of a block in it", save.position()));
+  }
   for (const int32_t token : chunk.tokens()) {
     if (token < 0 || token >= config.vocab_size) {
       return InvalidArgument(fmt::format("token {} is not in [0, {})", token, config.vocab_size));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckSaves(const v1::StepPlan& plan, const SnapshotStore& snapshots) {
+  absl::flat_hash_set<uint64_t> seen;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    for (const v1::SnapshotSave& save : chunk.saves()) {
+      if (save.snapshot() == 0 || snapshots.Find(save.snapshot()) || !seen.insert(save.snapshot()).second) {
+        return InvalidArgument(fmt::format("snapshot {} is saved twice, or is 0", save.snapshot()));
+      }
+    }
+  }
+  const int count = snapshots.size() + static_cast<int>(seen.size());
+  if (count <= snapshots.snapshots_max()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("{} snapshots, there is memory for {}", count, snapshots.snapshots_max()));
 }
 
 }  // namespace
@@ -64,7 +83,7 @@ absl::Status CheckChunks(const v1::StepPlan& plan, const ModelConfig& config, in
   }
   if (rows > step_tokens_max)
     return InvalidArgument(fmt::format("{} rows, at most {} in a step", rows, step_tokens_max));
-  return absl::OkStatus();
+  return CheckSaves(plan, table.snapshots());
 }
 
 }  // namespace braid

@@ -11,8 +11,12 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
       attaches(metrics->AddCounter("braid_worker_attaches_total", "Streams to the router that were opened.")),
       epoch(metrics->AddGauge("braid_worker_epoch", "The epoch this worker runs steps in; 0: none.")),
       sequences(metrics->AddGauge("braid_worker_sequences", "Sequences whose cache this worker holds.")),
-      kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks reserved for sequences.")),
+      kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks in use by sequences and snapshots.")),
       kv_blocks_total(metrics->AddGauge("braid_worker_kv_blocks", "KV blocks of this worker.")),
+      snapshots(
+          metrics->AddGauge("braid_worker_snapshots", "Beginnings of sequences kept for those that begin alike.")),
+      snapshot_bytes(metrics->AddGauge("braid_worker_snapshot_bytes",
+                                       "Memory of their conv states; their keys and values are in KV blocks.")),
       model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
       experts_(experts),
       step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",

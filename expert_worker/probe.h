@@ -17,7 +17,7 @@ class WorkerProbe {
   void StepRan(const v1::StepPlan& plan, const v1::StepDone& done);
 
   Counter faults, attaches;
-  Gauge epoch, sequences, kv_blocks_used, kv_blocks_total, model_bytes;
+  Gauge epoch, sequences, kv_blocks_used, kv_blocks_total, snapshots, snapshot_bytes, model_bytes;
 
  private:
   void CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows);

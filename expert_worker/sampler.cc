@@ -10,8 +10,9 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "expert_worker/logit_edits.h"
+#include "expert_worker/token_draw.h"
 #include "expert_worker/top_tokens.h"
-#include "kernels/exp.h"
 
 namespace braid {
 namespace {
@@ -19,18 +20,18 @@ namespace {
 // Far beyond what a model emits; keeps the arithmetic below free of infinities when a tiny penalty divides a logit.
 constexpr float kLogitMax = 1e30f;
 
-// How many of the best tokens top_p looks at first; most distributions need far fewer.
-constexpr size_t kTopPFirstLook = 256;
-
-struct Candidate {
-  TokenId token;
-  float weight;  // probability times an unknown constant; the best token has 1
+// What a thread needs to sample, row after row. Grows to the vocabulary and stays.
+struct Scratch {
+  LogitRow row;
+  TokenDraw draw;
+  std::vector<ScoredToken> saved;
 };
 
 bool InRange(float value, float low, float high) { return value >= low && value <= high; }  // false for NaN
 
-void ApplyBiasAndPenalties(std::span<float> logits, const v1::SamplingParams& params, const TokenCounts& counts) {
-  for (const v1::LogitBias& bias : params.logit_bias()) logits[bias.token()] += bias.bias();
+void ApplyBiasAndPenalties(std::span<const float> logits, const v1::SamplingParams& params, const TokenCounts& counts,
+                           LogitEdits* edits) {
+  for (const v1::LogitBias& bias : params.logit_bias()) edits->Set(bias.token(), logits[bias.token()] + bias.bias());
   if (!UsesCounts(params)) return;
   const float repetition = params.repetition_penalty();
   for (const auto& [token, count] : counts.counts()) {
@@ -39,104 +40,8 @@ void ApplyBiasAndPenalties(std::span<float> logits, const v1::SamplingParams& pa
     if (count.answer > 0) {
       logit -= params.presence_penalty() + params.frequency_penalty() * static_cast<float>(count.answer);
     }
-    logits[token] = std::clamp(logit, -kLogitMax, kLogitMax);
+    edits->Set(token, std::clamp(logit, -kLogitMax, kLogitMax));
   }
-}
-
-// e^((logit - max) / temperature). Dividing gives 0 or -infinity for the tiniest temperature, never NaN. The
-// exponential is the kernels', whose bits do not depend on the machine's C library.
-float Weight(float logit, float max, float temperature) { return Exp((logit - max) / temperature); }
-
-// The weight of every token by id, 0 if it is below `weight_min`.
-std::vector<float> WeighAll(std::span<const float> logits, float max, float temperature, float weight_min) {
-  constexpr size_t kLanes = 32;  // a fixed inner loop is what the compiler vectorises
-  std::vector<float> weights(logits.size());
-  const auto weigh = [&](size_t i) {
-    const float weight = Weight(logits[i], max, temperature);
-    weights[i] = weight >= weight_min ? weight : 0.0f;
-  };
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) weigh(i + lane);
-  }
-  for (; i < logits.size(); ++i) weigh(i);
-  return weights;
-}
-
-std::vector<Candidate> Weigh(const std::vector<ScoredToken>& tokens, float max, float temperature) {
-  std::vector<Candidate> candidates;
-  candidates.reserve(tokens.size());
-  for (const ScoredToken& token : tokens) candidates.push_back({token.token, Weight(token.logit, max, temperature)});
-  return candidates;
-}
-
-double Sum(std::span<const float> weights) {
-  double sum = 0;
-  for (const float weight : weights) sum += weight;
-  return sum;
-}
-
-double Sum(std::span<const Candidate> candidates) {
-  double sum = 0;
-  for (const Candidate& candidate : candidates) sum += candidate.weight;
-  return sum;
-}
-
-// Keeps the shortest prefix that reaches `mass`; false if all together do not.
-bool KeepMass(std::vector<Candidate>* candidates, double mass) {
-  double sum = 0;
-  for (size_t i = 0; i < candidates->size(); ++i) {
-    sum += (*candidates)[i].weight;
-    if (sum < mass) continue;
-    candidates->resize(i + 1);
-    return true;
-  }
-  return false;
-}
-
-// The best tokens that top_k and then top_p leave, best first.
-std::vector<Candidate> TopKTopP(std::span<const float> logits, float max, const v1::SamplingParams& params) {
-  const float temperature = params.temperature();
-  const double top_p = params.top_p();
-  if (params.top_k() > 0) {
-    std::vector<Candidate> candidates = Weigh(TopTokens(logits, params.top_k()), max, temperature);
-    if (top_p < 1) KeepMass(&candidates, top_p * Sum(candidates));
-    return candidates;
-  }
-  const double total = Sum(WeighAll(logits, max, temperature, 0));
-  for (size_t look = kTopPFirstLook;; look *= 8) {
-    std::vector<Candidate> candidates = Weigh(TopTokens(logits, look), max, temperature);
-    if (KeepMass(&candidates, top_p * total) || look >= logits.size()) return candidates;
-  }
-}
-
-std::vector<Candidate> BestCandidates(std::span<const float> logits, float max, const v1::SamplingParams& params) {
-  std::vector<Candidate> candidates = TopKTopP(logits, max, params);
-  // Best first, so min_p cuts off a tail; the best token itself has weight 1 and always stays.
-  while (candidates.back().weight < params.min_p()) candidates.pop_back();
-  return candidates;
-}
-
-// The first token at which the running sum of weights passes the drawn share of the whole. Best first.
-TokenId DrawBest(std::span<const Candidate> candidates, double uniform) {
-  const double target = uniform * Sum(candidates);
-  double sum = 0;
-  for (const Candidate& candidate : candidates) {
-    sum += candidate.weight;
-    if (sum > target) return candidate.token;
-  }
-  return candidates.back().token;  // uniform < 1, so only rounding leads here
-}
-
-// The same in id order, over the whole vocabulary. `best`: any token with a weight.
-TokenId DrawAny(std::span<const float> weights, TokenId best, double uniform) {
-  const double target = uniform * Sum(weights);
-  double sum = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    sum += weights[i];
-    if (sum > target) return static_cast<TokenId>(i);
-  }
-  return best;
 }
 
 }  // namespace
@@ -177,18 +82,21 @@ bool UsesCounts(const v1::SamplingParams& params) {
 
 absl::StatusOr<TokenId> SampleToken(std::span<float> logits, const v1::SamplingParams& params,
                                     const TokenCounts& counts, std::span<const TokenId> masked, uint64_t position) {
-  if (!AllFinite(logits)) return absl::InternalError("the model's logits are not finite");
-  ApplyBiasAndPenalties(logits, params, counts);
-  for (TokenId token : masked) logits[token] = -std::numeric_limits<float>::infinity();
-  const TokenId best = ArgMax(logits);
-  const float max = logits[best];
-  if (std::isinf(max)) return absl::InternalError("every token of the vocabulary is masked");
-  if (params.temperature() == 0) return best;
+  thread_local Scratch scratch;
+  LogitRow& row = scratch.row;
+  if (!row.Read(logits)) return absl::InternalError("the model's logits are not finite");
+  LogitEdits edits(logits, &scratch.saved);
+  ApplyBiasAndPenalties(logits, params, counts, &edits);
+  for (TokenId token : masked) edits.Set(token, -std::numeric_limits<float>::infinity());
+  if (!edits.empty()) row.Read(logits);
+  if (std::isinf(row.max())) return absl::InternalError("every token of the vocabulary is masked");
+  if (params.temperature() == 0) return row.Best();
 
-  const double uniform = UniformAt(params.seed(), params.choice(), position);
-  if (params.top_k() > 0 || params.top_p() < 1) return DrawBest(BestCandidates(logits, max, params), uniform);
-  // Without top_k and top_p no order by probability is needed.
-  return DrawAny(WeighAll(logits, max, params.temperature(), params.min_p()), best, uniform);
+  TokenDraw& draw = scratch.draw;
+  draw.Start(&row, params.temperature());
+  if (params.top_k() > 0) draw.KeepBest(params.top_k());
+  if (params.top_p() < 1) draw.KeepMass(static_cast<double>(params.top_p()));
+  return draw.Draw(params.min_p(), UniformAt(params.seed(), params.choice(), position));
 }
 
 }  // namespace braid

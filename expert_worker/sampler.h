@@ -42,12 +42,13 @@ class TokenCounts {
 bool UsesCounts(const v1::SamplingParams& params);
 
 // Chooses the token at `position` of the sequence. `masked` ids are never chosen (vocabulary rows without a token).
-// `logits` is overwritten. kInternal if a logit is not finite or nothing is left to choose from.
+// `logits` is changed on the way, and as before in the end. kInternal if a logit is not finite or nothing is left to
+// choose from.
 //
 // The order: logit_bias; repetition penalty (divides positive, multiplies negative logits of every token so far),
 // presence and frequency penalty (of the answer's tokens); at temperature 0 the best token; else temperature, top_k,
 // top_p (the fewest best tokens that reach the mass), min_p (at least that share of the best token's probability), and
-// one draw. Equal logits rank by lower id.
+// one draw. Equal logits rank by lower id. The token depends on no instruction set, thread or other row.
 absl::StatusOr<TokenId> SampleToken(std::span<float> logits, const v1::SamplingParams& params,
                                     const TokenCounts& counts, std::span<const TokenId> masked, uint64_t position);
 

@@ -204,6 +204,22 @@ TEST(Sampler, LogitsThatAreNotFiniteAreAnError) {
   }
 }
 
+TEST(Sampler, LeavesTheLogitsAsTheyWere) {
+  v1::SamplingParams params = Params();
+  params.set_repetition_penalty(1.3f);
+  for (int i = 0; i < 2; ++i) {  // the same token twice
+    params.add_logit_bias()->set_token(4);
+    params.mutable_logit_bias(i)->set_bias(5);
+  }
+  TokenCounts counts;
+  counts.Add(4, /*answer=*/true);
+  const std::vector<TokenId> masked = {4, 9};
+  const std::vector<float> before = RandomLogits(700, 6);
+  std::vector<float> logits = before;
+  ASSERT_TRUE(SampleToken(std::span(logits), params, counts, masked, 0).ok());
+  EXPECT_EQ(logits, before);
+}
+
 TEST(CheckSampling, NamesTheParameterThatIsOutOfRange) {
   EXPECT_TRUE(CheckSampling(Params(), 10).ok());
   const auto refused = [](auto change) {
@@ -244,7 +260,7 @@ TEST(Logprobs, AreTheLogSoftmax) {
   const double log_sum = LogSumExp(logits);
   double total = 0;
   for (float logit : logits) total += std::exp(logit - log_sum);
-  EXPECT_NEAR(total, 1, 1e-12);
+  EXPECT_NEAR(total, 1, 1e-6);
   v1::TokenLogprob out;
   AddAlternatives(logits, log_sum, 3, &out);
   ASSERT_EQ(out.top_size(), 3);

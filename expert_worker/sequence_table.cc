@@ -38,8 +38,12 @@ void OwnedSequence::Append(TokenId token) {
   ++length;
 }
 
-SequenceTable::SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max)
-    : config_(config), kv_(kv), sequences_max_(sequences_max), blocks_(kv->blocks()) {}
+SequenceTable::SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max, int snapshots_max)
+    : config_(config),
+      kv_(kv),
+      sequences_max_(sequences_max),
+      blocks_(kv->blocks()),
+      snapshots_(config, &blocks_, snapshots_max) {}
 
 absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
   const SequenceId id(start.sequence());
@@ -48,13 +52,47 @@ absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
   if (sequences_.contains(id)) return InvalidArgument(context + ": it is here already");
   if (size() >= sequences_max_)
     return absl::ResourceExhaustedError(fmt::format("{}: {} are here already", context, size()));
-  absl::StatusOr<std::vector<int32_t>> blocks = blocks_.Allocate(static_cast<int>(start.kv_blocks()));
+  RETURN_IF_ERROR(Annotate(CheckResume(start), context));
+  const SnapshotStore::Snapshot* const shared = snapshots_.Find(start.resume());
+  const int own = static_cast<int>(start.kv_blocks()) - (shared ? static_cast<int>(shared->blocks.size()) : 0);
+  absl::StatusOr<std::vector<int32_t>> blocks = blocks_.Allocate(own);
   if (!blocks.ok()) return Annotate(blocks.status(), context);
   OwnedSequence& sequence = sequences_[id];
   sequence.start = start;
   sequence.cache = kv_->NewSequence();
   sequence.cache.blocks = *std::move(blocks);
+  if (shared) Resume(*shared, &sequence);
   return absl::OkStatus();
+}
+
+absl::Status SequenceTable::CheckResume(const v1::SequenceStart& start) const {
+  if (start.resume() == 0) return absl::OkStatus();
+  const SnapshotStore::Snapshot* const snapshot = snapshots_.Find(start.resume());
+  if (!snapshot || snapshot->blocks.empty()) {
+    return InvalidArgument(fmt::format("there is no snapshot {}", start.resume()));
+  }
+  if (snapshot->blocks.size() > start.kv_blocks()) {
+    return InvalidArgument(
+        fmt::format("kv_blocks is {}, snapshot {} has {}", start.kv_blocks(), start.resume(), snapshot->blocks.size()));
+  }
+  if (start.want_prompt_logprobs()) return InvalidArgument("it wants scores of a prompt that is not computed");
+  const int counted = UsesCounts(start.sampling()) ? snapshot->length : 0;
+  if (start.resumed_tokens_size() != counted) {
+    return InvalidArgument(fmt::format("{} resumed_tokens, not {}", start.resumed_tokens_size(), counted));
+  }
+  return absl::OkStatus();
+}
+
+void SequenceTable::Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequence* sequence) {
+  blocks_.Share(snapshot.blocks);
+  sequence->cache.blocks.insert(sequence->cache.blocks.begin(), snapshot.blocks.begin(), snapshot.blocks.end());
+  RestoreConvColumns(*config_, snapshot.conv, snapshot.length, &sequence->cache);
+  sequence->length = snapshot.length;
+  int position = 0;
+  for (const TokenId token : sequence->start.resumed_tokens()) {
+    if (!Planted(Bug::kForgetsResumedCounts)) sequence->counts.Add(token, sequence->InAnswer(position++));
+  }
+  sequence->start.clear_resumed_tokens();
 }
 
 void SequenceTable::Release(SequenceId id) {
@@ -67,6 +105,7 @@ void SequenceTable::Release(SequenceId id) {
 void SequenceTable::Clear() {
   for (const auto& [id, sequence] : sequences_) blocks_.Release(sequence.cache.blocks);
   sequences_.clear();
+  snapshots_.DropAllBut({});
 }
 
 void SequenceTable::Note(const v1::SequenceChunk& chunk) {
@@ -105,6 +144,7 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
   for (const SequenceId id : forgotten) {
     if (!Planted(Bug::kKeepsForgotten)) Release(id);
   }
+  snapshots_.DropAllBut(begin.keep_snapshots());
   return missing;
 }
 

@@ -10,6 +10,7 @@
 #include "braid/v1/worker.pb.h"
 #include "expert_worker/block_allocator.h"
 #include "expert_worker/sampler.h"
+#include "expert_worker/snapshot_store.h"
 #include "model/kv_cache.h"
 
 namespace braid {
@@ -17,7 +18,7 @@ namespace braid {
 // What this worker knows of a sequence that it owns.
 struct OwnedSequence {
   v1::SequenceStart start;
-  SequenceCache cache;  // with all blocks it will ever need
+  SequenceCache cache;  // with all blocks it will ever need; the first ones may be shared
   int length = 0;       // positions [0, length) are in the cache
   bool InAnswer(int position) const { return position >= static_cast<int>(start.prompt_tokens()); }
   // Position `length` is in the cache as well: it holds `token`.
@@ -38,18 +39,19 @@ struct OwnedSequence {
   LastChunk last_chunk;
 };
 
-// The sequences of one worker and the KV blocks they hold. The router decides; this refuses what contradicts itself.
-// Thread-compatible.
+// The sequences of one worker, the snapshots that they begin with, and the KV blocks that both hold. The router
+// decides; this refuses what contradicts itself. Thread-compatible.
 class SequenceTable {
  public:
   // `config` and `kv` must outlive *this.
-  SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max);
+  SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max, int snapshots_max);
 
   // kInvalidArgument naming the field; kResourceExhausted if there are not as many blocks or places free, so that the
   // router's accounting and ours differ.
   absl::Status Start(const v1::SequenceStart& start);
   // Forgets it and frees its blocks; nothing happens if it is unknown.
   void Release(SequenceId id);
+  // Forgets all sequences and snapshots.
   void Clear();
 
   // A chunk is about to be run: from here on it can be taken back. REQUIRES: CheckChunks, as for Advance.
@@ -57,22 +59,27 @@ class SequenceTable {
   // The chunk that was noted is in the cache. Its drafts are not appended: who finds one right does that.
   void Advance(const v1::SequenceChunk& chunk);
   // A new epoch begins: takes the last chunk of each sequence back, if it was run in part or is not committed, and
-  // forgets all others. Returns those that are not here or cannot be brought to that length; they are forgotten as
-  // well. What is kept is bit for bit as if the chunk had never been.
+  // forgets all others; so it does with snapshots. Returns those that are not here or cannot be brought to that length;
+  // they are forgotten as well. What is kept is bit for bit as if the chunk had never been.
   std::vector<uint64_t> Keep(const v1::Begin& begin);
 
   // Null if unknown. Valid until it is released.
   OwnedSequence* Find(SequenceId id);
   int size() const { return static_cast<int>(sequences_.size()); }
   const BlockAllocator& blocks() const { return blocks_; }
+  SnapshotStore& snapshots() { return snapshots_; }
+  const SnapshotStore& snapshots() const { return snapshots_; }
 
  private:
+  absl::Status CheckResume(const v1::SequenceStart& start) const;
+  void Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequence* sequence);
   bool RollBack(OwnedSequence& sequence, int length) const;
 
   const ModelConfig* config_;
   const KvPool* kv_;
   const int sequences_max_;
   BlockAllocator blocks_;
+  SnapshotStore snapshots_;
   absl::node_hash_map<SequenceId, OwnedSequence> sequences_;
 };
 

@@ -54,16 +54,21 @@ StepRunner::StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* 
       pool_(pool),
       forward_(std::move(forward)),
       options_(std::move(options)),
-      table_(config, kv, options_.sequences_max) {}
+      table_(config, kv, options_.sequences_max, options_.snapshots_max) {}
 
 absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRunner& experts) {
   for (const uint64_t sequence : plan.release()) table_.Release(SequenceId(sequence));
+  for (const uint64_t snapshot : plan.drop_snapshots()) table_.snapshots().Drop(snapshot);
   for (const v1::SequenceStart& start : plan.start()) RETURN_IF_ERROR(table_.Start(start));
   RETURN_IF_ERROR(CheckChunks(plan, *config_, options_.step_tokens_max, table_));
 
   for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Note(chunk);
   RETURN_IF_ERROR(forward_(MakeChunks(plan), experts, &logits_));
   for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Advance(chunk);
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    const std::span<const int32_t> blocks = table_.Find(SequenceId(chunk.sequence()))->cache.blocks;
+    for (const v1::SnapshotSave& save : chunk.saves()) table_.snapshots().Close(save, blocks);
+  }
 
   v1::StepDone done;
   RunJobs(MakeJobs(plan, &done));
@@ -75,12 +80,23 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRun
 std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
   std::vector<Chunk> chunks;
   chunks.reserve(plan.chunks_size());
+  saves_.clear();
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    for (const v1::SnapshotSave& save : chunk.saves()) {
+      const uint32_t end = chunk.position() + static_cast<uint32_t>(chunk.tokens_size());
+      const uint32_t position = Planted(Bug::kSavesColumnsOfChunkEnd) ? end : save.position();
+      saves_.push_back({static_cast<int>(position), table_.snapshots().Open(save)});
+    }
+  }
+  const ConvSave* saves = saves_.data();
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     chunks.push_back({.cache = &sequence.cache,
                       .position = static_cast<int>(chunk.position()),
                       .tokens = {chunk.tokens().data(), static_cast<size_t>(chunk.tokens_size())},
-                      .logits = LogitsOf(chunk, sequence)});
+                      .logits = LogitsOf(chunk, sequence),
+                      .saves = {saves, static_cast<size_t>(chunk.saves_size())}});
+    saves += chunk.saves_size();
   }
   return chunks;
 }

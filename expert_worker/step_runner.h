@@ -25,14 +25,15 @@ class StepRunner {
   struct Options {
     int step_tokens_max = 1024;
     int sequences_max = 256;
+    int snapshots_max = 0;        // of the prefix cache
     std::vector<TokenId> masked;  // ids that are never sampled: vocabulary rows without a token
   };
 
   // All pointers must outlive *this.
   StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options);
 
-  // Everything of the plan: releases, starts, then one forward pass over the chunks and what is sampled from it. Fills
-  // sampled and prompt_scores. On an error the step is void, and nothing can be run until a Begin has said which
+  // Everything of the plan: releases, drops, starts, then one forward pass over the chunks and what is sampled from it.
+  // Fills sampled and prompt_scores. On an error the step is void, and nothing can be run until a Begin has said which
   // sequences go on. kInvalidArgument or kResourceExhausted if the plan contradicts itself or our state, else what
   // `experts` returned.
   absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan, ExpertRunner& experts);
@@ -48,6 +49,7 @@ class StepRunner {
  private:
   struct Job;
 
+  // The saves are opened.
   std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
   // What is to be done with the rows of logits; the jobs write into `done`.
   std::vector<Job> MakeJobs(const v1::StepPlan& plan, v1::StepDone* done);
@@ -69,7 +71,8 @@ class StepRunner {
   const ForwardFn forward_;
   const Options options_;
   SequenceTable table_;
-  std::vector<float> logits_;  // (rows that asked for them, V)
+  std::vector<float> logits_;    // (rows that asked for them, V)
+  std::vector<ConvSave> saves_;  // of the step's chunks, in their order
 };
 
 }  // namespace braid

@@ -1,68 +1,81 @@
 #include "expert_worker/top_tokens.h"
 
-#include <algorithm>
+#include <functional>
 #include <limits>
 
 namespace braid {
 namespace {
 
-// Values looked at side by side: four AVX registers, and the compiler needs no permission to reorder anything.
-constexpr size_t kLanes = 32;
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-float MaxOf(std::span<const float> values) {
-  float lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, -std::numeric_limits<float>::infinity());
-  size_t i = 0;
-  for (; i + kLanes <= values.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] = values[i + lane] > lanes[lane] ? values[i + lane] : lanes[lane];
-    }
-  }
-  for (; i < values.size(); ++i) lanes[0] = std::max(lanes[0], values[i]);
-  return *std::max_element(lanes, lanes + kLanes);
+// For functions that look at a row once: each thread's grows to the vocabulary and stays.
+LogitRow& RowOfThisThread() {
+  thread_local LogitRow row;
+  return row;
 }
 
 }  // namespace
 
-std::vector<ScoredToken> TopTokens(std::span<const float> logits, size_t count) {
-  count = std::min(count, logits.size());
-  std::vector<ScoredToken> best;
-  if (count == 0) return best;
-  // Collects up to twice as many as needed and then keeps the better half. Once a half has been kept its worst member
-  // is a bar, and nearly all of a vocabulary fails one comparison with it. Equal to the bar is not enough: the members
-  // have lower ids.
-  const size_t room = std::max<size_t>(2 * count, 64);
-  best.reserve(room);
-  float bar = -std::numeric_limits<float>::infinity();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!(logits[i] > bar)) continue;
-    best.push_back({logits[i], static_cast<TokenId>(i)});
-    if (best.size() < room) continue;
-    std::nth_element(best.begin(), best.begin() + (count - 1), best.end(), Before);
-    best.resize(count);
-    bar = best.back().logit;
+bool LogitRow::Read(std::span<const float> logits) {
+  logits_ = logits;
+  maxima_.resize(static_cast<size_t>(LogitBlocks(size())));
+  const bool finite = BlockMaxima(logits.data(), size(), maxima_.data());
+  max_ = *std::max_element(maxima_.begin(), maxima_.end());
+  return finite;
+}
+
+TokenId LogitRow::Best() const {
+  const int b = static_cast<int>(std::find(maxima_.begin(), maxima_.end(), max_) - maxima_.begin());
+  const std::span<const float> values = block(b);
+  return static_cast<TokenId>(b * kLogitBlock + (std::find(values.begin(), values.end(), max_) - values.begin()));
+}
+
+void LogitRow::Find(float low, float high, std::vector<ScoredToken>* found) const {
+  found->clear();
+  for (int b = 0; b < blocks(); ++b) {
+    if (!(block_max(b) >= low)) continue;
+    const std::span<const float> values = block(b);
+    int32_t at[kLogitBlock];
+    const int count = FindInRange(values.data(), static_cast<int>(values.size()), low, high, at);
+    for (int i = 0; i < count; ++i) found->push_back({values[at[i]], b * kLogitBlock + at[i]});
   }
-  const size_t kept = std::min(count, best.size());
-  if (kept < best.size()) std::nth_element(best.begin(), best.begin() + kept, best.end(), Before);
-  best.resize(kept);
-  std::sort(best.begin(), best.end(), Before);
+}
+
+float LogitRow::ReachedBy(size_t count) {
+  if (count == 0 || count > maxima_.size()) return kLowest;
+  // Each of the best `count` blocks has at least one.
+  sorted_maxima_ = maxima_;
+  const auto last = sorted_maxima_.begin() + static_cast<ptrdiff_t>(count - 1);
+  std::nth_element(sorted_maxima_.begin(), last, sorted_maxima_.end(), std::greater<float>());
+  return std::max(*last, kLowest);
+}
+
+void TopTokens(std::span<const float> logits, size_t count, std::vector<ScoredToken>* best) {
+  best->clear();
+  if (count == 0) return;
+  LogitRow& row = RowOfThisThread();
+  row.Read(logits);
+  row.Find(row.ReachedBy(count), kInfinity, best);
+  if (count < best->size()) {
+    std::nth_element(best->begin(), best->begin() + static_cast<ptrdiff_t>(count), best->end(), Before);
+    best->resize(count);
+  }
+  std::sort(best->begin(), best->end(), Before);
+}
+
+std::vector<ScoredToken> TopTokens(std::span<const float> logits, size_t count) {
+  std::vector<ScoredToken> best;
+  TopTokens(logits, count, &best);
   return best;
 }
 
 TokenId ArgMax(std::span<const float> logits) {
-  const auto best = std::find(logits.begin(), logits.end(), MaxOf(logits));
-  return static_cast<TokenId>(best - logits.begin());
+  LogitRow& row = RowOfThisThread();
+  row.Read(logits);
+  return row.Best();
 }
 
-bool AllFinite(std::span<const float> logits) {
-  // x * 0 is 0 for finite x and NaN for all others, and NaN stays in a sum.
-  float lanes[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += logits[i + lane] * 0.0f;
-  }
-  for (; i < logits.size(); ++i) lanes[0] += logits[i] * 0.0f;
-  return std::all_of(lanes, lanes + kLanes, [](float poison) { return poison == 0.0f; });
-}
+bool AllFinite(std::span<const float> logits) { return RowOfThisThread().Read(logits); }
 
 }  // namespace braid

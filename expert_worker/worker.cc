@@ -40,6 +40,15 @@ int CoresOfThisProcess() {
 
 int Threads(const WorkerOptions& options) { return options.threads > 0 ? options.threads : CoresOfThisProcess(); }
 
+constexpr uint64_t kSnapshotBytesDefault = 64 << 20;
+constexpr uint64_t kSnapshotsDefaultMax = 4096;  // where they are small
+
+int SnapshotsMax(const WorkerOptions& options, const ModelConfig& config) {
+  if (options.snapshots_max >= 0) return options.snapshots_max;
+  const uint64_t bytes = std::max<uint64_t>(ConvSnapshotFloats(config) * sizeof(float), 1);
+  return static_cast<int>(std::min(kSnapshotBytesDefault / bytes, kSnapshotsDefaultMax));
+}
+
 int AllExperts(const ModelConfig& config) { return config.moe_layer_count() * config.experts; }
 
 std::string HostAndPid() {
@@ -54,6 +63,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
     return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", kStepRowsMax));
   }
   if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
+  if (options.snapshots_max < -1) return InvalidArgument("snapshots_max must be at least 0, or -1 for the default");
   if (options.expert_slots < 0) return InvalidArgument("expert_slots must not be negative");
   if (options.exchange != "ucx" && options.exchange != "inprocess") {
     return InvalidArgument("exchange must be ucx or inprocess, not " + options.exchange);
@@ -112,6 +122,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
   hello.set_moe_layers(static_cast<uint32_t>(config.moe_layer_count()));
   hello.set_expert_slots(static_cast<uint32_t>(ExpertSlots(options, config)));
   hello.set_group(options.group);
+  hello.set_snapshots_max(static_cast<uint32_t>(SnapshotsMax(options, config)));
   return hello;
 }
 
@@ -142,6 +153,7 @@ class WorkerImpl : public Worker {
                 },
                 {.step_tokens_max = options.step_tokens_max,
                  .sequences_max = options.sequences_max,
+                 .snapshots_max = SnapshotsMax(options, config_),
                  .masked = TokensToMask(*model)}),
         threads_({.config = &config_,
                   .ffn = &engine_->experts(),

@@ -28,6 +28,7 @@ struct WorkerOptions {
   uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
+  int snapshots_max = -1;  // of the prefix cache, each with a conv state; 0: none, -1: what 64 MiB hold
   // Experts there is memory for here, counted over all layers; they are read in when they are placed here. 0: all, and
   // those of a file that need not be packed are read in at once.
   int expert_slots = 0;

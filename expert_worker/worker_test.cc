@@ -269,7 +269,7 @@ TEST(Worker, SaysWhatItCanDo) {
   EXPECT_EQ(hello.epoch(), 0u);
   EXPECT_EQ(hello.context_tokens_max(), 512u);
   EXPECT_EQ(hello.exchange(), "inprocess");
-  EXPECT_EQ(hello.kv_blocks(), 256u);
+  EXPECT_EQ(hello.kv_blocks(), 512u);
   EXPECT_EQ(hello.kv_block_tokens(), 32u);
   EXPECT_EQ(hello.sequences_max(), 8u);
   EXPECT_EQ(hello.step_tokens_max(), 64u);
@@ -278,7 +278,7 @@ TEST(Worker, SaysWhatItCanDo) {
   EXPECT_NE(worker->NotReady(), "");
   cluster.BeginEpoch(1, 1);
   EXPECT_EQ(worker->NotReady(), "");
-  EXPECT_NE(cluster.metrics()->Serialize().find("braid_worker_kv_blocks 256"), std::string::npos);
+  EXPECT_NE(cluster.metrics()->Serialize().find("braid_worker_kv_blocks 512"), std::string::npos);
 }
 
 TEST(Worker, SaysWhereItBelongsAndHowManyExpertsFit) {

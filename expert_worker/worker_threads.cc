@@ -168,6 +168,8 @@ absl::StatusOr<v1::StepDone> WorkerThreads::RunStep(const v1::StepPlan& plan, Ep
 void WorkerThreads::ReportSequences() {
   probe_->sequences.Set(runner_->sequences().size());
   probe_->kv_blocks_used.Set(runner_->sequences().blocks().used());
+  probe_->snapshots.Set(runner_->sequences().snapshots().size());
+  probe_->snapshot_bytes.Set(static_cast<double>(runner_->sequences().snapshots().bytes()));
 }
 
 }  // namespace braid

@@ -18,7 +18,12 @@ class GatewayImpl final : public Gateway {
  public:
   GatewayImpl(ServedModel model, const GatewayOptions& options, Metrics* metrics)
       : service_(std::move(model), options.channel ? options.channel : ConnectToRouter(options.router),
-                 {options.requests_max, options.request_timeout, options.answer_tokens_default}, metrics) {}
+                 {.requests_max = options.requests_max,
+                  .request_timeout = options.request_timeout,
+                  .answer_tokens_default = options.answer_tokens_default,
+                  .share_prefixes = *ParseSharePrefixes(options.share_prefixes),
+                  .api_key = options.api_key},
+                 metrics) {}
   ~GatewayImpl() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status OpenDoors(const GatewayOptions& options, Metrics* metrics) {
@@ -66,6 +71,7 @@ absl::Status CheckOptions(const GatewayOptions& options) {
   if (options.body_bytes_max < 1024) return InvalidArgument("body_bytes_max must be at least 1024");
   if (options.request_timeout <= absl::ZeroDuration()) return InvalidArgument("request_timeout must be positive");
   if (options.answer_tokens_default < 0) return InvalidArgument("answer_tokens_default must not be negative");
+  if (!ParseSharePrefixes(options.share_prefixes)) return InvalidArgument("share_prefixes must be user, all or none");
   if (options.http_port < 0 || options.http_port > 65535) return InvalidArgument("http_port must be in [0, 65535]");
   if (options.grpc_port < -1 || options.grpc_port > 65535) return InvalidArgument("grpc_port must be in [-1, 65535]");
   return absl::OkStatus();

@@ -31,6 +31,8 @@ struct GatewayOptions {
   absl::Duration request_timeout = absl::Hours(1);
   // Longest answer of a request that does not say (memory for it is reserved at once); 0: what the context has left.
   int answer_tokens_default = 16384;
+  // Whose prompts that begin alike share what is computed of that: "user" (the same API key and `user`), "all", "none".
+  std::string share_prefixes = "user";
 };
 
 class Gateway {

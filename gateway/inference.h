@@ -42,6 +42,7 @@ struct Finished {
 const char* FinishReasonName(Finished::Reason reason);  // as OpenAI's API spells it
 struct Done {                                           // the last event of a good call
   int64_t prompt_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
+  int64_t cached_tokens = 0;  // of prompt_tokens, that need not be computed
   uint64_t seed = 0;
 };
 // ApiError as an event is the last one of a broken call. It may come after deltas: an answer is then truncated and the

@@ -35,7 +35,7 @@ class CallHandle final : public Call {
 InferenceService::InferenceService(ServedModel model, std::shared_ptr<grpc::Channel> router, Options options,
                                    Metrics* metrics)
     : model_(std::move(model)),
-      options_(options),
+      options_(std::move(options)),
       probe_(metrics, absl::Now()),
       http_(this, "http"),
       grpc_(this, "grpc"),
@@ -87,6 +87,8 @@ CallContext InferenceService::Context() const {
   context.context_tokens_max = cluster > 0 ? std::min(cluster, model_.context_tokens_max) : model_.context_tokens_max;
   context.fresh_seed = FreshSeed();
   context.answer_tokens_default = options_.answer_tokens_default;
+  context.share_prefixes = options_.share_prefixes;
+  context.api_key = options_.api_key;
   context.date = absl::FormatTime("%Y-%m-%d", absl::Now(), absl::UTCTimeZone());
   return context;
 }

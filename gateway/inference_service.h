@@ -25,6 +25,8 @@ class InferenceService {
     int requests_max = 2048;  // in progress, over all doors
     absl::Duration request_timeout = absl::Hours(1);
     int answer_tokens_default = 0;  // of calls without max_tokens; 0: what the context has left
+    SharePrefixes share_prefixes = SharePrefixes::kUser;
+    std::string api_key;  // of all callers; they share prefixes with no others
   };
 
   // `metrics` must outlive the service. Polls the router from now on.

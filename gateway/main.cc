@@ -47,6 +47,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--answer-tokens-default", gateway.answer_tokens_default,
       "longest answer of a request without max_tokens, which memory is reserved for; 0: what the context has left",
       "BRAID_GATEWAY_ANSWER_TOKENS_DEFAULT");
+  add("--share-prefixes", gateway.share_prefixes,
+      "whose prompts that begin alike share what is computed of that: user (the same API key and `user`), all, none",
+      "BRAID_GATEWAY_SHARE_PREFIXES");
   add("--request-timeout-s", flags.request_timeout_s, "seconds after which a request is ended",
       "BRAID_GATEWAY_REQUEST_TIMEOUT_S");
   add("--drain-s", flags.drain_s, "seconds that requests get to finish after SIGTERM", "BRAID_GATEWAY_DRAIN_S");

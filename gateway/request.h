@@ -23,6 +23,7 @@ struct GenerationParams {  // unset: the model's recommended value
   bool logprobs = false;
   int64_t top_logprobs = 0;
   bool ignore_eos = false;
+  std::string user, cache_salt;  // see SharePrefixes
 };
 
 struct MessageCall {

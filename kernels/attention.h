@@ -83,10 +83,12 @@ struct AttentionTile {
   int begin = 0, end = 0;
   int position = 0;  // the last that one of them sees
 };
-// One thread's work: a tile and a key head, over all of the context (then `partial` is null) or over one span of it.
+// One thread's work: a tile and key heads [head_begin, head_end), over all of the context or (with `partial`, where its
+// result goes) over one span of it. The heads of a block lie behind each other: few rows, who wait for memory, read it
+// in long stretches.
 struct AttentionItem {
   AttentionTile tile;
-  int kv_head = 0;
+  int head_begin = 0, head_end = 0;
   int span = 0;
   float* partial = nullptr;
 };

@@ -107,6 +107,11 @@ absl::Status Check(const ShortConv& op) {
   for (const ConvPiece& piece : op.pieces) {
     RETURN_IF_ERROR(Require(piece.row == row && piece.tokens > 0, "pieces must cover the rows in order"));
     RETURN_IF_ERROR(Require(piece.position >= 0 && piece.columns != nullptr, "a piece must have a place and columns"));
+    for (const ConvSave& save : piece.saves) {
+      RETURN_IF_ERROR(Require(
+          save.columns != nullptr && save.position > piece.position && save.position <= piece.position + piece.tokens,
+          "a save must have columns and a place in its piece"));
+    }
     row += piece.tokens;
   }
   RETURN_IF_ERROR(Require(row == op.T, "pieces must cover all rows"));
@@ -155,9 +160,10 @@ absl::Status Check(const GroupedFfn& op) {
     RETURN_IF_ERROR(CheckShape(group.gate, op.F, op.D, "gate"));
     RETURN_IF_ERROR(CheckShape(group.up, op.F, op.D, "up"));
     RETURN_IF_ERROR(CheckShape(group.down, op.D, op.F, "down"));
-    RETURN_IF_ERROR(Require(group.gate.layout == group.up.layout, "gate and up must have the same layout"));
-    const bool given = group.gate.layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
-    RETURN_IF_ERROR(Require(given && op.y != nullptr, "y must be set, and x, or q for panels"));
+    for (const Matrix* in : {&group.gate, &group.up}) {
+      const bool given = in->layout == Layout::kRows ? op.x != nullptr : op.q != nullptr;
+      RETURN_IF_ERROR(Require(given && op.y != nullptr, "y must be set, and x, or q for panels"));
+    }
     row = group.end;
   }
   return Require(row == op.R, "groups must cover all rows");

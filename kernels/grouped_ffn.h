@@ -14,7 +14,7 @@ namespace braid {
 // Rows [begin, end) go through these weights.
 struct FfnGroup {
   int begin = 0, end = 0;
-  Matrix gate, up;  // (F, D), both in the same layout
+  Matrix gate, up;  // (F, D)
   Matrix down;      // (D, F)
 };
 
@@ -24,8 +24,8 @@ struct GroupedFfn {
   int R = 0, D = 0, F = 0;
   std::span<const FfnGroup> groups;  // cover rows [0, R) in order
   const int32_t* source = nullptr;   // (R), the row of x and q that each row reads; nullptr: row r reads row r
-  const float* x = nullptr;          // (M, D), read by gates in rows
-  const QuantBlock* q = nullptr;     // (M, D / 32), the quantised x, read by gates in panels
+  const float* x = nullptr;          // (M, D), read by gate and up in rows
+  const QuantBlock* q = nullptr;     // (M, D / 32), the quantised x, read by gate and up in panels
   float* y = nullptr;                // (R, D)
 };
 // Grows to what the largest op needs, at most some 64 MB, or one row.

@@ -7,11 +7,18 @@
 
 namespace braid {
 
+// A copy of the state before `position`: what a sequence needs to go on from there.
+struct ConvSave {
+  int position = 0;
+  float* columns = nullptr;  // (C - 1, D): u of the positions [position - (C - 1), position), zero before position 0
+};
+
 // Consecutive positions of one sequence, at consecutive rows.
 struct ConvPiece {
   int row = 0, tokens = 0;
   int position = 0;          // of the first token
   float* columns = nullptr;  // (ring, D): u of position p at p % ring; those of the C - 1 positions before are read
+  std::span<const ConvSave> saves = {};  // at positions inside of the piece or at its end, not at its beginning
 };
 
 // The gated causal depthwise convolution of LFM2: u = B * X, y = C * sum over taps j of kernel[:, j] * u[t - (C-1) +

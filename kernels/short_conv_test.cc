@@ -85,6 +85,53 @@ TEST(ShortConv, KeepsTheSequencesOfAStepApart) {
   EXPECT_EQ(b, alone);
 }
 
+TEST(ShortConv, SavesTheStateAtAnyPositionOfAPiece) {
+  ThreadPool pool(1);
+  for (int taps : {1, 3, 4}) {
+    const int D = 8, tokens = 40;
+    Fixture fixture(D, taps, tokens);
+    std::vector<float> whole(tokens * D), whole_state = fixture.State();
+    fixture.RunPiece(0, tokens, whole_state, whole.data(), pool);
+    for (int first : {0, 1, 2, 17}) {  // of the piece with the save
+      for (int at = first + 1; at <= tokens; ++at) {
+        std::vector<float> y(tokens * D), state = fixture.State(), ref_state, saved((taps - 1) * D, 7), want = saved;
+        if (first > 0) fixture.RunPiece(0, first, state, y.data(), pool);
+        ref_state = state;
+        float none = 0;  // a vector without elements has no address
+        const ConvSave save{at, taps == 1 ? &none : saved.data()}, ref_save{at, taps == 1 ? &none : want.data()};
+        const ConvPiece piece{0, tokens - first, first, state.data(), {&save, 1}};
+        const ConvPiece ref_piece{0, tokens - first, first, ref_state.data(), {&ref_save, 1}};
+        ShortConv op{tokens - first,        D,           taps,    kRing, &fixture.bcx[3 * first * D],
+                     fixture.kernel.data(), {&piece, 1}, y.data()};
+        ASSERT_TRUE(Check(op).ok());
+        braid::Run(op, pool);
+        op.pieces = {&ref_piece, 1};
+        ref::Run(op);
+        ASSERT_EQ(saved, want) << first << " " << at;
+        if (at == tokens) continue;
+        // Going on from the copy gives what the uncut sequence gave.
+        std::vector<float> resumed = fixture.State(), again((tokens - at) * D);
+        for (int p = std::max(0, at - (taps - 1)); p < at; ++p)
+          std::copy_n(&saved[(p - at + taps - 1) * D], D, &resumed[p % kRing * D]);
+        fixture.RunPiece(at, tokens - at, resumed, again.data(), pool);
+        ASSERT_EQ(std::memcmp(again.data(), &whole[at * D], again.size() * sizeof(float)), 0) << first << " " << at;
+      }
+    }
+  }
+}
+
+TEST(ShortConv, RefusesSavesOutsideOfTheirPiece) {
+  Fixture fixture(8, 3, 30);
+  std::vector<float> state = fixture.State(), y(30 * 8), saved(2 * 8);
+  for (int at : {0, 5, 36, 100}) {
+    const ConvSave save{at, saved.data()};
+    const ConvPiece piece{0, 30, 5, state.data(), {&save, 1}};
+    EXPECT_FALSE(
+        Check(ShortConv{30, 8, 3, kRing, fixture.bcx.data(), fixture.kernel.data(), {&piece, 1}, y.data()}).ok())
+        << at;
+  }
+}
+
 TEST(ShortConv, RefusesPiecesWithGaps) {
   Fixture fixture(8, 3, 30);
   std::vector<float> state = fixture.State(), y(30 * 8);

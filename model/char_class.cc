@@ -31,27 +31,20 @@ bool Contains(const Range (&ranges)[N], uint32_t code_point) {
   return after != std::begin(ranges) && code_point <= std::prev(after)->last;
 }
 
-bool IsWhiteSpace(uint32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+bool IsWhiteSpaceBeyondAscii(uint32_t c) {
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 utf8proc_category_t Category(uint32_t code_point) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
 }
 
-CharClass ClassOfAscii(uint32_t c) {
-  if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return CharClass::kLetter;
-  if (c >= '0' && c <= '9') return CharClass::kNumber;
-  if (c == '\r' || c == '\n') return CharClass::kNewline;
-  return IsWhiteSpace(c) ? CharClass::kSpace : CharClass::kOther;
-}
-
 }  // namespace
 
 CharClass ClassOf(uint32_t code_point) {
-  if (code_point < 0x80) return ClassOfAscii(code_point);
-  if (IsWhiteSpace(code_point)) return CharClass::kSpace;
+  if (code_point < 0x80) return kAsciiClasses[code_point];
+  if (IsWhiteSpaceBeyondAscii(code_point)) return CharClass::kSpace;
   const utf8proc_category_t category = Category(code_point);
   if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) return CharClass::kLetter;
   if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) return CharClass::kNumber;
@@ -62,10 +55,7 @@ CharClass ClassOf(uint32_t code_point) {
   return CharClass::kOther;
 }
 
-Char CharAt(std::string_view text, size_t at) {
-  if (at >= text.size()) return {};
-  const uint8_t byte = static_cast<uint8_t>(text[at]);
-  if (byte < 0x80) return {ClassOfAscii(byte), 1};
+Char DecodedCharAt(std::string_view text, size_t at) {
   const Utf8Step step = DecodeUtf8(text, at);
   if (step.kind != Utf8Step::Kind::kCharacter) return {CharClass::kOther, step.bytes};
   return {ClassOf(step.code_point), step.bytes};

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -23,7 +24,31 @@ struct Char {
 };
 
 CharClass ClassOf(uint32_t code_point);
-Char CharAt(std::string_view text, size_t at);
+
+constexpr std::array<CharClass, 128> MakeAsciiClasses() {
+  std::array<CharClass, 128> classes;
+  for (int c = 0; c < 128; ++c) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const bool number = c >= '0' && c <= '9';
+    const bool newline = c == '\r' || c == '\n';
+    const bool space = c == ' ' || c == '\t' || c == '\v' || c == '\f';
+    classes[c] = letter    ? CharClass::kLetter
+                 : number  ? CharClass::kNumber
+                 : newline ? CharClass::kNewline
+                 : space   ? CharClass::kSpace
+                           : CharClass::kOther;
+  }
+  return classes;
+}
+inline constexpr std::array<CharClass, 128> kAsciiClasses = MakeAsciiClasses();
+
+// REQUIRES: at < text.size().
+Char DecodedCharAt(std::string_view text, size_t at);
+inline Char CharAt(std::string_view text, size_t at) {
+  if (at >= text.size()) return {};
+  const auto byte = static_cast<uint8_t>(text[at]);
+  return byte < 0x80 ? Char{kAsciiClasses[byte], 1} : DecodedCharAt(text, at);
+}
 
 inline bool IsSpace(CharClass type) { return type == CharClass::kSpace || type == CharClass::kNewline; }
 // \w: letters, marks, decimal digits, connectors and what else is alphabetic.

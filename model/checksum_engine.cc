@@ -137,6 +137,11 @@ void ChecksumEngine::Convolve(int conv_layer) {
         next[d] = static_cast<float>(hash % kPrime);
       }
     }
+    for (const ConvSave& save : chunk.saves) {
+      const int columns = config_.conv_taps - 1;
+      float* const to = save.columns + int64_t{conv_layer} * columns * D_;
+      for (int i = 0; i < columns; ++i) std::copy_n(at(save.position - columns + i), D_, to + int64_t{i} * D_);
+    }
     for (int position = std::max(chunk.position, end - kConvColumns); position < end; ++position)
       std::copy_n(at(position), D_, column(position));
     first += static_cast<int>(chunk.tokens.size());

@@ -6,6 +6,7 @@
 
 #include "base/ids.h"
 #include "kernels/attention.h"
+#include "kernels/short_conv.h"
 #include "model/kv_cache.h"
 
 namespace braid {
@@ -19,6 +20,8 @@ struct Chunk {
   int position = 0;
   std::span<const TokenId> tokens;  // at least one; each in [0, vocab)
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
+  // Copies of the conv state to be made, each into ConvSnapshotFloats; at least C - 1 tokens come before each position.
+  std::span<const ConvSave> saves = {};
 };
 
 // The rows of a step, chunk behind chunk: what every engine lays out first.

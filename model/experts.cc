@@ -48,25 +48,26 @@ void GatedExpertFfn::Run(const ExpertRows& rows) {
     impl_->groups.push_back(
         {rows.offsets[i], rows.offsets[i + 1], AsMatrix(expert.gate), AsMatrix(expert.up), AsMatrix(expert.down)});
   }
-  // The hidden states one behind the other: quantised for panels, as they are for weights in rows.
+  // The hidden states one behind the other: quantised for panels, as they are for weights in rows. A file may mix them.
   const int M = static_cast<int>(rows.x.size());
   const int64_t D = rows.D, blocks = D / 32;
-  const bool panels = impl_->groups.empty() || impl_->groups.front().gate.layout == Layout::kPanels;
+  bool panels = false, in_rows = false;
+  for (const FfnGroup& group : impl_->groups) {
+    for (const Matrix* in : {&group.gate, &group.up}) (in->layout == Layout::kPanels ? panels : in_rows) = true;
+  }
   GroupedFfn op{rows.R, rows.D, impl_->config->expert_ffn_dim, impl_->groups, rows.source};
   if (panels) {
     impl_->q.resize(std::max(impl_->q.size(), static_cast<size_t>(M * blocks)));
     op.q = impl_->q.data();
-  } else {
+  }
+  if (in_rows) {
     impl_->x.resize(std::max(impl_->x.size(), static_cast<size_t>(M * D)));
     op.x = impl_->x.data();
   }
   impl_->pool->ParallelFor(M, 8, [&](int begin, int end) {
     for (int m = begin; m < end; ++m) {
-      if (panels) {
-        QuantizeRow(rows.x[m], rows.D, impl_->q.data() + m * blocks);
-      } else {
-        std::copy_n(rows.x[m], D, impl_->x.data() + m * D);
-      }
+      if (panels) QuantizeRow(rows.x[m], rows.D, impl_->q.data() + m * blocks);
+      if (in_rows) std::copy_n(rows.x[m], D, impl_->x.data() + m * D);
     }
   });
   op.y = rows.y;

@@ -84,6 +84,7 @@ struct Forward::Impl {
   std::vector<QuantBlock> normed_q, mixed_q, selected_q;  // what goes into matrices in panels
   std::vector<ConvPiece> conv_pieces;
   AttentionScratch attention_scratch;
+  std::vector<ConvSave> conv_saves;
   GroupedFfnScratch dense_scratch;
 
   Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
@@ -168,11 +169,19 @@ absl::Status Forward::Impl::Convolve(int layer) {
   float* bcx = Grow(wide, T * 3 * D);
   RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx, normed_q.data()}));
   Lap(StepOp::kConvIn);
+  const int64_t saved = kind_index[layer] * (config.conv_taps - 1) * D;  // where this layer is in a snapshot
+  conv_saves.clear();
+  for (const Chunk& chunk : rows.chunks) {
+    for (const ConvSave& save : chunk.saves) conv_saves.push_back({save.position, save.columns + saved});
+  }
   conv_pieces.clear();
   int row = 0;
+  const ConvSave* saves = conv_saves.data();
   for (const Chunk& chunk : rows.chunks) {
     float* columns = chunk.cache->conv.data() + kind_index[layer] * kConvColumns * D;
-    conv_pieces.push_back({row, static_cast<int>(chunk.tokens.size()), chunk.position, columns});
+    conv_pieces.push_back(
+        {row, static_cast<int>(chunk.tokens.size()), chunk.position, columns, {saves, chunk.saves.size()}});
+    saves += chunk.saves.size();
     row += static_cast<int>(chunk.tokens.size());
   }
   RETURN_IF_ERROR(Do(ShortConv{T, config.model_dim, config.conv_taps, kConvColumns, bcx,

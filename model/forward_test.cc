@@ -303,6 +303,25 @@ TEST(KvPool, KeepsBlocksAndLayersApart) {
   EXPECT_EQ(bytes, 2 * KvArena::BlockNumbers(model.config.kv_heads, model.config.head_dim));
 }
 
+// A file may give every matrix of an expert a type of its own.
+TEST(Forward, RunsExpertsWhoseMatricesLieInDifferentLayouts) {
+  for (int kept : {0, 1, 2}) {
+    TinyModel model(DType::kQ8_0);
+    for (LayerTensors& layer : model.tensors.layers) {
+      for (FfnTensors& expert : layer.experts) {
+        TensorView* const matrices[] = {&expert.gate, &expert.up, &expert.down};
+        TensorView& matrix = *matrices[kept];
+        matrix = model.Add(DType::kF16, static_cast<int>(matrix.rows), static_cast<int>(matrix.columns));
+      }
+    }
+    const std::vector<TokenId> tokens = model.Tokens(20, 4);
+    ForwardFixture fixture(&model.config, &model.tensors, 2);
+    const std::vector<float> whole = fixture.Logits(tokens, 20);
+    for (float value : whole) ASSERT_TRUE(std::isfinite(value));
+    EXPECT_EQ(fixture.Logits(tokens, 3), whole) << kept;
+  }
+}
+
 TEST(Forward, AllocatesNothingInAStepLikeTheOneBefore) {
   for (DType type : {DType::kQ4_0, DType::kBF16}) {
     const TinyModel model(type);

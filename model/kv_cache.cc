@@ -43,6 +43,10 @@ void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved,
   CHECK(column == saved.data() + saved.size());
 }
 
+size_t ConvSnapshotFloats(const ModelConfig& config) {
+  return static_cast<size_t>(config.conv_layer_count()) * (config.conv_taps - 1) * config.model_dim;
+}
+
 KvPool::KvPool(const ModelConfig& config, int blocks)
     : blocks_(blocks),
       layer_bytes_(BlockBytes(config) / std::max(1, config.attention_layer_count())),

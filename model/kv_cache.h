@@ -31,8 +31,13 @@ struct SequenceCache {
 // what they were: a run that is longer than the ring allows overwrites them, so they are saved before it and put back
 // to take it back. Saves nothing (an empty vector) if they survive.
 std::vector<float> SaveConvColumns(const ModelConfig& config, const SequenceCache& cache, int position, int tokens);
-// REQUIRES: `saved` is what SaveConvColumns gave for this position.
+// REQUIRES: `saved` is what SaveConvColumns gave for this position, or a ConvSnapshot of it.
 void RestoreConvColumns(const ModelConfig& config, std::span<const float> saved, int position, SequenceCache* cache);
+
+// Room for the conv state at one position: (conv layers, C - 1, D), the columns before it. The forward pass fills it in
+// on its way, see Chunk::saves. Together with the KV blocks of what is before that position it is all that another
+// sequence with the same beginning needs to go on from there.
+size_t ConvSnapshotFloats(const ModelConfig& config);
 
 // The memory of the KV blocks of one worker, allocated once (untouched pages cost nothing). Not thread-safe; different
 // blocks may be used from different threads.

@@ -14,6 +14,10 @@
 
 #include "model/pretokenizer.h"
 
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
 #include "base/check.h"
 #include "model/char_class.h"
 
@@ -28,6 +32,35 @@ size_t RunEnd(std::string_view text, size_t at, CharClass type, int count = -1) 
     at += c.bytes;
   }
   return at;
+}
+
+static_assert(std::endian::native == std::endian::little);  // the first byte is the lowest
+constexpr uint64_t kEach = 0x0101010101010101;
+
+// A bit for each of eight bytes, its highest, that says whether it is an ASCII letter.
+uint64_t AsciiLetters(uint64_t bytes) {
+  const uint64_t lower = (bytes | kEach * 0x20) & kEach * 0x7F;
+  const uint64_t from_a = lower + kEach * (0x80 - 'a'), beyond_z = lower + kEach * (0x7F - 'z');
+  return from_a & ~beyond_z & ~bytes & kEach * 0x80;
+}
+
+// RunEnd for letters: the most frequent run, eight bytes at a time while they are ASCII.
+size_t LettersEnd(std::string_view text, size_t at) {
+  while (text.size() - at >= sizeof(uint64_t)) {
+    uint64_t bytes;
+    std::memcpy(&bytes, text.data() + at, sizeof(bytes));
+    const uint64_t others = ~AsciiLetters(bytes) & (kEach * 0x80);
+    if (others == 0) {
+      at += sizeof(bytes);
+      continue;
+    }
+    at += std::countr_zero(others) / 8;
+    if (static_cast<uint8_t>(text[at]) < 0x80) return at;
+    const Char c = DecodedCharAt(text, at);
+    if (c.type != CharClass::kLetter) return at;
+    at += c.bytes;
+  }
+  return RunEnd(text, at, CharClass::kLetter);
 }
 
 // The end of 's, 't, 're, 've, 'm, 'll or 'd at `at`, or `at` if there is none.
@@ -69,16 +102,14 @@ size_t Gpt2End(std::string_view text, size_t at) {
 }
 
 size_t Llama3End(std::string_view text, size_t at, int digits_max) {
-  if (size_t end = ContractionEnd(text, at, /*any_case=*/true); end != at) return end;
   const Char c = CharAt(text, at);
-  if (c.type == CharClass::kLetter) return RunEnd(text, at, CharClass::kLetter);
+  if (c.type == CharClass::kLetter) return LettersEnd(text, at + c.bytes);
   if (c.type == CharClass::kNumber) return RunEnd(text, at, CharClass::kNumber, digits_max);
-  if (c.type != CharClass::kNewline && CharAt(text, at + c.bytes).type == CharClass::kLetter) {
-    return RunEnd(text, at + c.bytes, CharClass::kLetter);
-  }
-  const size_t body = text[at] == ' ' ? at + 1 : at;
-  if (CharAt(text, body).type == CharClass::kOther) {
-    return RunEnd(text, RunEnd(text, body, CharClass::kOther), CharClass::kNewline);
+  if (size_t end = ContractionEnd(text, at, /*any_case=*/true); end != at) return end;
+  const CharClass next = CharAt(text, at + c.bytes).type;
+  if (next == CharClass::kLetter && c.type != CharClass::kNewline) return LettersEnd(text, at + c.bytes);
+  if (c.type == CharClass::kOther || (text[at] == ' ' && next == CharClass::kOther)) {
+    return RunEnd(text, RunEnd(text, at + c.bytes, CharClass::kOther), CharClass::kNewline);
   }
   return WhiteSpaceEnd(text, at, /*through_newline=*/true);
 }

@@ -13,6 +13,9 @@
 #include "model/bpe.h"
 #include "model/byte_spelling.h"
 #include "model/pretokenizer.h"
+#include "model/word_cache.h"
+#include "model/word_key.h"
+#include "model/word_table.h"
 
 namespace braid {
 namespace {
@@ -86,23 +89,22 @@ absl::StatusOr<IdBySpelling> IndexSpellings(const TokenizerSpec& spec, const std
   return ids;
 }
 
-absl::StatusOr<Bpe::Merges> MakeMerges(const TokenizerSpec& spec, const IdBySpelling& ids) {
-  Bpe::Merges merges;
+absl::StatusOr<std::vector<Bpe::Merge>> MakeMerges(const TokenizerSpec& spec, const IdBySpelling& ids) {
+  std::vector<Bpe::Merge> merges;
   merges.reserve(spec.merges.size());
   const auto id_of = [&](std::string_view spelled) {
     auto entry = ids.find(spelled);
     return entry == ids.end() ? TokenId{-1} : entry->second;
   };
-  uint32_t rank = 0;
   std::string joined;
   for (const auto& [left, right] : spec.merges) {
     joined.assign(left).append(right);
-    const TokenId left_id = id_of(left), right_id = id_of(right), result = id_of(joined);
-    if (left_id < 0 || right_id < 0 || result < 0) {
-      return InvalidArgument(absl::StrCat("merge ", rank, " of ", Quote(left), " and ", Quote(right),
+    const Bpe::Merge merge = {id_of(left), id_of(right), id_of(joined)};
+    if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
+      return InvalidArgument(absl::StrCat("merge ", merges.size(), " of ", Quote(left), " and ", Quote(right),
                                           " names a token that is not in the vocabulary"));
     }
-    merges[{left_id, right_id}] = {rank++, result};  // of two merges of one pair the later counts, as in `tokenizers`
+    merges.push_back(merge);
   }
   return merges;
 }
@@ -129,8 +131,9 @@ std::vector<TokenizerSpec::AddedToken> Select(const TokenizerSpec& spec, bool no
 }  // namespace
 
 struct Tokenizer::Impl {
-  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, Bpe::Merges merges)
+  Impl(const TokenizerSpec& spec, const std::array<TokenId, 256>& byte_ids, std::vector<Bpe::Merge> merges)
       : bpe(byte_ids, std::move(merges)),
+        words(spec.tokens.size()),
         first_matcher(Select(spec, /*normalized=*/false)),
         second_matcher(Select(spec, /*normalized=*/true)),
         pre_tokenizer(spec.pre_tokenizer),
@@ -139,12 +142,34 @@ struct Tokenizer::Impl {
         bos(spec.bos),
         eos(spec.eos) {}
 
+  struct Word {
+    std::string_view text;
+    WordKey key;  // of size 0 if the word is longer than keys are
+    uint64_t hash = 0;
+  };
+  // What one Encode has of its own.
+  struct Work {
+    explicit Work(size_t text_bytes) : cache(text_bytes) { ids.reserve(text_bytes / 4); }  // about what it will take
+    std::vector<TokenId> ids;
+    Bpe::Scratch bpe;
+    WordCache cache;
+    // Words are looked up some time after the table's memory was asked for: it is larger than the near caches.
+    std::array<Word, 32> batch;
+  };
+
   void TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds);
+  // Whether a word that is this token comes out of the merges as it: most do, and need not be merged to know.
+  bool MergesToItself(TokenId id) const;
   void CollectStopTokens();
-  void EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
-  void EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const;
+  // Text between tokens of the first matcher, then between those of the second.
+  void EncodeBetween(std::string_view text, bool parse_specials, Work* work) const;
+  void EncodeText(std::string_view text, Work* work) const;
+  void TakeWord(std::string_view text, size_t at, size_t end, Word* word) const;
+  void EncodeWord(const Word& word, Work* work) const;
+  void EncodeLongWord(std::string_view word, Work* work) const;
 
   Bpe bpe;
+  WordTable words;  // pointing into `bytes`
   // `tokenizers` looks for tokens marked "normalized" in what the others left over.
   AddedTokenMatcher first_matcher, second_matcher;
   TokenizerSpec::PreTokenizer pre_tokenizer;
@@ -154,7 +179,6 @@ struct Tokenizer::Impl {
   std::vector<std::string> bytes;  // by id
   std::vector<bool> special;       // by id
   IdByText<std::string> added;
-  IdByText<std::string_view> whole_words;  // by bytes, pointing into `bytes`; for ignore_merges
 };
 
 void Tokenizer::Impl::TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& kinds) {
@@ -169,8 +193,17 @@ void Tokenizer::Impl::TakeTokens(TokenizerSpec& spec, const std::vector<Kind>& k
     if (kinds[id] != Kind::kOrdinary || spec.tokens[id].empty()) continue;
     std::optional<std::string> spelled = BytesOfSpelling(spec.tokens[id]);
     bytes[id] = spelled ? *spelled : spec.tokens[id];  // a token that is no spelling stands for its own text
-    if (spelled && spec.ignore_merges) whole_words.emplace(bytes[id], static_cast<TokenId>(id));
+    if (spelled && (spec.ignore_merges || MergesToItself(static_cast<TokenId>(id)))) {
+      words.Insert(bytes[id], static_cast<TokenId>(id));
+    }
   }
+}
+
+bool Tokenizer::Impl::MergesToItself(TokenId id) const {
+  Bpe::Scratch scratch;
+  std::vector<TokenId> ids;
+  bpe.Encode(bytes[id], &scratch, &ids);
+  return ids.size() == 1 && ids[0] == id;
 }
 
 void Tokenizer::Impl::CollectStopTokens() {
@@ -184,21 +217,59 @@ void Tokenizer::Impl::CollectStopTokens() {
   }
 }
 
-void Tokenizer::Impl::EncodeWord(std::string_view word, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
-  if (auto whole = whole_words.find(word); whole != whole_words.end()) {
-    ids->push_back(whole->second);
+void Tokenizer::Impl::EncodeWord(const Word& word, Work* work) const {
+  if (word.key.size == 0) return EncodeLongWord(word.text, work);
+  if (const TokenId id = words.Find(word.key, word.hash); id >= 0) {
+    work->ids.push_back(id);
+    return;
+  }
+  if (const auto known = work->cache.Find(word.key, word.hash); !known.empty()) {
+    work->ids.insert(work->ids.end(), known.begin(), known.end());
+    return;
+  }
+  const size_t before = work->ids.size();
+  bpe.Encode(word.text, &work->bpe, &work->ids);
+  work->cache.Put(word.key, word.hash, std::span(work->ids).subspan(before));
+}
+
+void Tokenizer::Impl::EncodeLongWord(std::string_view word, Work* work) const {
+  if (const TokenId id = words.FindLong(word); id >= 0) {
+    work->ids.push_back(id);
   } else {
-    bpe.Encode(word, scratch, ids);
+    bpe.Encode(word, &work->bpe, &work->ids);
   }
 }
 
-void Tokenizer::Impl::EncodeText(std::string_view text, Bpe::Scratch* scratch, std::vector<TokenId>* ids) const {
+void Tokenizer::Impl::TakeWord(std::string_view text, size_t at, size_t end, Word* word) const {
+  word->text = text.substr(at, end - at);
+  word->key.size = 0;
+  if (end - at > WordKey::kBytesMax) return;
+  word->key = WordKey::Of(text, at, end - at);
+  word->hash = words.HashOf(word->key);
+  words.Prefetch(word->hash);
+}
+
+void Tokenizer::Impl::EncodeBetween(std::string_view text, bool parse_specials, Work* work) const {
+  AddedTokenMatcher::Cursor cursor(second_matcher, text, parse_specials);
+  while (cursor.Next()) {
+    EncodeText(cursor.before(), work);
+    work->ids.push_back(cursor.id());
+  }
+  EncodeText(cursor.before(), work);
+}
+
+void Tokenizer::Impl::EncodeText(std::string_view text, Work* work) const {
+  if (text.empty()) return;
   std::string prefixed;
   if (add_prefix_space && !text.starts_with(' ')) text = prefixed.assign(" ").append(text);
   for (size_t at = 0; at < text.size();) {
-    const size_t end = PreTokenEnd(pre_tokenizer, text, at);
-    EncodeWord(text.substr(at, end - at), scratch, ids);
-    at = end;
+    size_t count = 0;
+    for (; at < text.size() && count < work->batch.size(); ++count) {
+      const size_t end = PreTokenEnd(pre_tokenizer, text, at);
+      TakeWord(text, at, end, &work->batch[count]);
+      at = end;
+    }
+    for (size_t i = 0; i < count; ++i) EncodeWord(work->batch[i], work);
   }
 }
 
@@ -206,7 +277,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(TokenizerSpec spec)
   ASSIGN_OR_RETURN(const std::vector<Kind> kinds, KindsById(spec));
   ASSIGN_OR_RETURN(const IdBySpelling ids, IndexSpellings(spec, kinds));
   ASSIGN_OR_RETURN(const auto byte_ids, FindByteTokens(ids));
-  ASSIGN_OR_RETURN(Bpe::Merges merges, MakeMerges(spec, ids));
+  ASSIGN_OR_RETURN(std::vector<Bpe::Merge> merges, MakeMerges(spec, ids));
   auto impl = std::make_unique<Impl>(spec, byte_ids, std::move(merges));
   impl->TakeTokens(spec, kinds);
   impl->CollectStopTokens();
@@ -217,23 +288,15 @@ Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, Specials specials) const {
-  std::vector<TokenId> ids;
-  Bpe::Scratch scratch;
+  Impl::Work work(text.size());
   const bool parse = specials == Specials::kParse;
-  for (const auto& outer : impl_->first_matcher.Split(text, parse)) {
-    if (outer.id >= 0) {
-      ids.push_back(outer.id);
-      continue;
-    }
-    for (const auto& inner : impl_->second_matcher.Split(outer.text, parse)) {
-      if (inner.id >= 0) {
-        ids.push_back(inner.id);
-      } else {
-        impl_->EncodeText(inner.text, &scratch, &ids);
-      }
-    }
+  AddedTokenMatcher::Cursor cursor(impl_->first_matcher, text, parse);
+  while (cursor.Next()) {
+    impl_->EncodeBetween(cursor.before(), parse, &work);
+    work.ids.push_back(cursor.id());
   }
-  return ids;
+  impl_->EncodeBetween(cursor.before(), parse, &work);
+  return std::move(work.ids);
 }
 
 std::string_view Tokenizer::Bytes(TokenId id) const {

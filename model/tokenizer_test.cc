@@ -102,6 +102,16 @@ TEST(Tokenizer, TakesTheLongestAddedTokenAtTheLeftmostPlace) {
   EXPECT_THAT(tokenizer->Encode("<<a><", Specials::kPlain), ElementsAre('<', 256, '<'));
 }
 
+TEST(Tokenizer, FindsAddedTokensOfOneByteAndAtTheVeryEnd) {
+  const auto tokenizer = Make(Spec({}, {Plain("#"), Plain("<a"), Plain("#!"), Special("@")}));
+  EXPECT_THAT(tokenizer->Encode("x#", Specials::kPlain), ElementsAre('x', 256));
+  EXPECT_THAT(tokenizer->Encode("#<<a", Specials::kPlain), ElementsAre(256, '<', 257));
+  EXPECT_THAT(tokenizer->Encode("##!#x", Specials::kPlain), ElementsAre(256, 258, 256, 'x'));
+  EXPECT_THAT(tokenizer->Encode("<", Specials::kPlain), ElementsAre('<'));
+  EXPECT_THAT(tokenizer->Encode("@#@", Specials::kPlain), ElementsAre('@', 256, '@'));
+  EXPECT_THAT(tokenizer->Encode("@#@", Specials::kParse), ElementsAre(259, 256, 259));
+}
+
 TEST(Tokenizer, StripsAroundAddedTokensThatAskForIt) {
   TokenizerSpec::AddedToken greedy = Plain("<g>"), word = Plain("word");
   greedy.lstrip = greedy.rstrip = true;
@@ -130,6 +140,21 @@ TEST(Tokenizer, DecodesWithAndWithoutSpecials) {
   EXPECT_FALSE(tokenizer->IsSpecial(-1));
   EXPECT_FALSE(tokenizer->IsSpecial(257));
   EXPECT_EQ(tokenizer->Bytes(257), "");
+}
+
+// Words that are split off in batches, are known already or lie at the end of the text are encoded as anywhere else.
+TEST(Tokenizer, EncodesAWordAlikeWhereverItStands) {
+  const auto tokenizer = Make(Spec({{"a", "b"}, {" ", "ab"}, {"c", "d"}, {" ab", "cd"}, {"e", "f"}}));
+  const std::vector<std::string> words = {" abcd", " ab", " abcdef", " xabcd", " efefabababababababcd", "1", " "};
+  std::string text;
+  std::vector<TokenId> wanted;
+  for (size_t i = 0; i < 500; ++i) {
+    const std::string& word = words[i * i % words.size()] + ".";
+    const auto ids = tokenizer->Encode(word, Specials::kPlain);
+    wanted.insert(wanted.end(), ids.begin(), ids.end());
+    text += word;
+    ASSERT_EQ(tokenizer->Encode(text, Specials::kPlain), wanted) << i;
+  }
 }
 
 TEST(Tokenizer, KnowsItsStopTokens) {

@@ -1,6 +1,7 @@
 #include "router/fake_worker.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,7 @@ FakeWorker::FakeWorker(const std::string& name, uint64_t kv_blocks) {
   hello_.set_expert_slots(4);
   hello_.set_context_tokens_max(4096);
   hello_.set_vocab_size(kVocab);
+  hello_.set_snapshots_max(8);
 }
 
 std::vector<TokenId> FakeWorker::Answer(const std::vector<TokenId>& prompt, uint64_t seed, int tokens) {
@@ -87,6 +89,15 @@ v1::Begun FakeWorker::Begin(const v1::Begin& begin) {
     found->second.tokens.resize(kept.length());
     sequences_.insert(std::move(*found));
   }
+  std::map<uint64_t, Snapshot> snapshots = std::exchange(snapshots_, {});
+  for (uint64_t id : begin.keep_snapshots()) {
+    auto found = snapshots.find(id);
+    if (found == snapshots.end()) {
+      Complain("asked to keep a snapshot that is not here");
+    } else {
+      snapshots_.insert(std::move(*found));
+    }
+  }
   return begun;
 }
 
@@ -118,19 +129,52 @@ v1::AttachRequest FakeWorker::Run(const v1::StepPlan& plan) {
 void FakeWorker::Apply(const v1::StepPlan& plan) {
   if (plan.step() != ++step_) Complain("steps do not follow each other");
   for (uint64_t id : plan.release()) sequences_.erase(id);
-  for (const v1::SequenceStart& start : plan.start()) {
-    if (!sequences_.emplace(start.sequence(), Sequence{start, {}}).second) Complain("a sequence started twice");
-  }
-  uint64_t blocks = 0;
-  for (const auto& [id, sequence] : sequences_) blocks += sequence.start.kv_blocks();
-  if (blocks > hello_.kv_blocks()) Complain("more KV blocks than there are");
+  for (uint64_t id : plan.drop_snapshots()) snapshots_.erase(id);
+  for (const v1::SequenceStart& start : plan.start()) Start(start);
+  if (blocks() > hello_.kv_blocks()) Complain("more KV blocks than there are");
   if (sequences_.size() > hello_.sequences_max()) Complain("more sequences than fit");
+}
+
+void FakeWorker::Start(const v1::SequenceStart& start) {
+  Sequence sequence{start, {}, {}};
+  if (start.resume() != 0) {
+    const auto found = snapshots_.find(start.resume());
+    if (found == snapshots_.end()) return Complain("asked to begin with a snapshot that is not here");
+    sequence.tokens = found->second.tokens;
+    sequence.blocks = found->second.blocks;
+    if (start.want_prompt_logprobs()) Complain("asked to score a prompt that is not computed");
+  }
+  if (sequence.blocks.size() > start.kv_blocks()) Complain("fewer KV blocks than it begins with");
+  while (sequence.blocks.size() < start.kv_blocks()) sequence.blocks.push_back(++last_block_);
+  if (!sequences_.emplace(start.sequence(), std::move(sequence)).second) Complain("a sequence started twice");
+}
+
+uint64_t FakeWorker::blocks() const {
+  std::set<uint64_t> held;
+  for (const auto& [id, sequence] : sequences_) held.insert(sequence.blocks.begin(), sequence.blocks.end());
+  for (const auto& [id, snapshot] : snapshots_) held.insert(snapshot.blocks.begin(), snapshot.blocks.end());
+  return held.size();
+}
+
+void FakeWorker::Save(const v1::SequenceChunk& chunk, const Sequence& sequence) {
+  for (const v1::SnapshotSave& save : chunk.saves()) {
+    const uint32_t end = chunk.position() + static_cast<uint32_t>(chunk.tokens_size());
+    if (save.position() <= chunk.position() || save.position() > end || save.position() % 16 != 0) {
+      Complain("a snapshot at another place than the end of a block of the chunk");
+      continue;
+    }
+    Snapshot snapshot;
+    snapshot.tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + save.position());
+    snapshot.blocks.assign(sequence.blocks.begin(), sequence.blocks.begin() + save.position() / 16);
+    if (!snapshots_.emplace(save.snapshot(), std::move(snapshot)).second) Complain("a snapshot saved twice");
+  }
+  if (snapshots_.size() > hello_.snapshots_max()) Complain("more snapshots than fit");
 }
 
 void FakeWorker::Extend(const v1::SequenceChunk& chunk, v1::StepDone& done) {
   auto found = sequences_.find(chunk.sequence());
   if (found == sequences_.end()) return Complain("a chunk for a sequence that never started");
-  auto& [start, tokens] = found->second;
+  auto& [start, tokens, blocks] = found->second;
   if (chunk.position() != tokens.size()) Complain("a chunk that leaves a gap");
   if (start.want_prompt_logprobs() && chunk.position() < start.prompt_tokens()) {
     v1::PromptScores* scores = done.add_prompt_scores();
@@ -147,6 +191,7 @@ void FakeWorker::Extend(const v1::SequenceChunk& chunk, v1::StepDone& done) {
   }
   const auto drafts = chunk.tokens().end() - chunk.drafts();
   tokens.insert(tokens.end(), chunk.tokens().begin(), drafts);
+  Save(chunk, found->second);
   if (!chunk.sample()) return;
   v1::Sampled* sampled = done.add_sampled();
   sampled->set_sequence(chunk.sequence());

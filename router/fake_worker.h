@@ -31,6 +31,9 @@ class FakeWorker {
   // The answer to a message of the router, if one is due.
   std::optional<v1::AttachRequest> On(const v1::AttachResponse& message);
 
+  int snapshots() const { return static_cast<int>(snapshots_.size()); }
+  // Held by sequences and snapshots, each once.
+  uint64_t blocks() const;
   int sequences() const { return static_cast<int>(sequences_.size()); }
   // What the router did wrong; empty is well.
   const std::vector<std::string>& complaints() const { return complaints_; }
@@ -39,11 +42,18 @@ class FakeWorker {
   struct Sequence {
     v1::SequenceStart start;
     std::vector<TokenId> tokens;
+    std::vector<uint64_t> blocks;  // numbers that are never used twice
+  };
+  struct Snapshot {
+    std::vector<TokenId> tokens;
+    std::vector<uint64_t> blocks;
   };
   static TokenId Next(std::span<const TokenId> tokens, int prompt_tokens, uint64_t seed);
   v1::Begun Begin(const v1::Begin& begin);
   v1::AttachRequest Run(const v1::StepPlan& plan);
   void Apply(const v1::StepPlan& plan);
+  void Start(const v1::SequenceStart& start);
+  void Save(const v1::SequenceChunk& chunk, const Sequence& sequence);
   void Extend(const v1::SequenceChunk& chunk, v1::StepDone& done);
   void Complain(const std::string& complaint) { complaints_.push_back(hello_.name() + ": " + complaint); }
 
@@ -52,6 +62,8 @@ class FakeWorker {
   bool stopped_ = false;
   uint64_t step_ = 0;
   std::map<uint64_t, Sequence> sequences_;
+  std::map<uint64_t, Snapshot> snapshots_;
+  uint64_t last_block_ = 0;
   std::vector<std::string> complaints_;
 };
 

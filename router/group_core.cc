@@ -17,13 +17,14 @@ constexpr double kRebalanceGain = 0.1;
 // A worker whose connection broke comes back within this.
 constexpr absl::Duration kTrial = absl::Seconds(5);
 
-Group GroupOf(const Membership::View& view, const Membership& membership) {
+Group GroupOf(const Membership::View& view, const Membership& membership, bool prefix_cache) {
   std::vector<Group::Worker> workers;
   for (const Membership::Member& member : view.members) {
     workers.push_back({.id = member.id,
                        .kv_blocks_total = member.hello.kv_blocks(),
                        .sequences_max = static_cast<int>(member.hello.sequences_max()),
                        .step_tokens_max = static_cast<int>(member.hello.step_tokens_max()),
+                       .snapshots_max = prefix_cache ? static_cast<int>(member.hello.snapshots_max()) : 0,
                        .draining = membership.leaving(member.id)});
   }
   return Group(view.epoch, view.members.front().hello.kv_block_tokens(), std::move(workers));
@@ -34,7 +35,7 @@ Group GroupOf(const Membership::View& view, const Membership& membership) {
 void Accept(Sequence& sequence, std::vector<Action>* actions) {
   sequence.accepted = true;
   SendToSequence send{sequence.id(), {}};
-  send.event.mutable_accepted();
+  send.event.mutable_accepted()->set_cached_tokens(static_cast<uint32_t>(sequence.cached_tokens()));
   actions->push_back(std::move(send));
 }
 
@@ -55,7 +56,8 @@ GroupCore::GroupCore(std::string name, const RouterOptions& options, Epoch* last
       scheduler_({.step_tokens = options.step_tokens,
                   .chunk_tokens = options.chunk_tokens,
                   .sequences_max = options.sequences_max,
-                  .drafts_max = options.draft_tokens_max}),
+                  .drafts_max = options.draft_tokens_max,
+                  .snapshot_tokens = options.snapshot_tokens}),
       links_(options.heartbeat_timeout) {}
 
 void GroupCore::OnLeaving(WorkerId worker, absl::Time now) {
@@ -111,9 +113,11 @@ void GroupCore::GiveUpSequences() {
   for (auto& sequence : scheduler_.DisplaceAll()) displaced_.push_back(std::move(sequence));
 }
 
-std::optional<int> GroupCore::LoadFor(const Sequence& sequence) const {
-  if (scheduler_.group() == nullptr || !scheduler_.PickOwner(sequence)) return std::nullopt;
-  return scheduler_.running();
+std::optional<GroupCore::Fit> GroupCore::FitFor(const Sequence& sequence) const {
+  if (scheduler_.group() == nullptr) return std::nullopt;
+  const std::optional<int> owner = scheduler_.PickOwner(sequence);
+  if (!owner) return std::nullopt;
+  return Fit{scheduler_.running(), scheduler_.CachedTokens(sequence, *owner)};
 }
 
 bool GroupCore::CouldHold(const Sequence& sequence) const {
@@ -124,7 +128,12 @@ bool GroupCore::CouldHold(const Sequence& sequence) const {
 void GroupCore::Admit(std::unique_ptr<Sequence> sequence) {
   const std::optional<int> owner = scheduler_.PickOwner(*sequence);
   CHECK(owner);
+  const Sequence& admitted = *sequence;
   scheduler_.Admit(std::move(sequence), *owner);
+  probe_->prefix_lookups.Add();
+  if (admitted.computed() == 0) return;
+  probe_->prefix_hits.Add();
+  probe_->prefix_hit_tokens.Add(admitted.computed());
 }
 
 absl::Status GroupCore::OnStepDone(WorkerId worker, const v1::StepDone& done, absl::Time now) {
@@ -213,16 +222,16 @@ void GroupCore::DrainLeaving(absl::Time now) {
   const Group* group = scheduler_.group();
   for (int rank = 0; group != nullptr && rank < group->size(); ++rank) {
     const Group::Worker& worker = group->worker(rank);
-    if (worker.draining && worker.sequences == 0) membership_.OnDrained(worker.id, now);
+    if (worker.draining && worker.ledger->sequences() == 0) membership_.OnDrained(worker.id, now);
   }
 }
 
 void GroupCore::BeginEpoch(absl::Time now) {
   const Membership::View& view = *membership_.ready();
   if (paused_at_ == absl::InfinitePast()) paused_at_ = now;
-  std::vector<std::vector<v1::SequenceKept>> keep;
+  std::vector<v1::Begin> begins;
   const int before = scheduler_.running();
-  Scheduler::Sequences displaced = scheduler_.StartEpoch(GroupOf(view, membership_), &keep);
+  Scheduler::Sequences displaced = scheduler_.StartEpoch(GroupOf(view, membership_, options_.prefix_cache), &begins);
   probe_->sequences_requeued.Add(static_cast<double>(displaced.size()));
   probe_->sequences_kept.Add(static_cast<double>(before) - static_cast<double>(displaced.size()));
   for (auto& sequence : displaced) displaced_.push_back(std::move(sequence));
@@ -230,7 +239,7 @@ void GroupCore::BeginEpoch(absl::Time now) {
   if (const Membership::View* serving = membership_.serving()) {
     probe_->experts_moved.Add(view.placement.CountNew(serving->placement));
   }
-  membership_.Begin(std::move(keep), now);
+  membership_.Begin(std::move(begins), now);
   rebalanced_at_ = now;
 }
 
@@ -246,6 +255,8 @@ void GroupCore::IssueStep(absl::Time now) {
   const Membership::View& view = *membership_.serving();
   step_.emplace(++step_number_, *plans, now);
   for (size_t rank = 0; rank < plans->size(); ++rank) {
+    for (const v1::SequenceChunk& chunk : (*plans)[rank].chunks()) probe_->prefix_saves.Add(chunk.saves_size());
+    probe_->prefix_drops.Add((*plans)[rank].drop_snapshots_size());
     SendToWorker send{view.members[rank].id, {}};
     v1::StepPlan& plan = *send.message.mutable_step_plan();
     plan = std::move((*plans)[rank]);
@@ -276,6 +287,7 @@ void GroupCore::Commit(absl::Time now) {
   const Step step = *std::exchange(step_, std::nullopt);
   membership_.OnProgress();
   Observe(step, now);
+  scheduler_.CommitSaves();
   for (int rank = 0; rank < step.size(); ++rank) {
     for (const Step::Chunk& chunk : step.chunks(rank)) {
       Sequence* sequence = scheduler_.Find(chunk.sequence);

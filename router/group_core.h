@@ -60,11 +60,15 @@ class GroupCore {
   // The group has not served for a while: its sequences go elsewhere, prefilled again.
   void GiveUpSequences();
 
-  // How busy it is, in running sequences; nullopt if the sequence has no room here now.
-  std::optional<int> LoadFor(const Sequence& sequence) const;
+  // nullopt if the sequence has no room here now.
+  struct Fit {
+    int load = 0;           // running sequences
+    int cached_tokens = 0;  // of this one, that need not be computed here
+  };
+  std::optional<Fit> FitFor(const Sequence& sequence) const;
   // Whether it would have room if nothing else ran.
   bool CouldHold(const Sequence& sequence) const;
-  // REQUIRES: LoadFor(*sequence).
+  // REQUIRES: FitFor(*sequence).
   void Admit(std::unique_ptr<Sequence> sequence);
   Sequence* Find(SequenceId id) const { return scheduler_.Find(id); }
   std::unique_ptr<Sequence> Remove(SequenceId id) { return scheduler_.Remove(id); }

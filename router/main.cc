@@ -58,6 +58,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--sequences-max", router.sequences_max, "sequences running at once", "BRAID_ROUTER_SEQUENCES_MAX");
   add("--queue-max", router.queue_max, "sequences waiting for memory; more are refused with a retry hint",
       "BRAID_ROUTER_QUEUE_MAX");
+  add("--prefix-cache", router.prefix_cache, "sequences that begin alike share what is computed of that: true or false",
+      "BRAID_ROUTER_PREFIX_CACHE");
+  add("--snapshot-tokens", router.snapshot_tokens,
+      "prompts that begin alike share what is computed up to the end of one, or every so many tokens before that",
+      "BRAID_ROUTER_SNAPSHOT_TOKENS");
   AddMilliseconds(app, "--heartbeat-ms", router.heartbeat, "how often router and workers say that they live")
       ->envname("BRAID_ROUTER_HEARTBEAT_MS");
   AddMilliseconds(app, "--heartbeat-timeout-ms", router.heartbeat_timeout, "silence after which a worker is given up")

@@ -167,8 +167,8 @@ void Membership::Advance(absl::Time now, std::span<const double> load) {
   if (MayStart(wanted, now)) StartNext(std::move(wanted), now);
 }
 
-void Membership::Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Time now) {
-  CHECK(ready() != nullptr && keep.size() == next_->view.members.size());
+void Membership::Begin(std::vector<v1::Begin> begins, absl::Time now) {
+  CHECK(ready() != nullptr && begins.size() == next_->view.members.size());
   if (serving_) {
     for (const Member& member : serving_->members) {
       if (next_->view.RankOf(member.id)) continue;
@@ -183,10 +183,10 @@ void Membership::Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Ti
   has_served_ = true;
   beginning_.clear();
   begun_at_ = now;
-  for (size_t rank = 0; rank < keep.size(); ++rank) {
+  for (size_t rank = 0; rank < begins.size(); ++rank) {
     v1::AttachResponse message;
+    *message.mutable_begin() = std::move(begins[rank]);
     message.mutable_begin()->set_epoch(serving_->epoch.value);
-    message.mutable_begin()->mutable_keep()->Add(keep[rank].begin(), keep[rank].end());
     const WorkerId id = serving_->members[rank].id;
     Send(id, std::move(message));
     beginning_.insert(id);

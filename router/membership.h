@@ -96,8 +96,8 @@ class Membership {
 
   // Not null when the next epoch can begin: at once if none serves, else at a step boundary.
   const View* ready() const { return next_ && next_->stage == Stage::kReady ? &next_->view : nullptr; }
-  // The next epoch serves from now on; `keep` by rank. REQUIRES: ready().
-  void Begin(std::vector<std::vector<v1::SequenceKept>> keep, absl::Time now);
+  // The next epoch serves from now on; `begins` by rank, without the epoch. REQUIRES: ready().
+  void Begin(std::vector<v1::Begin> begins, absl::Time now);
 
   // The epoch that serves; steps may be sent once it is running(). nullptr if none serves.
   const View* serving() const { return serving_ ? &*serving_ : nullptr; }

@@ -55,7 +55,7 @@ class MembershipTest : public ::testing::Test {
     Advance();
     for (uint32_t id : ids) Configured(id);
     ASSERT_NE(membership_.ready(), nullptr);
-    membership_.Begin(std::vector<std::vector<v1::SequenceKept>>(ids.size()), now_);
+    membership_.Begin(std::vector<v1::Begin>(ids.size()), now_);
     for (uint32_t id : ids) Begun(id);
     ASSERT_TRUE(membership_.running());
     ASSERT_EQ(Members(), ids);

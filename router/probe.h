@@ -22,6 +22,8 @@ struct RouterProbe {
   Counter rebalances, experts_moved;
 
   Gauge kv_blocks_used, kv_blocks_total;
+  Counter prefix_lookups, prefix_hits, prefix_hit_tokens, prefix_saves, prefix_drops;
+  Gauge prefix_blocks, prefix_snapshots;
   Gauge ready, is_protected, groups_ready, workers_wanted, workers_attached, epoch;
   Counter epochs_lost, links_cut;
   Histogram epoch_pause_seconds;

@@ -30,6 +30,8 @@ struct RouterOptions {
   int draft_tokens_max = 8;                               // guesses of one sequence in a step, where they pay; 0: never
   int sequences_max = 256;                                // running at once
   int queue_max = 1024;                                   // waiting for memory; beyond it RESOURCE_EXHAUSTED
+  bool prefix_cache = true;                               // sequences go on from what others have computed:
+  int snapshot_tokens = 256;                              // at the end of prompts, and every so many inside of them
   absl::Duration heartbeat = absl::Milliseconds(500);
   absl::Duration heartbeat_timeout = absl::Seconds(2);
   absl::Duration step_timeout = absl::Seconds(120);

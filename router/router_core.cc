@@ -13,12 +13,7 @@
 namespace braid {
 namespace {
 
-constexpr size_t kAffinityEntriesMax = 1 << 16;
 constexpr const char* kQuarantined = "workers crashed whenever they ran this request; it is not tried again";
-
-// A group that knows a prompt's beginning is preferred to the idlest one until it is a quarter busier, or by this many
-// sequences while there are few.
-bool IsWorthIt(int load, int idlest) { return load <= idlest + idlest / 4 + 4; }
 
 }  // namespace
 
@@ -28,8 +23,7 @@ RouterCore::RouterCore(const RouterOptions& options, Epoch before, RouterProbe* 
       before_(before),
       last_epoch_(Planted(Bug::kReusesEpochs) ? Epoch(0) : before),
       roster_(options, &actions_),
-      queue_(options.queue_max),
-      affinity_(kAffinityEntriesMax) {
+      queue_(options.queue_max) {
   CHECK_OK(CheckOptions(options));
 }
 
@@ -166,8 +160,11 @@ void RouterCore::FillStatus(v1::GetStatusResponse* status) const {
     const std::optional<int> rank = core->membership().serving()->RankOf(id);
     if (!rank) continue;
     info->set_in_epoch(true);
-    info->set_sequences(static_cast<uint32_t>(group->worker(*rank).sequences));
-    info->set_kv_blocks_used(group->worker(*rank).kv_blocks_used);
+    const KvLedger& ledger = *group->worker(*rank).ledger;
+    info->set_sequences(static_cast<uint32_t>(ledger.sequences()));
+    info->set_kv_blocks_used(ledger.blocks_used());
+    info->set_kv_blocks_cached(ledger.blocks_cached());
+    info->set_snapshots(static_cast<uint32_t>(ledger.snapshots()));
   }
   for (const auto& [name, core] : groups_) {
     const Group* group = core->scheduler().group();
@@ -335,32 +332,31 @@ void RouterCore::Admit(absl::Time now) {
       ++i;
       continue;
     }
-    std::unique_ptr<Sequence> sequence = queue_.Take(i);
-    if (!sequence->accepted) {
-      probe_->queue_seconds.Observe(absl::ToDoubleSeconds(now - sequence->arrived()));
-      Accept(*sequence, &actions_);
-    }
-    affinity_.Remember({sequence->log().data(), static_cast<size_t>(sequence->prompt_tokens())},
-                       group->membership().name());
-    group->Admit(std::move(sequence));
+    std::unique_ptr<Sequence> taken = queue_.Take(i);
+    Sequence& sequence = *taken;
+    group->Admit(std::move(taken));
+    if (sequence.accepted) continue;
+    probe_->queue_seconds.Observe(absl::ToDoubleSeconds(now - sequence.arrived()));
+    Accept(sequence, &actions_);
   }
 }
 
 GroupCore* RouterCore::ChooseGroupFor(const Sequence& sequence) const {
-  GroupCore* best = nullptr;
-  int best_load = 0;
+  std::vector<std::pair<GroupCore*, GroupCore::Fit>> fits;
   for (const auto& [name, group] : groups_) {
     if (group->membership().dissolving() && !sequence.accepted) continue;
-    const std::optional<int> load = group->LoadFor(sequence);
-    if (load && (best == nullptr || *load < best_load)) best = group.get(), best_load = *load;
+    if (const std::optional<GroupCore::Fit> fit = group->FitFor(sequence)) fits.emplace_back(group.get(), *fit);
   }
-  if (best == nullptr || groups_.size() == 1) return best;
-  const std::optional<std::string> known =
-      affinity_.Find({sequence.log().data(), static_cast<size_t>(sequence.prompt_tokens())});
-  auto found = known ? groups_.find(*known) : groups_.end();
-  if (found == groups_.end()) return best;
-  const std::optional<int> load = found->second->LoadFor(sequence);
-  return load && IsWorthIt(*load, best_load) ? found->second.get() : best;
+  if (fits.empty()) return nullptr;
+  const auto idlest = std::min_element(fits.begin(), fits.end(),
+                                       [](const auto& a, const auto& b) { return a.second.load < b.second.load; });
+  auto best = idlest;
+  for (auto fit = fits.begin(); fit != fits.end(); ++fit) {
+    const int gain = fit->second.cached_tokens - idlest->second.cached_tokens;
+    if (!WorthTheQueue(gain, sequence.log().size(), fit->second.load, idlest->second.load)) continue;
+    if (fit->second.cached_tokens > best->second.cached_tokens) best = fit;
+  }
+  return best->first;
 }
 
 bool RouterCore::CouldHold(const Sequence& sequence) const {
@@ -391,20 +387,26 @@ int RouterCore::running() const {
 }
 
 void RouterCore::UpdateGauges() {
-  uint64_t used = 0, total = 0, epoch = 0;
-  int ready = 0;
+  uint64_t used = 0, total = 0, cached = 0, epoch = 0;
+  int ready = 0, snapshots = 0;
   for (const auto& [name, core] : groups_) {
     const Group* group = core->scheduler().group();
     if (group == nullptr) continue;
     ++ready;
     used += group->kv_blocks_used();
     total += group->kv_blocks_total();
+    for (const Group::Worker& worker : group->workers()) {
+      cached += worker.ledger->blocks_cached();
+      snapshots += worker.ledger->snapshots();
+    }
     epoch = std::max(epoch, group->epoch().value);
   }
   probe_->sequences_running.Set(running());
   probe_->sequences_waiting.Set(queue_.size());
   probe_->kv_blocks_used.Set(static_cast<double>(used));
   probe_->kv_blocks_total.Set(static_cast<double>(total));
+  probe_->prefix_blocks.Set(static_cast<double>(cached));
+  probe_->prefix_snapshots.Set(snapshots);
   probe_->ready.Set(!draining_ && Ready() ? 1 : 0);
   probe_->is_protected.Set(ready > 0 && Unprotected().empty() ? 1 : 0);
   probe_->groups_ready.Set(ready);

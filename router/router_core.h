@@ -12,7 +12,6 @@
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
 #include "router/actions.h"
-#include "router/affinity.h"
 #include "router/group_core.h"
 #include "router/probe.h"
 #include "router/quarantine.h"
@@ -92,7 +91,7 @@ class RouterCore {
   void Judge(absl::Time now);
   void HandOver(absl::Time now);
   void Admit(absl::Time now);
-  // The group for a sequence: where its beginning is known unless that one is much busier, else the idlest with room.
+  // The group for a sequence: where most of it is known unless that one is much busier, else the idlest with room.
   GroupCore* ChooseGroupFor(const Sequence& sequence) const;
   bool CouldHold(const Sequence& sequence) const;
   // Some group serves, or did a moment ago.
@@ -111,7 +110,6 @@ class RouterCore {
   Roster roster_;
   std::map<std::string, std::unique_ptr<GroupCore>> groups_;  // as they are needed
   Queue queue_;
-  Affinity affinity_;
   Quarantine quarantine_;
   std::vector<SequenceId> on_trial_;
   std::optional<v1::Hello> model_;  // what the workers of the last epoch agreed on

@@ -23,6 +23,7 @@ using ::testing::SizeIs;
 // What a gateway has seen of one sequence.
 struct Seen {
   int accepted = 0;
+  uint32_t cached_tokens = 0;
   std::vector<TokenId> tokens;
   std::vector<TokenId> scored;  // prompt tokens with a log probability
   std::optional<v1::SequenceFinished::Reason> finished;
@@ -148,6 +149,7 @@ class Cluster {
     EXPECT_FALSE(s.end);
     EXPECT_TRUE(event.has_accepted() || s.accepted == 1);
     s.accepted += event.has_accepted();
+    if (event.has_accepted()) s.cached_tokens = event.accepted().cached_tokens();
     if (event.has_tokens()) {
       const uint32_t first = seen_before[action.sequence.value];
       EXPECT_EQ(event.tokens().position(), first + s.tokens.size());
@@ -675,14 +677,93 @@ TEST_F(TwoGroups, ShareTheRequests) {
   for (auto& [id, worker] : cluster_->workers) EXPECT_EQ(worker->sequences(), 1);
 }
 
-TEST_F(TwoGroups, PromptsThatBeginAlikeGoToTheSameGroup) {
+TEST_F(RouterCoreTest, APromptThatComesAgainIsNotComputedAgain) {
+  Start();
   std::vector<uint64_t> ids;
-  for (int i = 0; i < 4; ++i) ids.push_back(cluster_->Generate(NewRequest(Prompt(40 + i), 50)));
+  for (int i = 0; i < 3; ++i) {
+    ids.push_back(cluster.Generate(NewRequest(Prompt(100), 20)));
+    cluster.RunUntilQuiet();
+  }
+  for (uint64_t id : ids) ExpectAnswer(id, Prompt(100), 20);
+  EXPECT_EQ(cluster.seen[ids[0]].cached_tokens, 0u);
+  EXPECT_EQ(cluster.seen[ids[1]].cached_tokens, 96u);
+  EXPECT_EQ(cluster.seen[ids[2]].cached_tokens, 96u);
+  EXPECT_EQ(cluster.Status().kv_blocks_used(), 0u);
+}
+
+TEST_F(RouterCoreTest, TheNextTurnOfAConversationGoesOnBehindTheAnswer) {
+  Start();
+  std::vector<TokenId> prompt = Prompt(50);
+  cluster.Generate(NewRequest(prompt, 40));
+  cluster.RunUntilQuiet();
+  for (TokenId token : FakeWorker::Answer(prompt, 0, 40)) prompt.push_back(token);
+  for (TokenId token : Prompt(10, 3)) prompt.push_back(token);
+  const uint64_t next = cluster.Generate(NewRequest(prompt, 10));
+  cluster.RunUntilQuiet();
+  ExpectAnswer(next, prompt, 10);
+  EXPECT_EQ(cluster.seen[next].cached_tokens, 80u);
+}
+
+TEST_F(RouterCoreTest, NothingIsSharedBetweenScopes) {
+  Start();
+  for (const char* scope : {"a", "b", "a"}) {
+    v1::GenerateSequenceRequest request = NewRequest(Prompt(100), 20);
+    request.set_cache_scope(scope);
+    cluster.Generate(request);
+    cluster.RunUntilQuiet();
+  }
+  EXPECT_EQ(cluster.seen[1].cached_tokens, 0u);
+  EXPECT_EQ(cluster.seen[2].cached_tokens, 0u);
+  EXPECT_EQ(cluster.seen[3].cached_tokens, 96u);
+}
+
+TEST_F(RouterCoreTest, TheCacheIsRoomForWhoeverNeedsIt) {
+  for (int i = 0; i < 2; ++i) cluster.Attach(100);  // each has room for 1,600 tokens, kept and running
+  cluster.RunUntilQuiet();
+  for (int i = 0; i < 20; ++i) {
+    const uint64_t id = cluster.Generate(NewRequest(Prompt(600, i), 150));
+    cluster.RunUntilQuiet();
+    ExpectAnswer(id, Prompt(600, i), 150);
+  }
+  uint64_t held = 0, cached = 0;
+  for (const auto& [id, worker] : cluster.workers) held += worker->blocks();
+  const v1::GetStatusResponse status = cluster.Status();
+  for (const v1::WorkerInfo& info : status.workers()) cached += info.kv_blocks_cached();
+  EXPECT_EQ(held, cached);
+  EXPECT_GT(cached, 0u);
+}
+
+TEST_F(RouterCoreTest, WhatALostWorkerKnewIsForgottenAndWhatASurvivorKnowsIsNot) {
+  Start();
+  for (int i = 0; i < 4; ++i) cluster.Generate(NewRequest(Prompt(100, 10 * i), 5));
+  cluster.RunUntilQuiet();
+  EXPECT_GT(cluster.workers[1]->snapshots(), 0);
+  EXPECT_GT(cluster.workers[2]->snapshots(), 0);
+  const int kept = cluster.workers[1]->snapshots();
+  cluster.Break(2);
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.workers[1]->snapshots(), kept);
+  int hits = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t id = cluster.Generate(NewRequest(Prompt(100, 10 * i), 5));
+    cluster.RunUntilQuiet();
+    ExpectAnswer(id, Prompt(100, 10 * i), 5);
+    hits += cluster.seen[id].cached_tokens > 0 ? 1 : 0;
+  }
+  EXPECT_EQ(hits, 2);
+}
+
+TEST_F(TwoGroups, PromptsThatBeginAlikeGoToTheSameGroup) {
+  cluster_->Generate(NewRequest(Prompt(40), 1));
+  cluster_->RunUntilQuiet();
+  for (int i = 0; i < 4; ++i) cluster_->Generate(NewRequest(Prompt(40 + i), 50));
   for (int i = 0; i < 5; ++i) cluster_->Round();
   EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 4);
 }
 
 TEST_F(TwoGroups, ButNotWhileTheOtherIsIdle) {
+  cluster_->Generate(NewRequest(Prompt(40), 1));
+  cluster_->RunUntilQuiet();
   for (int i = 0; i < 8; ++i) cluster_->Generate(NewRequest(Prompt(40 + i), 50));
   for (int i = 0; i < 5; ++i) cluster_->Round();
   EXPECT_EQ(cluster_->workers[1]->sequences() + cluster_->workers[2]->sequences(), 5);

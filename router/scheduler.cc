@@ -51,25 +51,55 @@ class Scheduler::Budget {
   std::vector<Rows> by_rank_;
 };
 
-Scheduler::Sequences Scheduler::StartEpoch(Group group, std::vector<std::vector<v1::SequenceKept>>* keep) {
+namespace {
+
+// Inside of a prompt there are no more, however long it is.
+constexpr int kSnapshotsOfPrompt = 16;
+
+// Where the state at `end`, a multiple of the block, is worth keeping of a sequence that begins by prefilling so many
+// tokens. A prompt that is sent again needs its last token computed, so its end is before that.
+std::optional<KvLedger::Place> WorthSaving(int end, int prefill_tokens, int block_tokens, int snapshot_tokens) {
+  const int last = (prefill_tokens - 1) / block_tokens * block_tokens;
+  if (end == last) return KvLedger::Place::kEndOfPrompt;
+  if (end > prefill_tokens) return KvLedger::Place::kInAnswer;
+  const int stride = snapshot_tokens * ((prefill_tokens - 1) / (snapshot_tokens * kSnapshotsOfPrompt) + 1);
+  // The block that reaches a multiple of that, where no block ends there.
+  if (end < last && end % stride < block_tokens) return KvLedger::Place::kOnTheWay;
+  return std::nullopt;
+}
+
+}  // namespace
+
+Scheduler::Sequences Scheduler::StartEpoch(Group group, std::vector<v1::Begin>* begins) {
   EndEpoch();
-  keep->assign(static_cast<size_t>(group.size()), {});
+  begins->assign(static_cast<size_t>(group.size()), {});
   releases_.assign(static_cast<size_t>(group.size()), {});
   group_ = std::move(group);
+  const auto ledgers = std::exchange(ledgers_, {});
+  for (int rank = 0; rank < group_->size(); ++rank) {
+    const WorkerId id = group_->worker(rank).id;
+    const auto known = std::find_if(ledgers.begin(), ledgers.end(), [id](const auto& l) { return l.first == id; });
+    if (known != ledgers.end()) group_->TakeOver(rank, known->second);
+    KvLedger& ledger = *group_->worker(rank).ledger;
+    ledgers_.emplace_back(id, group_->worker(rank).ledger);
+    ledger.TakeDropped();  // it drops all that it is not told to keep
+    for (const SnapshotId snapshot : ledger.Snapshots()) {
+      (*begins)[static_cast<size_t>(rank)].add_keep_snapshots(snapshot.value);
+    }
+  }
   std::vector<SequenceId> homeless;
   for (const auto& sequence : running_) {
     std::optional<int> home;
     for (int rank = 0; rank < group_->size(); ++rank) {
       if (group_->worker(rank).id == sequence->home()) home = rank;
     }
-    if (!home || !group_->HasRoom(*home, sequence->kv_blocks())) {
+    if (!home) {
       homeless.push_back(sequence->id());
       continue;
     }
-    group_->Reserve(*home, sequence->kv_blocks());
     sequence->Return(*home);
     if (!sequence->started()) continue;
-    v1::SequenceKept& kept = (*keep)[static_cast<size_t>(*home)].emplace_back();
+    v1::SequenceKept& kept = *(*begins)[static_cast<size_t>(*home)].add_keep();
     kept.set_sequence(sequence->id().value);
     kept.set_length(static_cast<uint32_t>(sequence->computed() + (Planted(Bug::kKeepsAtWrongLength) ? 1 : 0)));
   }
@@ -79,6 +109,7 @@ Scheduler::Sequences Scheduler::StartEpoch(Group group, std::vector<std::vector<
 void Scheduler::EndEpoch() {
   if (!group_) return;
   for (const auto& sequence : running_) sequence->Park(group_->worker(*sequence->owner()).id);
+  for (const Group::Worker& worker : group_->workers()) worker.ledger->VoidSaves();
   group_.reset();
   releases_.clear();
 }
@@ -102,13 +133,17 @@ Scheduler::Sequences Scheduler::DisplaceAll() {
 std::optional<int> Scheduler::PickOwner(const Sequence& sequence) const {
   CHECK(group_);
   if (running() >= limits_.sequences_max) return std::nullopt;
-  return group_->PickOwner(group_->BlocksFor(sequence.tokens_max()));
+  return group_->PickOwner(group_->BlocksFor(sequence.tokens_max()), sequence.Resumable(group_->kv_block_tokens()));
+}
+
+int Scheduler::CachedTokens(const Sequence& sequence, int owner) const {
+  return group_->worker(owner).ledger->CachedTokens(sequence.Resumable(group_->kv_block_tokens()));
 }
 
 void Scheduler::Admit(std::unique_ptr<Sequence> sequence, int owner) {
   const uint64_t blocks = group_->BlocksFor(sequence->tokens_max());
-  group_->Reserve(owner, blocks);
-  sequence->Place(owner, blocks);
+  KvLedger& ledger = *group_->worker(owner).ledger;
+  sequence->Place(owner, ledger.Reserve(blocks, sequence->Resumable(group_->kv_block_tokens())));
   CHECK(by_id_.emplace(sequence->id(), sequence.get()).second);
   running_.push_back(std::move(sequence));
 }
@@ -122,6 +157,7 @@ std::unique_ptr<Sequence> Scheduler::Remove(SequenceId id) {
   std::unique_ptr<Sequence> sequence = std::move(*it);
   running_.erase(it);
   if (sequence->owner()) Free(*sequence);
+  sequence->lease().Reset();
   return sequence;
 }
 
@@ -151,9 +187,20 @@ std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
   budget.GiveBack();
   PlanPrefill(budget, plans);
   PlanDrafts(budget, plans);
-  auto says_nothing = [](const v1::StepPlan& plan) { return plan.chunks().empty() && plan.release().empty(); };
+  for (size_t rank = 0; rank < plans.size(); ++rank) {  // also for what is saved now
+    for (const SnapshotId snapshot : group_->worker(static_cast<int>(rank)).ledger->TakeDropped()) {
+      plans[rank].add_drop_snapshots(snapshot.value);
+    }
+  }
+  auto says_nothing = [](const v1::StepPlan& plan) {
+    return plan.chunks().empty() && plan.release().empty() && plan.drop_snapshots().empty();
+  };
   if (std::all_of(plans.begin(), plans.end(), says_nothing)) return std::nullopt;
   return plans;
+}
+
+void Scheduler::CommitSaves() {
+  for (const Group::Worker& worker : group_->workers()) worker.ledger->CommitSaves();
 }
 
 std::vector<SequenceId> Scheduler::Ids() const {
@@ -199,7 +246,12 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
       Sequence& sequence = *Find(SequenceId(chunk.sequence()));
       if (!sequence.decoding() || sequence.careful) continue;
       // The token behind the last draft counts, too.
-      const int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+      int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+      if (group_->worker(rank).snapshots_max > 0) {
+        // A block is to end with a row that is sure to stay, where a snapshot can be taken.
+        const int block = group_->kv_block_tokens(), computed = sequence.computed();
+        most = std::min(most, ((computed + 1) / block + 1) * block - computed - 2);
+      }
       decodes.push_back({&sequence, &chunk, rank, most});
     }
   }
@@ -213,11 +265,30 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
 void Scheduler::AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans) {
   v1::StepPlan& plan = plans[static_cast<size_t>(*sequence.owner())];
   if (!sequence.started()) *plan.add_start() = sequence.Start();
-  *plan.add_chunks() = sequence.Chunk(rows);
+  v1::SequenceChunk* const chunk = plan.add_chunks();
+  *chunk = sequence.Chunk(rows);
+  AddSaves(sequence, chunk);
+}
+
+void Scheduler::AddSaves(Sequence& sequence, v1::SequenceChunk* chunk) {
+  const int block = group_->kv_block_tokens();
+  const int begin = sequence.computed(), end = begin + chunk->tokens_size();
+  for (int position = (begin / block + 1) * block; position <= end; position += block) {
+    const std::optional<KvLedger::Place> place =
+        WorthSaving(position, sequence.prefill_tokens(), block, limits_.snapshot_tokens);
+    if (!place) continue;
+    const Beginning beginning = sequence.First(position, block);
+    if (beginning.tokens.empty()) return;
+    KvLedger& ledger = *group_->worker(*sequence.owner()).ledger;
+    if (const std::optional<SnapshotId> id = ledger.Save(sequence.lease(), beginning, *place)) {
+      v1::SnapshotSave* const save = chunk->add_saves();
+      save->set_snapshot(id->value);
+      save->set_position(static_cast<uint32_t>(position));
+    }
+  }
 }
 
 void Scheduler::Free(Sequence& sequence) {
-  group_->Release(*sequence.owner(), sequence.kv_blocks());
   if (sequence.started() && !Planted(Bug::kForgetsRelease))
     releases_[static_cast<size_t>(*sequence.owner())].push_back(sequence.id().value);
 }

@@ -27,6 +27,11 @@ namespace braid {
 // prompt delays the rest by at most a turn and still advances in every round. Rows that are left may go to drafts,
 // where DraftPlanner finds that they pay.
 //
+// What a sequence has computed is kept for others that begin alike (KvLedger), by snapshots at the end of a block:
+// at the end of its prompt, where the next turn of a conversation goes on, also one that drops old thinking; every few
+// hundred tokens before that, where prompts part that have their instructions in common; and behind what is answered so
+// far, for a turn that goes on behind the answer.
+//
 // When an epoch ends, sequences stay with the workers that hold their state, and go on in the next epoch from the last
 // committed token; those whose owner is not in it come out, to be admitted anew.
 //
@@ -34,10 +39,11 @@ namespace braid {
 class Scheduler {
  public:
   struct Limits {
-    int step_tokens = 0;    // rows of a step over all workers, >= kStepTokensMin
-    int chunk_tokens = 0;   // rows of one sequence in a step, >= 1
-    int sequences_max = 0;  // running at once, >= 1
-    int drafts_max = 0;     // of one sequence in a step, in [0, DraftPlanner::kDraftsMax]
+    int step_tokens = 0;        // rows of a step over all workers, >= kStepTokensMin
+    int chunk_tokens = 0;       // rows of one sequence in a step, >= 1
+    int sequences_max = 0;      // running at once, >= 1
+    int drafts_max = 0;         // of one sequence in a step, in [0, DraftPlanner::kDraftsMax]
+    int snapshot_tokens = 256;  // between snapshots inside of a prompt, >= 1
   };
   static constexpr int kStepTokensMin = 16;  // so that an eighth of it, for prefill, is not nothing
   static constexpr int kTurnChunks = 8;      // 2,048 tokens with the default chunk: most prompts need one turn
@@ -46,9 +52,9 @@ class Scheduler {
 
   using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
-  // `group` is what runs from now on. `keep` gets, by rank, what goes on there. Returns those that have lost their
-  // state. An epoch before, if any, is over.
-  Sequences StartEpoch(Group group, std::vector<std::vector<v1::SequenceKept>>* keep);
+  // `group` is what runs from now on. `begins` gets, by rank, what goes on there, without the epoch. Returns those that
+  // have lost their state. An epoch before, if any, is over.
+  Sequences StartEpoch(Group group, std::vector<v1::Begin>* begins);
   // Nothing runs until the next epoch.
   void EndEpoch();
   // The owner has lost the state of these; unknown ids are ignored. REQUIRES: an epoch.
@@ -61,6 +67,8 @@ class Scheduler {
 
   // The owner for a sequence, nullopt if nobody has room now. REQUIRES: an epoch.
   std::optional<int> PickOwner(const Sequence& sequence) const;
+  // How much of the sequence that owner knows, in tokens.
+  int CachedTokens(const Sequence& sequence, int owner) const;
   // REQUIRES: PickOwner answered `owner`.
   void Admit(std::unique_ptr<Sequence> sequence, int owner);
   // Forgets a sequence, whatever a step in flight does with it; its memory is free for the next plan, which tells the
@@ -70,9 +78,11 @@ class Scheduler {
   Sequence* Find(SequenceId id) const;
 
   // The next step, one plan per rank without epoch and step number; nullopt if there is nothing to compute or to
-  // release. The rows count as computed when OnComputed is called on the sequences. Of sequences under serious
-  // suspicion at most one is in a step. REQUIRES: an epoch, no step in flight.
+  // release. The rows count as computed when OnComputed is called on the sequences, and what it saves is there when
+  // CommitSaves is. Of sequences under serious suspicion at most one is in a step. REQUIRES: an epoch, no step in
+  // flight.
   std::optional<std::vector<v1::StepPlan>> PlanStep();
+  void CommitSaves();
 
   // What it learns for the next drafts: how long a step of so many rows took, and that `token` goes behind the log.
   void OnStep(int rows, absl::Duration time) { drafts_.OnStep(rows, time); }
@@ -87,6 +97,7 @@ class Scheduler {
   void PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans);
   void PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans);
   void AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans);
+  void AddSaves(Sequence& sequence, v1::SequenceChunk* chunk);
   // Whether another suspect goes first, or it is on trial.
   bool HeldBack(const Sequence& sequence) const {
     return sequence.suspicion.on_trial() || (sequence.suspicion.serious() && sequence.id() != suspect_);
@@ -97,6 +108,8 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;  // in the order in which they are served
   absl::flat_hash_map<SequenceId, Sequence*> by_id_;
   std::optional<Group> group_;
+  // Of the last group's workers: they hold what they held, also while no epoch runs.
+  std::vector<std::pair<WorkerId, std::shared_ptr<KvLedger>>> ledgers_;
   std::vector<std::vector<uint64_t>> releases_;  // by rank: what its next plan tells it to forget
   DraftPlanner drafts_;
   SequenceId suspect_;  // the one that may run, of those under serious suspicion

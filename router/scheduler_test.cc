@@ -39,7 +39,7 @@ Group NewGroup(int workers, uint64_t kv_blocks = 1000, int sequences_max = 100, 
 // A scheduler with workers that answer every step with the same token.
 struct Bench {
   explicit Bench(Scheduler::Limits limits = kLimits, Group group = NewGroup(1)) : scheduler(limits) {
-    scheduler.StartEpoch(std::move(group), &keep);
+    scheduler.StartEpoch(std::move(group), &begins);
   }
 
   // False if there is no room.
@@ -66,12 +66,13 @@ struct Bench {
         }
       }
     }
+    scheduler.CommitSaves();
     return rows;
   }
 
   Scheduler scheduler;
-  std::vector<std::vector<v1::SequenceKept>> keep;  // of the last StartEpoch
-  std::vector<v1::StepPlan> plans;                  // of the last Run
+  std::vector<v1::Begin> begins;    // of the last StartEpoch
+  std::vector<v1::StepPlan> plans;  // of the last Run
 };
 
 int Total(const std::map<uint64_t, int>& rows) {
@@ -255,14 +256,14 @@ TEST(Scheduler, InTheNextEpochSequencesGoOnWhereTheirStateIs) {
   members[0].id = WorkerId(7);
   members[1].id = WorkerId(2);
   const Scheduler::Sequences displaced =
-      bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, members), &bench.keep);
+      bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, members), &bench.begins);
   ASSERT_THAT(displaced, SizeIs(1)) << "its owner is gone";
   EXPECT_EQ(displaced[0]->id(), SequenceId(1));
   EXPECT_EQ(displaced[0]->computed(), 0);
-  EXPECT_THAT(bench.keep[0], IsEmpty());
-  ASSERT_THAT(bench.keep[1], SizeIs(1));
-  EXPECT_EQ(bench.keep[1][0].sequence(), 2u);
-  EXPECT_EQ(bench.keep[1][0].length(), 22u);
+  EXPECT_THAT(bench.begins[0].keep(), IsEmpty());
+  ASSERT_THAT(bench.begins[1].keep(), SizeIs(1));
+  EXPECT_EQ(bench.begins[1].keep(0).sequence(), 2u);
+  EXPECT_EQ(bench.begins[1].keep(0).length(), 22u);
   bench.Run();
   EXPECT_THAT(bench.plans[1].start(), IsEmpty()) << "the owner knows it";
   EXPECT_EQ(bench.plans[1].chunks(0).position(), 22u);
@@ -273,8 +274,8 @@ TEST(Scheduler, AStartInAVoidStepIsSaidAgain) {
   Bench bench;
   bench.Add(1, 20);
   ASSERT_NE(bench.scheduler.PlanStep(), std::nullopt);
-  EXPECT_THAT(bench.scheduler.StartEpoch(NewGroup(1), &bench.keep), IsEmpty());
-  EXPECT_THAT(bench.keep[0], IsEmpty()) << "nothing of it is committed";
+  EXPECT_THAT(bench.scheduler.StartEpoch(NewGroup(1), &bench.begins), IsEmpty());
+  EXPECT_THAT(bench.begins[0].keep(), IsEmpty()) << "nothing of it is committed";
   bench.Run();
   EXPECT_THAT(bench.plans[0].start(), SizeIs(1));
   EXPECT_EQ(bench.plans[0].chunks(0).position(), 0u);
@@ -284,7 +285,7 @@ TEST(Scheduler, WhatAnOwnerHasLostComesOutAndItsMemoryIsFree) {
   Bench bench;
   bench.Add(1, 20);
   bench.Run();
-  bench.scheduler.StartEpoch(NewGroup(1), &bench.keep);
+  bench.scheduler.StartEpoch(NewGroup(1), &bench.begins);
   EXPECT_THAT(bench.scheduler.Displace({SequenceId(1), SequenceId(99)}), SizeIs(1));
   EXPECT_EQ(bench.scheduler.group()->kv_blocks_used(), 0u);
   EXPECT_EQ(bench.scheduler.running(), 0);
@@ -324,6 +325,117 @@ TEST(Scheduler, NoDraftsForWhatWasThereAtACrash) {
   Bench bench = Repeating(kLimits, NewGroup(1), 1);
   bench.scheduler.Find(SequenceId(1))->careful = true;
   EXPECT_THAT(bench.Run(8), ElementsAre(Pair(1, 1)));
+}
+
+// Workers with a prefix cache.
+Group CachingGroup(int workers = 1) {
+  std::vector<Group::Worker> members = NewGroup(workers).workers();
+  for (Group::Worker& member : members) {
+    member.snapshots_max = 16;
+    member.ledger = nullptr;
+  }
+  return Group(Epoch(1), kBlockTokens, std::move(members));
+}
+
+constexpr Scheduler::Limits kLongChunks{.step_tokens = 2000, .chunk_tokens = 1000, .sequences_max = 8};
+
+std::vector<uint32_t> Saves(const v1::StepPlan& plan) {
+  std::vector<uint32_t> positions;
+  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+    for (const v1::SnapshotSave& save : chunk.saves()) positions.push_back(save.position());
+  }
+  return positions;
+}
+
+TEST(Scheduler, SavesTheEndOfAPromptAndPlacesOnTheWay) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 600);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(256, 512, 592));
+  std::vector<uint32_t> in_answer;
+  for (int token = 0; token < 40; ++token) {
+    bench.Run();
+    for (uint32_t position : Saves(bench.plans[0])) in_answer.push_back(position);
+  }
+  EXPECT_THAT(in_answer, ElementsAre(608, 624, 640));
+  EXPECT_EQ(bench.scheduler.group()->worker(0).ledger->snapshots(), 4) << "of the answer the last";
+}
+
+TEST(Scheduler, SavesTheEndBeforeTheLastTokenSoThatTheSamePromptFindsIt) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(48));
+  bench.Add(2, 64);
+  EXPECT_THAT(bench.Run(), testing::Contains(Pair(2, 16)));
+  ASSERT_THAT(bench.plans[0].start(), SizeIs(1));
+  EXPECT_NE(bench.plans[0].start(0).resume(), 0u);
+  EXPECT_THAT(bench.plans[0].start(0).resumed_tokens(), SizeIs(48)) << "without a repetition penalty of 1 they count";
+  EXPECT_THAT(Saves(bench.plans[0]), IsEmpty());
+}
+
+TEST(Scheduler, AVeryLongPromptHasNoMoreSnapshots) {
+  Bench bench({.step_tokens = 20000, .chunk_tokens = 20000, .sequences_max = 8}, NewGroup(1));
+  bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens,
+                                   {{.id = WorkerId(9),
+                                     .kv_blocks_total = 5000,
+                                     .sequences_max = 9,
+                                     .step_tokens_max = 20000,
+                                     .snapshots_max = 100}}),
+                             &bench.begins);
+  bench.Add(1, 16000);
+  bench.Run();
+  EXPECT_THAT(Saves(bench.plans[0]), SizeIs(16));
+}
+
+TEST(Scheduler, WhatWantsItsPromptScoredBeginsAtItsBeginning) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  v1::GenerateSequenceRequest request;
+  for (int i = 0; i < 64; ++i) request.add_prompt(i % 100);
+  request.set_max_new_tokens(5);
+  request.set_want_prompt_logprobs(true);
+  bench.scheduler.Admit(std::make_unique<Sequence>(SequenceId(2), request, absl::UnixEpoch()), 0);
+  request.set_want_prompt_logprobs(false);
+  request.set_no_cache(true);
+  bench.scheduler.Admit(std::make_unique<Sequence>(SequenceId(3), request, absl::UnixEpoch()), 0);
+  std::map<uint64_t, int> rows = bench.Run();
+  EXPECT_EQ(rows[2], 64);
+  EXPECT_EQ(rows[3], 64) << "or takes no part in the cache";
+}
+
+TEST(Scheduler, BeginsWithTheSameSnapshotAgainIfTheStepWasVoid) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  bench.Add(2, 70);
+  const auto lost = bench.scheduler.PlanStep();
+  ASSERT_NE(lost, std::nullopt);
+  const uint64_t resume = (*lost)[0].start(0).resume();
+  EXPECT_NE(resume, 0u);
+  EXPECT_THAT(bench.scheduler.StartEpoch(CachingGroup(), &bench.begins), IsEmpty());
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), ElementsAre(resume)) << "and nothing that was saved in vain";
+  bench.Run();
+  EXPECT_EQ(bench.plans[0].start(0).resume(), resume);
+  EXPECT_EQ(bench.plans[0].chunks(1).position(), 48u);
+  EXPECT_THAT(Saves(bench.plans[0]), ElementsAre(64)) << "again";
+}
+
+TEST(Scheduler, AWorkerThatWasNotInTheEpochIsTakenToKnowNothing) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 64);
+  bench.Run();
+  bench.scheduler.Remove(SequenceId(1));
+  std::vector<Group::Worker> others = CachingGroup().workers();
+  others[0].id = WorkerId(7);
+  others[0].ledger = nullptr;
+  bench.scheduler.StartEpoch(Group(Epoch(2), kBlockTokens, others), &bench.begins);
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), IsEmpty());
+  bench.scheduler.StartEpoch(CachingGroup(), &bench.begins);
+  EXPECT_THAT(bench.begins[0].keep_snapshots(), IsEmpty());
+  bench.Add(2, 64);
+  EXPECT_THAT(bench.Run(), ElementsAre(Pair(2, 64)));
 }
 
 TEST(Scheduler, SeriousSuspectsRunOneAtATime) {

@@ -8,6 +8,15 @@
 
 namespace braid {
 
+namespace {
+
+// Then the worker counts tokens.
+bool HasPenalties(const v1::SamplingParams& sampling) {
+  return sampling.repetition_penalty() != 1 || sampling.presence_penalty() != 0 || sampling.frequency_penalty() != 0;
+}
+
+}  // namespace
+
 void Suspicion::OnCrash(int position, int rows, Crash crash) {
   // On the way back to where it was: another crash than that one.
   if (!crashes.empty() && position + rows <= begin) return;
@@ -31,6 +40,8 @@ Sequence::Sequence(SequenceId id, const v1::GenerateSequenceRequest& request, ab
       prompt_tokens_(request.prompt_size()),
       max_new_tokens_(request.max_new_tokens()),
       top_logprobs_(request.top_logprobs()),
+      cache_scope_(request.cache_scope()),
+      no_cache_(request.no_cache()),
       want_logprobs_(request.want_logprobs()),
       // All of the prompt's came before the first token of the earlier call.
       want_prompt_logprobs_(request.want_prompt_logprobs() && request.generated().empty()) {
@@ -47,18 +58,38 @@ std::optional<v1::SequenceFinished::Reason> Sequence::Finished() const {
   return std::nullopt;
 }
 
-void Sequence::Place(int rank, uint64_t kv_blocks) {
+void Sequence::OnComputed(int rows) {
+  computed_ += rows;
+  start_committed_ = true;
+  lease_.OnStarted();
+}
+
+Beginning Sequence::First(int tokens, int block_tokens) const {
+  if (no_cache_) return {};
+  ExtendHashes(cache_scope_, log_, block_tokens, &hashes_);
+  return {cache_scope_, std::span(log_).first(static_cast<size_t>(tokens)),
+          std::span(hashes_).first(static_cast<size_t>(tokens / block_tokens))};
+}
+
+Beginning Sequence::Resumable(int block_tokens) const {
+  if (scores_missing()) return {};
+  return First((static_cast<int>(log_.size()) - 1) / block_tokens * block_tokens, block_tokens);
+}
+
+void Sequence::Place(int rank, KvLease lease) {
   CHECK(!owner_ && !home_);
   owner_ = rank;
-  kv_blocks_ = kv_blocks;
+  lease_ = std::move(lease);
+  computed_ = lease_.resumed_tokens();
   prefill_tokens_ = static_cast<int>(log_.size());
+  if (!cached_tokens_) cached_tokens_ = std::min(computed_, prompt_tokens_);
 }
 
 void Sequence::Park(WorkerId home) {
   CHECK(owner_);
   owner_.reset();
   home_ = home;
-  started_ = started_ && computed_ > 0;  // a start in a void step never happened
+  started_ = start_committed_;  // a start in a void step never happened
 }
 
 void Sequence::Return(int rank) {
@@ -70,9 +101,9 @@ void Sequence::Return(int rank) {
 void Sequence::Displace() {
   owner_.reset();
   home_.reset();
-  kv_blocks_ = 0;
+  lease_.Reset();
   computed_ = 0;
-  started_ = false;
+  started_ = start_committed_ = false;
   turn_tokens = 0;
 }
 
@@ -83,10 +114,12 @@ v1::SequenceStart Sequence::Start() {
   start.set_sequence(id_.value);
   *start.mutable_sampling() = sampling_;
   start.set_prompt_tokens(static_cast<uint32_t>(prompt_tokens_));
-  start.set_kv_blocks(static_cast<uint32_t>(kv_blocks_));
+  start.set_kv_blocks(static_cast<uint32_t>(lease_.blocks()));
   start.set_want_logprobs(want_logprobs_);
   start.set_top_logprobs(top_logprobs_);
   start.set_want_prompt_logprobs(scores_missing());
+  start.set_resume(lease_.resume().value);
+  if (HasPenalties(sampling_)) start.mutable_resumed_tokens()->Add(log_.begin(), log_.begin() + computed_);
   return start;
 }
 

@@ -11,6 +11,7 @@
 #include "braid/v1/router.pb.h"
 #include "braid/v1/worker.pb.h"
 #include "router/drafter.h"
+#include "router/kv_ledger.h"
 
 namespace braid {
 
@@ -72,12 +73,21 @@ class Sequence {
   // The only row left is a token the model has just chosen.
   bool decoding() const { return computed_ >= prefill_tokens_; }
   // A committed step has computed `rows` more positions.
-  void OnComputed(int rows) { computed_ += rows; }
+  void OnComputed(int rows);
 
   std::optional<int> owner() const { return owner_; }  // rank
-  uint64_t kv_blocks() const { return kv_blocks_; }
-  bool started() const { return started_; }  // the owner has been told of it
-  void Place(int rank, uint64_t kv_blocks);
+  bool started() const { return started_; }            // the owner has been told of it
+  // Its first `tokens`, whole blocks of `block_tokens`, for a prefix cache; nothing if it takes no part in that.
+  Beginning First(int tokens, int block_tokens) const;
+  // What it could begin with: all blocks that leave a token to be computed, whose logits choose the next one. Nothing
+  // if all of the prompt is to be scored.
+  Beginning Resumable(int block_tokens) const;
+  // It begins behind what the lease resumes.
+  void Place(int rank, KvLease lease);
+  KvLease& lease() { return lease_; }
+  int prefill_tokens() const { return prefill_tokens_; }  // length of the log when it was placed
+  // Of its prompt, when it was placed for the first time: what need not be computed.
+  int cached_tokens() const { return cached_tokens_.value_or(0); }
   // The epoch is over; the owner, known as `home` until the next one, still holds state for what is computed.
   void Park(WorkerId home);
   std::optional<WorkerId> home() const { return home_; }
@@ -115,16 +125,21 @@ class Sequence {
   int prompt_tokens_;
   uint32_t max_new_tokens_;
   uint32_t top_logprobs_;
+  std::string cache_scope_;
+  bool no_cache_;
   bool want_logprobs_;
   bool want_prompt_logprobs_;
   int scores_delivered_ = 1;  // the first token of a prompt has no probability
 
   int computed_ = 0;
-  int prefill_tokens_;  // length of the log when it was placed
+  int prefill_tokens_;
   std::optional<int> owner_;
   std::optional<WorkerId> home_;  // not while it has an owner
-  uint64_t kv_blocks_ = 0;
+  KvLease lease_;
   bool started_ = false;
+  bool start_committed_ = false;  // by a step that was
+  std::optional<int> cached_tokens_;
+  mutable std::vector<uint64_t> hashes_;  // see Beginning; as far as anybody asked
 };
 
 }  // namespace braid

@@ -109,6 +109,7 @@ absl::Status CheckOptions(const RouterOptions& options) {
   RETURN_IF_ERROR(InRange(options.chunk_tokens, 1, 1 << 20, "chunk_tokens"));
   RETURN_IF_ERROR(InRange(options.draft_tokens_max, 0, DraftPlanner::kDraftsMax, "draft_tokens_max"));
   RETURN_IF_ERROR(InRange(options.sequences_max, 1, 1 << 20, "sequences_max"));
+  RETURN_IF_ERROR(InRange(options.snapshot_tokens, 1, 1 << 20, "snapshot_tokens"));
   RETURN_IF_ERROR(InRange(options.queue_max, 1, 1 << 20, "queue_max"));
   RETURN_IF_ERROR(InRange(absl::ToDoubleMilliseconds(options.heartbeat), 10, 60'000, "heartbeat (ms)"));
   RETURN_IF_ERROR(InRange(absl::ToDoubleMilliseconds(options.step_timeout), 10, 86'400'000, "step_timeout (ms)"));
@@ -121,6 +122,9 @@ absl::Status CheckOptions(const RouterOptions& options) {
 absl::Status CheckRequest(const v1::GenerateSequenceRequest& request, const ModelLimits& limits) {
   if (request.request_id().size() > kRequestIdBytesMax) {
     return InvalidArgument(absl::StrCat("request_id is longer than ", kRequestIdBytesMax, " bytes"));
+  }
+  if (request.cache_scope().size() > kRequestIdBytesMax) {
+    return InvalidArgument(absl::StrCat("cache_scope is longer than ", kRequestIdBytesMax, " bytes"));
   }
   RETURN_IF_ERROR(CheckLength(request, limits));
   RETURN_IF_ERROR(AllTokens(request.prompt(), limits.vocab_size, "prompt"));
@@ -152,6 +156,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
                           "hello.expert_slots"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.epoch()), 0, kEpochMax, "hello.epoch"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
+  RETURN_IF_ERROR(InRange(hello.snapshots_max(), 0, kCountMax, "hello.snapshots_max"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");
 }

@@ -95,7 +95,8 @@ def test_no_class_is_two():
     definition = re.compile(r"^(?:class|struct|enum class) (\w+)(?: final)?(?: : [^;{]*)? {", re.M)
     homes = {}
     for path in sources(".h"):
-        if folder(path) == "tests":
+        # Each CPU level has its vectors in a namespace of its own.
+        if folder(path) == "tests" or path.match("kernels/cpu/vec*.h"):
             continue
         for name in definition.findall(path.read_text()):
             homes.setdefault(name, set()).add(str(path.relative_to(ROOT)))

@@ -76,7 +76,9 @@ def test_a_worker_dies_while_it_joins(workload):
 def test_experts_move_while_answers_are_under_way():
     """Placed anew by their load every second; the tokens do not change. (The checksum model uses all alike.)"""
     workload = WORKLOADS["demo"]()
-    flags = {"router": ["--rebalance-interval-ms", 1000, "--replica-experts", 4, "--rebalance-experts", 8]}
+    # Without a prefix cache: prompts that are computed are load.
+    flags = {"router": ["--rebalance-interval-ms", 1000, "--replica-experts", 4, "--rebalance-experts", 8,
+                        "--prefix-cache", "false"]}
     with Cluster(workers=3, model=workload.model, flags=flags) as cluster:
         pauses = []
         for _ in range(40):
@@ -93,8 +95,10 @@ def test_experts_move_while_answers_are_under_way():
 
 
 def test_a_group_dies_and_the_other_takes_over(workload):
-    """Two groups of two. Each takes part; when all workers of one are killed, its requests go on in the other."""
-    with Cluster(workers=4, groups=2, model=workload.model) as cluster:
+    """Two groups of two. Each takes part; when all workers of one are killed, its requests go on in the other. Without
+    the prefix cache, which would like those that begin alike in one group."""
+    flags = {"router": ["--prefix-cache", "false"]}
+    with Cluster(workers=4, groups=2, model=workload.model, flags=flags) as cluster:
         cluster.wait_until(lambda: cluster.router_metric("braid_router_groups_ready") == 2)
         epochs = [cluster.worker_metric("braid_worker_epoch", index) for index in range(4)]
         groups = [[i for i in range(4) if epochs[i] == epoch] for epoch in sorted(set(epochs))]

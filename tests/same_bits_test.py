@@ -1,8 +1,8 @@
 """P1: the answer does not depend on the cluster.
 
-32 mixed requests give identical token ids and log probabilities alone and together, whatever the prefill chunk and
-however many workers there are, with drafts and without. Floats are compared as the JSON text they were printed as: bit
-for bit.
+32 mixed requests give identical token ids and log probabilities alone and together, whatever the prefill chunk, however
+many workers there are, with drafts and without, and whether they begin with what others have computed (more of that:
+prefix_cache_test.py). Floats are compared as the JSON text they were printed as: bit for bit.
 """
 import concurrent.futures
 import random
@@ -60,9 +60,11 @@ def together(cluster, seed=0):
 
 @pytest.fixture(scope="module")
 def reference():
-    with Cluster(workers=0) as cluster:
+    """Of a cluster without a prefix cache; the others have one."""
+    with Cluster(workers=0, flags={"serve": ["--share-prefixes", "none"]}) as cluster:
         answers = alone(cluster)
         assert together(cluster) == answers, "batched together in one process"
+        assert cluster.metric("braid_router_prefix_saves_total") == 0
     return answers
 
 
@@ -70,6 +72,8 @@ def reference():
 def test_any_number_of_workers(reference, workers):
     with Cluster(workers=workers) as cluster:
         assert together(cluster) == reference
+        assert together(cluster, seed=1) == reference, "from what was computed before"
+        assert cluster.router_metric("braid_router_prefix_hit_tokens_total") > 1000
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1024])

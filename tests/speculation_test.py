@@ -54,9 +54,11 @@ REQUESTS = [
 
 
 def without_ids(body):
-    """What is the same whenever it is asked: not when that was, nor the names that were drawn for it."""
+    """What is the same whenever it is asked: not when that was, nor the names that were drawn for it, nor how much of
+    the prompt was known already."""
     if isinstance(body, dict):
-        return {key: without_ids(value) for key, value in body.items() if key not in ("id", "created")}
+        return {key: without_ids(value) for key, value in body.items()
+                if key not in ("id", "created", "prompt_tokens_details")}
     return [without_ids(value) for value in body] if isinstance(body, list) else body
 
 

@@ -137,6 +137,21 @@ def test_ids_are_those_of_tokenizers(name, folder):
         assert_same(lines, wanted, tool(mode, path, lines))
 
 
+@pytest.mark.parametrize("name", ["demo", *vocabularies.MAKERS])
+def test_long_texts_are_those_of_tokenizers(name, folder):
+    """Texts in which words come back; long runs of one character; sources of this project."""
+    path = tokenizer_path(name, folder)
+    oracle = tokenizers.Tokenizer.from_file(str(path))
+    oracle.encode_special_tokens = True
+    rng = random.Random(SEED)
+    pool = texts()[:500]
+    lines = ["".join(rng.choice(pool) for _ in range(rng.randrange(1000))) for _ in range(40)]
+    lines += [run(rng) * rng.randrange(1, 60) + words(rng) for _ in range(200)]
+    lines += [p.read_text() for p in sorted((ROOT / "model").glob("*.*")) if p.suffix in (".h", ".cc")]
+    wanted = [e.ids for e in oracle.encode_batch(lines, add_special_tokens=False)]
+    assert_same(lines, wanted, tool("plain", path, lines))
+
+
 def around(code_points):
     """Each character between letters, digits, signs and white space, where its class decides who goes with whom."""
     return "".join(f"x{c}x{c}1{c} {c}{c}\n{c}.{c}'{c}" for c in map(chr, code_points))

@@ -102,7 +102,8 @@ void EngineBench::FillContext() {
   const int layers = config_.attention_layer_count();
   if (layers == 0) return;
   for (int layer = 0; layer < layers; ++layer)
-    for (int block = 0; block < kv_.blocks(); ++block) std::memset(kv_.at(layer, block), kContextByte, kv_.layer_bytes());
+    for (int block = 0; block < kv_.blocks(); ++block)
+      std::memset(kv_.at(layer, block), kContextByte, kv_.layer_bytes());
 }
 
 std::vector<SequenceCache> EngineBench::NewSequences(const BenchPoint& point) {

@@ -35,6 +35,8 @@ v1::GenerateSequenceRequest CallFold::Request(int choice, const std::string& req
   request.set_want_logprobs(call_.want_logprobs);
   request.set_top_logprobs(static_cast<uint32_t>(call_.top_logprobs));
   request.set_want_prompt_logprobs(WantsPromptScores());
+  request.set_cache_scope(call_.cache_scope);
+  request.set_no_cache(call_.no_cache);
   return request;
 }
 
@@ -48,7 +50,7 @@ std::vector<TokenScore> CallFold::UnscoredPrompt(int choice) const {
 void CallFold::OnUpdate(int index, const SequenceUpdate& update) {
   Choice& choice = choices_[static_cast<size_t>(index)];
   if (ended_ || choice.finished) return;
-  if (update.accepted) Accept(&choice);
+  if (update.accepted) Accept(&choice, update.cached_tokens);
   Score(&choice, update.prompt_scores);
   if (update.tokens.empty() && !update.end) return;
   Echo(index);
@@ -74,8 +76,9 @@ std::vector<CallEvent> CallFold::TakeEvents() {
 
 std::vector<int> CallFold::TakeNeedless() { return std::exchange(needless_, {}); }
 
-void CallFold::Accept(Choice* choice) {
+void CallFold::Accept(Choice* choice, int64_t cached_tokens) {
   if (std::exchange(choice->accepted, true)) return;
+  choice->cached_tokens = cached_tokens;
   if (--not_accepted_ == 0) events_.insert(events_.begin(), Accepted{});
 }
 
@@ -109,6 +112,10 @@ void CallFold::FinishCall() {
   for (const Choice& choice : choices_) {
     done.completion_tokens += choice.session.completion_tokens();
     done.reasoning_tokens += choice.session.reasoning_tokens();
+  }
+  // As for prompt_tokens; the first of a prompt's choices is the one that finds the least.
+  for (size_t i = 0; i < choices_.size(); i += static_cast<size_t>(call_.n)) {
+    done.cached_tokens += choices_[i].cached_tokens;
   }
   done.seed = call_.sampling.seed();
   events_.push_back(done);

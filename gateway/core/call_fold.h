@@ -38,13 +38,14 @@ class CallFold {
   struct Choice {
     Session session;
     bool accepted = false, echoed = false, finished = false;
+    int64_t cached_tokens = 0;
     std::vector<TokenScore> prompt_scores;  // with echo and logprobs: one per prompt token
   };
   const PreparedPrompt& PromptOf(int choice) const { return call_.prompts[static_cast<size_t>(choice / call_.n)]; }
   bool WantsPromptScores() const { return call_.echo && call_.want_logprobs; }
   std::vector<TokenScore> UnscoredPrompt(int choice) const;
 
-  void Accept(Choice* choice);
+  void Accept(Choice* choice, int64_t cached_tokens);
   void Score(Choice* choice, const std::vector<SequenceUpdate::PromptScore>& scores);
   void Echo(int index);
   void Tell(std::vector<Delta> deltas);

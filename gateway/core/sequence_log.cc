@@ -43,6 +43,8 @@ absl::StatusOr<SequenceUpdate> SequenceLog::OnResponse(const v1::GenerateSequenc
   switch (response.event_case()) {
     case v1::GenerateSequenceResponse::kAccepted:
       update.accepted = !std::exchange(accepted_, true);
+      update.cached_tokens =
+          std::min(response.accepted().cached_tokens(), static_cast<uint32_t>(request_.prompt_size()));
       return update;
     case v1::GenerateSequenceResponse::kTokens:
       return OnTokens(response.tokens());

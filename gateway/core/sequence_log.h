@@ -18,7 +18,8 @@ struct SequenceUpdate {
     size_t position = 0;  // in the prompt
     GeneratedToken score;
   };
-  bool accepted = false;  // for the first time
+  bool accepted = false;      // for the first time
+  int64_t cached_tokens = 0;  // then: of the prompt
   std::vector<PromptScore> prompt_scores;
   std::vector<GeneratedToken> tokens;
   enum class End { kStop, kLimit };

@@ -159,7 +159,7 @@ std::variant<ApiError, PreparedCall> PrepareChat(const ChatRequest& request, con
   call.chat = true;
   RETURN_IF_INVALID(CheckModel(request.model, model));
   RETURN_IF_INVALID(CheckChatIsPossible(model));
-  RETURN_IF_INVALID(ResolveParams(request.params, model, context.fresh_seed, &call));
+  RETURN_IF_INVALID(ResolveParams(request.params, model, context, &call));
   RETURN_IF_INVALID(CheckMessagesFit(request, context.context_tokens_max));
   ChatInput input;
   RETURN_IF_INVALID(ReadChat(request, &input));
@@ -177,7 +177,7 @@ std::variant<ApiError, PreparedCall> PrepareCompletion(const CompletionRequest& 
   PreparedCall call;
   call.echo = request.echo;
   RETURN_IF_INVALID(CheckModel(request.model, model));
-  RETURN_IF_INVALID(ResolveParams(request.params, model, context.fresh_seed, &call));
+  RETURN_IF_INVALID(ResolveParams(request.params, model, context, &call));
   RETURN_IF_INVALID(CheckSequences(request.prompts.size(), call.n));
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     const std::string param = request.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);

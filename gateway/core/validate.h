@@ -7,6 +7,7 @@
 
 #include "braid/v1/sampling.pb.h"
 #include "gateway/api_error.h"
+#include "gateway/core/cache_scope.h"
 #include "gateway/core/served_model.h"
 #include "gateway/request.h"
 
@@ -41,6 +42,8 @@ struct PreparedCall {
   braid::v1::SamplingParams sampling;  // resolved; `choice` is set per sequence
   std::vector<TokenId> stop_tokens;
   std::vector<std::string> stop;
+  std::string cache_scope;  // of the router's prefix cache
+  bool no_cache = false;
 };
 
 // What a call depends on besides itself and the model.
@@ -51,6 +54,8 @@ struct CallContext {
   // Longest answer of a call that sets no max_tokens. Memory is reserved at admission, so "the rest of the context" for
   // everyone who did not think of it would let a long-context model serve one caller at a time. 0: no bound but that.
   int answer_tokens_default = 0;
+  SharePrefixes share_prefixes = SharePrefixes::kUser;
+  std::string api_key;  // that the caller has shown
 };
 
 // The most of everything a call may ask for. The numbers that callers see are in their messages.

@@ -106,10 +106,10 @@ MaybeError ResolveLogprobs(const GenerationParams& params, PreparedCall* call) {
 
 }  // namespace
 
-MaybeError ResolveParams(const GenerationParams& params, const ServedModel& model, uint64_t fresh_seed,
+MaybeError ResolveParams(const GenerationParams& params, const ServedModel& model, const CallContext& context,
                          PreparedCall* call) {
   RETURN_IF_INVALID(ResolveSampling(params, model.defaults, &call->sampling));
-  RETURN_IF_INVALID(ResolveSeed(params.seed, fresh_seed, &call->sampling));
+  RETURN_IF_INVALID(ResolveSeed(params.seed, context.fresh_seed, &call->sampling));
   RETURN_IF_INVALID(ResolveBias(params, model.vocab_size, &call->sampling));
   RETURN_IF_INVALID(ResolveStops(params, call));
   RETURN_IF_INVALID(ResolveLogprobs(params, call));
@@ -117,6 +117,10 @@ MaybeError ResolveParams(const GenerationParams& params, const ServedModel& mode
   RETURN_IF_INVALID(ResolveInt(params.n, "n", 1, kChoicesMax, 1, &n));
   call->n = static_cast<int>(n);
   if (params.max_tokens && *params.max_tokens < 1) return Invalid("max_tokens", "max_tokens must be at least 1");
+  call->no_cache = context.share_prefixes == SharePrefixes::kNone;
+  if (!call->no_cache) {
+    call->cache_scope = CacheScope(context.share_prefixes, context.api_key, params.user, params.cache_salt);
+  }
   if (!params.ignore_eos) call->stop_tokens = model.tokenizer->stop_tokens();
   return std::nullopt;
 }

@@ -16,7 +16,7 @@ ApiError Invalid(std::string param, std::string message, std::string code = "inv
 
 // validate_params.cc: sampling and everything else that chat and completions share. Fills `call` with resolved values,
 // all but the prompts.
-MaybeError ResolveParams(const GenerationParams& params, const ServedModel& model, uint64_t fresh_seed,
+MaybeError ResolveParams(const GenerationParams& params, const ServedModel& model, const CallContext& context,
                          PreparedCall* call);
 
 // validate_chat.cc: messages and tools. Fills `input`, ready to render.

@@ -581,5 +581,20 @@ TEST(Detokenize, GivesTextAndRefusesUnknownIds) {
   EXPECT_EQ(std::get<ApiError>(DetokenizeIds("", {kTestVocabSize}, Model())).param, "tokens");
 }
 
+TEST(Prepare, SharesPrefixesAsTheServerAndTheCallerWant) {
+  const auto scope = [](SharePrefixes share, const std::string& user) {
+    ChatRequest request = GoodChat();
+    request.params.user = user;
+    CallContext context = Context();
+    context.share_prefixes = share;
+    return Ok(PrepareChat(request, Model(), context));
+  };
+  EXPECT_EQ(scope(SharePrefixes::kUser, "a").cache_scope, scope(SharePrefixes::kUser, "a").cache_scope);
+  EXPECT_NE(scope(SharePrefixes::kUser, "a").cache_scope, scope(SharePrefixes::kUser, "b").cache_scope);
+  EXPECT_EQ(scope(SharePrefixes::kAll, "a").cache_scope, scope(SharePrefixes::kAll, "b").cache_scope);
+  EXPECT_FALSE(scope(SharePrefixes::kAll, "a").no_cache);
+  EXPECT_TRUE(scope(SharePrefixes::kNone, "a").no_cache);
+}
+
 }  // namespace
 }  // namespace braid

@@ -27,6 +27,8 @@ GenerationParams FromProto(const v1::GenerationOptions& options) {
   params.logprobs = options.logprobs();
   params.top_logprobs = options.top_logprobs();
   params.ignore_eos = options.ignore_eos();
+  params.user = options.user();
+  params.cache_salt = options.cache_salt();
   return params;
 }
 
@@ -89,6 +91,7 @@ class Responses {
     usage->set_completion_tokens(static_cast<uint32_t>(done.completion_tokens));
     usage->set_reasoning_tokens(static_cast<uint32_t>(done.reasoning_tokens));
     usage->set_seed(done.seed);
+    usage->set_cached_tokens(static_cast<uint32_t>(done.cached_tokens));
   }
 
   std::vector<Response> list;

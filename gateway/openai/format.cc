@@ -35,6 +35,8 @@ void WriteUsage(const Done& done, JsonWriter* json) {
   json->Key("prompt_tokens").Int(done.prompt_tokens);
   json->Key("completion_tokens").Int(done.completion_tokens);
   json->Key("total_tokens").Int(done.prompt_tokens + done.completion_tokens);
+  json->Key("prompt_tokens_details").BeginObject();
+  json->Key("cached_tokens").Int(done.cached_tokens).EndObject();
   json->Key("completion_tokens_details").BeginObject();
   json->Key("reasoning_tokens").Int(done.reasoning_tokens).EndObject().EndObject();
   json->Key("seed").Uint(done.seed);  // sending it back gives the same answer

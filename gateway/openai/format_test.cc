@@ -52,7 +52,8 @@ Delta Tool(int index, std::string id, std::string name, std::string text) {
       .kind = Delta::Kind::kToolCall, .text = std::move(text), .tool_index = index, .tool_id = id, .tool_name = name};
 }
 Finished Stop(int choice = 0) { return {.choice = choice, .reason = Finished::Reason::kStop}; }
-constexpr Done kDone = {.prompt_tokens = 9, .completion_tokens = 3, .reasoning_tokens = 1, .seed = 42};
+constexpr Done kDone = {
+    .prompt_tokens = 9, .completion_tokens = 3, .reasoning_tokens = 1, .cached_tokens = 5, .seed = 42};
 
 TEST(ChatStream, IsWhatOpenAiClientsRead) {
   const auto events = Events(Chat(kStream, {Accepted{}, Text("Hel"), Text("lo"), Stop(), kDone}));
@@ -102,6 +103,7 @@ TEST(ChatStream, EndsWithUsageIfAsked) {
   EXPECT_EQ(usage["usage"]["completion_tokens"], 3);
   EXPECT_EQ(usage["usage"]["total_tokens"], 12);
   EXPECT_EQ(usage["usage"]["completion_tokens_details"]["reasoning_tokens"], 1);
+  EXPECT_EQ(usage["usage"]["prompt_tokens_details"]["cached_tokens"], 5);
   EXPECT_EQ(usage["seed"], 42);
   EXPECT_EQ(events.back(), "[DONE]");
 }

@@ -59,6 +59,9 @@ constexpr JsonField<SharedFields> kFields[] = {
        f->has_stream_options = true;
        return ReadObject<AnswerOptions>(v, kStreamOptions, &f->answer);
      }},
+    {"safety_identifier", [](const JsonCursor& v, SharedFields* f) { return v.Read(&f->safety_identifier); }},
+    {"user", [](const JsonCursor& v, SharedFields* f) { return v.Read(&f->params.user); }},
+    {"cache_salt", [](const JsonCursor& v, SharedFields* f) { return v.Read(&f->params.cache_salt); }},
     {"return_token_ids", [](const JsonCursor& v, SharedFields* f) { return v.Read(&f->answer.return_token_ids); }},
 };
 
@@ -69,8 +72,6 @@ bool ReadLabel(const JsonCursor& value, SharedFields*) {
 }
 
 constexpr JsonField<SharedFields> kHarmless[] = {
-    {"user", ReadLabel},
-    {"safety_identifier", ReadLabel},
     {"prompt_cache_key", ReadLabel},
     {"metadata", [](const JsonCursor& v, SharedFields*) { return v.IsObject(); }},
     {"store", [](const JsonCursor& v, SharedFields*) { return v.Only({false}); }},
@@ -92,14 +93,14 @@ constexpr JsonField<SharedFields> kHarmless[] = {
 
 // Known elsewhere and certain to change the answer: better than calling them unknown.
 constexpr std::string_view kUnsupported[] = {
-    "prompt_logprobs",   "truncate_prompt_tokens",
-    "allowed_token_ids", "structured_outputs",
-    "guided_json",       "guided_regex",
-    "guided_choice",     "guided_grammar",
-    "logits_processors", "typical_p",
-    "reasoning_effort",  "cache_salt",
-    "request_id",        "logprob_token_ids",
-    "vllm_xargs",        "kv_transfer_params",
+    "prompt_logprobs",    "truncate_prompt_tokens",
+    "allowed_token_ids",  "structured_outputs",
+    "guided_json",        "guided_regex",
+    "guided_choice",      "guided_grammar",
+    "logits_processors",  "typical_p",
+    "reasoning_effort",   "request_id",
+    "logprob_token_ids",  "vllm_xargs",
+    "kv_transfer_params",
 };
 
 FieldResult Refuse(const JsonCursor& value) {
@@ -138,6 +139,7 @@ bool CheckSharedFields(const JsonCursor& body, SharedFields* fields) {
     return body.FailMember("stream_options", "invalid_value", "needs 'stream': true");
   if (fields->best_of && *fields->best_of != fields->params.n.value_or(1))
     return body.FailMember("best_of", "unsupported_value", "must equal 'n' here; leave it out");
+  if (!fields->safety_identifier.empty()) fields->params.user = fields->safety_identifier;
   return CheckLength(body, fields);
 }
 

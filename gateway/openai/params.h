@@ -16,6 +16,7 @@ struct SharedFields {
   AnswerOptions answer;
   bool has_stream_options = false;
   std::optional<int64_t> max_completion_tokens, best_of;
+  std::string safety_identifier;  // the newer name of `user`
 };
 
 // Sampling, length, delivery, and the known fields that are accepted with their harmless values only.

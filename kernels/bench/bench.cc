@@ -3,13 +3,17 @@
 //
 //   kernels_bench [THREADS] [linear | attention]        BRAID_CPU_LEVEL chooses the instruction set
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 #include <string_view>
 #include <thread>
 
+#include "base/check.h"
 #include "kernels/attention.h"
 #include "kernels/bench/fma_peak.h"
 #include "kernels/bench/machine.h"
@@ -34,6 +38,22 @@ double BestSeconds(F run) {
   }
   return best;
 }
+
+class HugePages {
+ public:
+  explicit HugePages(size_t bytes) : bytes_(bytes) {
+    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(data_ != MAP_FAILED);
+    madvise(data_, bytes, MADV_HUGEPAGE);
+  }
+  ~HugePages() { munmap(data_, bytes_); }
+  HugePages(const HugePages&) = delete;
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
 
 // Copies of one matrix, so many that each pass over all of them finds the caches cold.
 void Measure(DType type, int T, int N, int K, const MachineLimits& machine, ThreadPool& pool) {
@@ -70,8 +90,10 @@ void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadP
   const int layers = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
   std::vector<int32_t> ids;
   for (int i = 0; i < blocks; ++i) ids.push_back((blocks - 1 - i) ^ 1);  // somewhere
-  std::vector<uint16_t> memory(static_cast<size_t>(numbers) * (blocks + 1) * layers);
-  for (uint16_t& number : memory) number = static_cast<uint16_t>(0x3F00 | (random.Bits() & 0x80FF));
+  const HugePages memory(static_cast<size_t>(numbers) * (blocks + 1) * layers * sizeof(uint16_t));
+  uint16_t* const arenas = reinterpret_cast<uint16_t*>(memory.data());
+  for (int64_t i = 0; i < numbers * (blocks + 1) * layers; ++i)
+    arenas[i] = static_cast<uint16_t>(0x3F00 | (random.Bits() & 0x80FF));
   const std::vector<float> q = random.Floats(static_cast<size_t>(T) * kHeads * kHeadDim);
   std::vector<float> y(q.size());
   std::vector<KvRow> rows;
@@ -80,7 +102,7 @@ void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadP
   const double seconds =
       BestSeconds([&] {
         for (int i = 0; i < layers; ++i) {
-          const KvArena arena{memory.data() + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
+          const KvArena arena{arenas + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
           Run(Attention{T, kHeads, kKvHeads, kHeadDim, q.data(), rows.data(), arena, y.data()}, scratch, pool);
         }
       }) /

@@ -1,4 +1,4 @@
-// Attention of a tile of rows and a key head for one level; attention.h says what it computes and lays the keys and
+// Attention of a tile of rows for one level; attention.h says what it computes and lays the keys and
 // values out. Included once per level, after the level's vectors.
 //
 // Rows go by sixes, so that a vector of keys or values, once widened, is used six times, and a row's number, once
@@ -15,7 +15,7 @@ inline constexpr int kPieceBlocks = kPieceTokens / kBlockTokens;
 inline constexpr int kPieceVectors = kPieceTokens / 16;
 static_assert(kAttentionTileRowsMax % kRowsAtOnce == 0 && Attention::kSpanTokens % kPieceTokens == 0);
 
-// The blocks of a piece, and of the one behind it, which are fetched meanwhile.
+// A key head's part of the blocks of a piece, and what comes after it, which is fetched meanwhile.
 struct Piece {
   const uint16_t* keys[kPieceBlocks];
   const uint16_t* values[kPieceBlocks];
@@ -163,47 +163,56 @@ inline void Update(const Running& state, int r, int dim, float* p, int count) {
   Store(state.sum + 16 * r, sum);
 }
 
-// A tile of one key head.
+// An item on its way through the context. Row r of its key head h is row h * rows + r of a Running.
 struct AttentionWalk {
   AttentionWalk(const Attention& attention, const AttentionItem& item)
       : op(attention),
-        kv_head(item.kv_head),
+        first_head(item.head_begin),
+        heads(item.head_end - item.head_begin),
         begin(item.tile.begin),
         rows(item.tile.end - item.tile.begin),
         position(item.tile.position),
         group(op.heads / op.kv_heads),
-        dim(KvArena::RowDim(op.head_dim)) {}
+        dim(KvArena::RowDim(op.head_dim)),
+        queries_stride(int64_t{rows + kRowsAtOnce - 1} / kRowsAtOnce * kRowsAtOnce * op.head_dim) {}
 
-  int64_t Offset(int r) const {  // of row r in q and y
+  int64_t Offset(int head, int r) const {  // of a row in q and y
     const int row = begin + r;
-    return (int64_t{row / group} * op.heads + kv_head * group + row % group) * op.head_dim;
+    return (int64_t{row / group} * op.heads + (first_head + head) * group + row % group) * op.head_dim;
   }
   const KvRow& where(int r) const { return op.rows[(begin + r) / group]; }
+  int spans() const { return position / Attention::kSpanTokens + 1; }
+  Running State(float* memory) const { return Running(memory, heads * rows, dim); }
 
   // Six by six rows, transposed; times what makes scores exponents of two.
   void LoadQueries() {
     const float scale = 1.44269504f / std::sqrt(static_cast<float>(op.head_dim));
-    for (int r = 0; r < rows; ++r) {
-      const float* from = op.q + Offset(r);
-      float* to = q + int64_t{r / kRowsAtOnce} * kRowsAtOnce * op.head_dim + r % kRowsAtOnce;
-      for (int d = 0; d < op.head_dim; ++d) to[d * kRowsAtOnce] = from[d] * scale;
+    for (int head = 0; head < heads; ++head) {
+      for (int r = 0; r < rows; ++r) {
+        const float* from = op.q + Offset(head, r);
+        float* to = q + head * queries_stride + int64_t{r - r % kRowsAtOnce} * op.head_dim + r % kRowsAtOnce;
+        for (int d = 0; d < op.head_dim; ++d) to[d * kRowsAtOnce] = from[d] * scale;
+      }
     }
   }
 
-  Piece Locate(int start) const {
+  Piece Locate(int start, int head) const {
     Piece piece;
     const int32_t* blocks = where(0).blocks;
+    const int last = position / kBlockTokens;
+    const int next_head = first_head + (head + 1) % heads, skip = (head + 1) / heads * kPieceBlocks;
     for (int b = 0; b < kPieceBlocks; ++b) {
-      const int block = start / kBlockTokens + b, last = position / kBlockTokens;
-      const int32_t now = blocks[std::min(block, last)], next = blocks[std::min(block + kPieceBlocks, last)];
-      piece.keys[b] = op.arena.keys(now, kv_head), piece.next_keys[b] = op.arena.keys(next, kv_head);
-      piece.values[b] = op.arena.values(now, kv_head), piece.next_values[b] = op.arena.values(next, kv_head);
+      const int block = start / kBlockTokens + b, next_block = block + skip;
+      const int32_t now = blocks[std::min(block, last)], next = blocks[std::min(next_block, last)];
+      piece.keys[b] = op.arena.keys(now, first_head + head), piece.next_keys[b] = op.arena.keys(next, next_head);
+      piece.values[b] = op.arena.values(now, first_head + head),
+      piece.next_values[b] = op.arena.values(next, next_head);
     }
     return piece;
   }
 
-  // Rows [first, first + n), n <= 6, meet the piece from position `start` on.
-  void MeetPiece(const Running& state, const Piece& piece, int start, int first, int n) {
+  // Rows [first, first + n), n <= 6, of a head meet the piece from position `start` on.
+  void MeetPiece(const Running& state, const Piece& piece, int start, int head, int first, int n) {
     int count[kRowsAtOnce], least = kPieceTokens, most = 0;
     for (int r = 0; r < n; ++r) {
       count[r] = std::clamp(where(first + r).position + 1 - start, 0, kPieceTokens);
@@ -211,66 +220,69 @@ struct AttentionWalk {
     }
     if (most == 0) return;
     alignas(64) float p[kRowsAtOnce * kPieceTokens];
-    const float* six = q + int64_t{first} * op.head_dim;
+    const int at = head * rows + first;
+    const float* six = q + head * queries_stride + int64_t{first} * op.head_dim;
+    float* y = state.y + int64_t{at} * dim;
     ByRows(n, [&]<int R>(int r) {
       ScoresOfRows<R>(six + r, piece, (most + 15) / 16, op.head_dim / 2, p + r * kPieceTokens);
     });
     for (int r = 0; r < n; ++r) {
       if (count[r] == kPieceTokens) {
-        Update<true>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+        Update<true>(state, at + r, dim, p + r * kPieceTokens, count[r]);
       } else if (count[r] > 0) {
-        Update<false>(state, first + r, dim, p + r * kPieceTokens, count[r]);
+        Update<false>(state, at + r, dim, p + r * kPieceTokens, count[r]);
       }
     }
     // What all see goes together; a row never touches a value that it does not see.
-    ByRows(n, [&]<int R>(int r) {
-      AddValuesOfRows<R>(p + r * kPieceTokens, piece, 0, least, dim, state.y + int64_t{first + r} * dim);
-    });
+    ByRows(n,
+           [&]<int R>(int r) { AddValuesOfRows<R>(p + r * kPieceTokens, piece, 0, least, dim, y + int64_t{r} * dim); });
     for (int r = 0; r < n; ++r)
-      if (count[r] > least)
-        AddValuesOfRows<1>(p + r * kPieceTokens, piece, least, count[r], dim, state.y + int64_t{first + r} * dim);
+      if (count[r] > least) AddValuesOfRows<1>(p + r * kPieceTokens, piece, least, count[r], dim, y + int64_t{r} * dim);
   }
 
   void WalkSpan(const Running& state, int span) {
-    std::fill_n(state.y, int64_t{rows} * dim, 0.0f);
-    std::fill_n(state.sum, rows * 16, 0.0f);
-    std::fill_n(state.base, rows, std::numeric_limits<float>::lowest());
+    std::fill_n(state.y, int64_t{heads} * rows * dim, 0.0f);
+    std::fill_n(state.sum, heads * rows * 16, 0.0f);
+    std::fill_n(state.base, heads * rows, std::numeric_limits<float>::lowest());
     const int begin_at = span * Attention::kSpanTokens;
     const int end_at = std::min(position + 1, begin_at + Attention::kSpanTokens);
     for (int start = begin_at; start < end_at; start += kPieceTokens) {
-      const Piece piece = Locate(start);
-      for (int r = 0; r < rows; r += kRowsAtOnce) MeetPiece(state, piece, start, r, std::min(kRowsAtOnce, rows - r));
+      for (int head = 0; head < heads; ++head) {
+        const Piece piece = Locate(start, head);
+        for (int r = 0; r < rows; r += kRowsAtOnce)
+          MeetPiece(state, piece, start, head, r, std::min(kRowsAtOnce, rows - r));
+      }
     }
   }
 
   // total and the span behind it. A row that does not see the span stays as it is.
   void Merge(const Running& total, const Running& part, int span) const {
-    for (int r = 0; r < rows; ++r) {
-      if (where(r).position < span * Attention::kSpanTokens) continue;
-      const float max = std::max(total.base[r], part.base[r]);
-      const V16 old_factor = Exp2(Broadcast16(total.base[r] - max)), new_factor = Exp2(Broadcast16(part.base[r] - max));
+    for (int i = 0; i < heads * rows; ++i) {
+      if (where(i % rows).position < span * Attention::kSpanTokens) continue;
+      const float base = std::max(total.base[i], part.base[i]);
+      const V16 old_factor = Exp2(Broadcast16(total.base[i] - base));
+      const V16 new_factor = Exp2(Broadcast16(part.base[i] - base));
       const auto merge = [&](float* a, const float* b) {
         Store(a, Fma(Load16(b), new_factor, Mul(Load16(a), old_factor)));
       };
-      total.base[r] = max;
-      merge(total.sum + 16 * r, part.sum + 16 * r);
-      for (int d = 0; d < dim; d += 16) merge(total.y + int64_t{r} * dim + d, part.y + int64_t{r} * dim + d);
+      total.base[i] = base;
+      merge(total.sum + 16 * i, part.sum + 16 * i);
+      for (int d = 0; d < dim; d += 16) merge(total.y + int64_t{i} * dim + d, part.y + int64_t{i} * dim + d);
     }
   }
 
   void Finish(const Running& total) const {
-    for (int r = 0; r < rows; ++r) {
-      const float inverse = 1.0f / Sum(Load16(total.sum + 16 * r));
-      const float* from = total.y + int64_t{r} * dim;
-      float* to = op.y + Offset(r);
+    for (int i = 0; i < heads * rows; ++i) {
+      const float inverse = 1.0f / Sum(Load16(total.sum + 16 * i));
+      const float* from = total.y + int64_t{i} * dim;
+      float* to = op.y + Offset(i / rows, i % rows);
       for (int d = 0; d < op.head_dim; ++d) to[d] = from[d] * inverse;
     }
   }
 
-  int spans() const { return position / Attention::kSpanTokens + 1; }
-
   const Attention& op;
-  const int kv_head, begin, rows, position, group, dim;
+  const int first_head, heads, begin, rows, position, group, dim;
+  const int64_t queries_stride;
   alignas(64) float q[kAttentionTileFloats];
 };
 
@@ -280,7 +292,7 @@ void Attend(const Attention& op, const AttentionItem& item) {
   AttentionWalk walk(op, item);
   walk.LoadQueries();
   alignas(64) float memory[2][kRunningFloats];
-  const Running total(memory[0], walk.rows, walk.dim), part(memory[1], walk.rows, walk.dim);
+  const Running total = walk.State(memory[0]), part = walk.State(memory[1]);
   walk.WalkSpan(total, 0);
   for (int span = 1; span < walk.spans(); ++span) {
     walk.WalkSpan(part, span);
@@ -292,15 +304,14 @@ void Attend(const Attention& op, const AttentionItem& item) {
 void AttendSpan(const Attention& op, const AttentionItem& item) {
   AttentionWalk walk(op, item);
   walk.LoadQueries();
-  walk.WalkSpan(Running(item.partial, walk.rows, walk.dim), item.span);
+  walk.WalkSpan(walk.State(item.partial), item.span);
 }
 
 void MergeSpans(const Attention& op, const AttentionItem& item) {
   const AttentionWalk walk(op, item);
-  const Running total(item.partial, walk.rows, walk.dim);
-  const int64_t stride = AttentionPartialFloats(walk.rows, op.head_dim);
-  for (int span = 1; span < walk.spans(); ++span)
-    walk.Merge(total, Running(item.partial + span * stride, walk.rows, walk.dim), span);
+  const Running total = walk.State(item.partial);
+  const int64_t stride = AttentionPartialFloats(walk.heads * walk.rows, op.head_dim);
+  for (int span = 1; span < walk.spans(); ++span) walk.Merge(total, walk.State(item.partial + span * stride), span);
   walk.Finish(total);
 }
 

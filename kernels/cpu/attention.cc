@@ -8,7 +8,7 @@
 namespace braid {
 namespace {
 
-// As many tiles and key heads as this for each thread keep all of them busy to the end; fewer are cut into spans.
+// As many items as this for each thread keep all of them busy to the end.
 constexpr int kItemsPerThread = 8;
 
 int Spans(const AttentionTile& tile) { return tile.position / Attention::kSpanTokens + 1; }
@@ -45,12 +45,44 @@ void CutIntoTiles(const Attention& op, std::vector<AttentionTile>* tiles) {
   }
 }
 
-void RunWhole(const Attention& op, const std::vector<AttentionTile>& tiles, ThreadPool& pool) {
-  // Key heads outside, tiles inside: neighbours read the same keys.
+// Key heads that an item of this tile takes, as far as its rows leave room and no more than `most`.
+int HeadsTogether(const AttentionTile& tile, int head_dim, int most) {
+  const int rows = (tile.end - tile.begin + 5) / 6 * 6;
+  return std::clamp(AttentionTileRows(head_dim) / rows, 1, most);
+}
+
+// Calls add(tile, head_begin, head_end). Key heads outside, tiles inside: neighbours read the same keys.
+template <typename F>
+void ForEachItem(const Attention& op, const std::vector<AttentionTile>& tiles, int heads_most, const F& add) {
+  for (int head = 0; head < op.kv_heads; ++head) {
+    for (const AttentionTile& tile : tiles) {
+      const int together = HeadsTogether(tile, op.head_dim, heads_most);
+      if (head % together == 0) add(tile, head, std::min(head + together, op.kv_heads));
+    }
+  }
+}
+
+// The most heads together that still give every thread enough to do, of tiles over their whole context (in_spans:
+// counted by span).
+int ChooseHeads(const Attention& op, const std::vector<AttentionTile>& tiles, int threads, bool in_spans) {
+  int heads = op.kv_heads;
+  for (; heads > 1; heads = (heads + 1) / 2) {
+    int64_t items = 0;
+    ForEachItem(op, tiles, heads, [&](const AttentionTile& tile, int, int) { items += in_spans ? Spans(tile) : 1; });
+    if (threads == 1 || items >= int64_t{kItemsPerThread} * threads) break;
+  }
+  return heads;
+}
+
+void RunWhole(const Attention& op, AttentionScratch& scratch, ThreadPool& pool) {
   const CpuLevel& level = ActiveCpuLevel();
-  const int n = static_cast<int>(tiles.size());
-  pool.ParallelFor(n * op.kv_heads, 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) level.attend(op, {tiles[i % n], i / n});
+  scratch.items.clear();
+  ForEachItem(op, scratch.tiles, ChooseHeads(op, scratch.tiles, pool.threads(), false),
+              [&](const AttentionTile& tile, int begin, int end) {
+                scratch.items.push_back({tile, begin, end});
+              });
+  pool.ParallelFor(static_cast<int>(scratch.items.size()), 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) level.attend(op, scratch.items[i]);
   });
 }
 
@@ -63,15 +95,14 @@ void RunInSpans(const Attention& op, AttentionScratch& scratch, ThreadPool& pool
     floats += AttentionPartialFloats(tile.end - tile.begin, op.head_dim) * Spans(tile) * op.kv_heads;
   if (scratch.partials.size() < static_cast<size_t>(floats)) scratch.partials.resize(static_cast<size_t>(floats));
   float* partial = scratch.partials.data();
-  for (const AttentionTile& tile : scratch.tiles) {
-    for (int head = 0; head < op.kv_heads; ++head) {
-      scratch.merges.push_back({tile, head, 0, partial});
-      for (int span = 0; span < Spans(tile); ++span) {
-        scratch.items.push_back({tile, head, span, partial});
-        partial += AttentionPartialFloats(tile.end - tile.begin, op.head_dim);
-      }
-    }
-  }
+  ForEachItem(op, scratch.tiles, ChooseHeads(op, scratch.tiles, pool.threads(), true),
+              [&](const AttentionTile& tile, int begin, int end) {
+                scratch.merges.push_back({tile, begin, end, 0, partial});
+                for (int span = 0; span < Spans(tile); ++span) {
+                  scratch.items.push_back({tile, begin, end, span, partial});
+                  partial += AttentionPartialFloats((end - begin) * (tile.end - tile.begin), op.head_dim);
+                }
+              });
   pool.ParallelFor(static_cast<int>(scratch.items.size()), 1, [&](int begin, int end) {
     for (int i = begin; i < end; ++i) level.attend_span(op, scratch.items[i]);
   });
@@ -94,7 +125,7 @@ void Run(const Attention& op, AttentionScratch& scratch, ThreadPool& pool) {
   const bool few = static_cast<int64_t>(tiles.size()) * op.kv_heads <= int64_t{kItemsPerThread} * pool.threads();
   const bool several_spans = std::ranges::any_of(tiles, [](const AttentionTile& tile) { return Spans(tile) > 1; });
   if (few && several_spans && pool.threads() > 1) return RunInSpans(op, scratch, pool);
-  RunWhole(op, tiles, pool);
+  RunWhole(op, scratch, pool);
 }
 
 }  // namespace braid

@@ -27,7 +27,8 @@ int SourceOf(const GroupedFfn& op, int row) { return op.source == nullptr ? row 
 
 bool InPanels(const GroupedFfn& op) {
   return std::ranges::all_of(op.groups, [](const FfnGroup& group) {
-    return group.gate.layout == Layout::kPanels && group.down.layout == Layout::kPanels;
+    return group.gate.layout == Layout::kPanels && group.up.layout == Layout::kPanels &&
+           group.down.layout == Layout::kPanels;
   });
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/softmax-inl.h"
 
 namespace braid::BRAID_LEVEL {
 
@@ -21,7 +22,11 @@ constexpr CpuLevel Level(std::string_view name, bool (*supported)()) {
           .weighted_sum_row = WeightedSumRow,
           .attend = Attend,
           .attend_span = AttendSpan,
-          .merge_spans = MergeSpans};
+          .merge_spans = MergeSpans,
+          .block_maxima = BlockMaxima,
+          .weigh = Weigh,
+          .add_to_buckets = AddToBuckets,
+          .find_in_range = FindInRange};
 }
 
 }  // namespace braid::BRAID_LEVEL

@@ -11,6 +11,7 @@
 #include "kernels/quant_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/short_conv.h"
+#include "kernels/softmax.h"
 #include "kernels/weighted_sum.h"
 
 // The instruction sets that the heavy loops are compiled for. All give the same bits; they differ in speed only.
@@ -40,7 +41,8 @@ struct PanelTask {
 inline int64_t AttentionPartialFloats(int rows, int head_dim) {
   return int64_t{rows} * (KvArena::RowDim(head_dim) + 16 + 1);
 }
-// Rows that a tile may have: whole sixes that with their dimensions fit the stack and, for common sizes, a first cache.
+// Rows that a tile may have, counted once per key head: whole sixes that with their dimensions fit the stack and, for
+// common sizes, a first cache.
 inline constexpr int kAttentionTileRowsMax = 48;
 inline constexpr int kAttentionTileFloats = 6 * Attention::kHeadDimMax;
 inline int AttentionTileRows(int head_dim) {
@@ -66,6 +68,11 @@ struct CpuLevel {
   void (*attend_span)(const Attention& op, const AttentionItem& item);
   // The partial results of all spans of an item's context, which lie behind `partial` in ascending order, to y.
   void (*merge_spans)(const Attention& op, const AttentionItem& item);
+  // softmax.h
+  bool (*block_maxima)(const float* x, int n, float* maxima);
+  double (*weigh)(const SoftmaxWeights& weights, const float* x, int n, float* w);
+  void (*add_to_buckets)(const SoftmaxWeights& weights, const float* x, int n, BucketSums* sums);
+  int (*find_in_range)(const float* x, int n, float low, float high, int32_t* found);
 };
 
 // Those that this machine has, the plainest first: portable, avx2 (with FMA and F16C), avx2vnni (AVX-VNNI), avx512 (F,

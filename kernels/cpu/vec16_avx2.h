@@ -65,6 +65,10 @@ inline V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
   return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
           _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
 }
+inline uint32_t LessBits(V16 a, V16 b) {
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ));
+  return static_cast<uint32_t>(low | _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)) << 8);
+}
 inline V16 ShiftBitsLeft23(V16 v) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v.low), 23)),
           _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v.high), 23))};
@@ -110,6 +114,12 @@ inline D16 AddSquares(D16 acc, V16 v) {
            AddSquares(acc.quarter[1], _mm256_extractf128_ps(v.low, 1)),
            AddSquares(acc.quarter[2], _mm256_castps256_ps128(v.high)),
            AddSquares(acc.quarter[3], _mm256_extractf128_ps(v.high, 1))}};
+}
+inline D16 AddWide(D16 acc, V16 v) {
+  return {{_mm256_add_pd(acc.quarter[0], _mm256_cvtps_pd(_mm256_castps256_ps128(v.low))),
+           _mm256_add_pd(acc.quarter[1], _mm256_cvtps_pd(_mm256_extractf128_ps(v.low, 1))),
+           _mm256_add_pd(acc.quarter[2], _mm256_cvtps_pd(_mm256_castps256_ps128(v.high))),
+           _mm256_add_pd(acc.quarter[3], _mm256_cvtps_pd(_mm256_extractf128_ps(v.high, 1)))}};
 }
 inline double Sum(D16 v) {
   const __m256d four =

@@ -40,6 +40,7 @@ inline V16 Max(V16 a, V16 b) { return _mm512_max_ps(a, b); }
 inline V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
   return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
 }
+inline uint32_t LessBits(V16 a, V16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline V16 ShiftBitsLeft23(V16 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
 inline V16 AddBits(V16 v, int32_t n) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(n)));
@@ -66,6 +67,10 @@ inline D16 ZeroD16() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 inline D16 AddSquares(D16 acc, V16 v) {
   const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
   return {_mm512_fmadd_pd(low, low, acc.low), _mm512_fmadd_pd(high, high, acc.high)};
+}
+inline D16 AddWide(D16 acc, V16 v) {
+  return {_mm512_add_pd(acc.low, _mm512_cvtps_pd(_mm512_castps512_ps256(v))),
+          _mm512_add_pd(acc.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)))};
 }
 inline double Sum(D16 v) {
   const __m512d eight = _mm512_add_pd(v.low, v.high);

@@ -87,6 +87,12 @@ inline V16 Max(const V16& a, const V16& b) {
 inline V16 SelectLess(const V16& a, const V16& b, const V16& yes, const V16& no) {
   return Map16([&](int i) { return a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]; });
 }
+// Bit i: a < b in lane i.
+inline uint32_t LessBits(const V16& a, const V16& b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<uint32_t>(a.lane[i] < b.lane[i]) << i;
+  return bits;
+}
 // Operations on the bit patterns.
 inline V16 ShiftBitsLeft23(const V16& v) {
   return Map16([&](int i) { return std::bit_cast<float>(std::bit_cast<uint32_t>(v.lane[i]) << 23); });
@@ -122,6 +128,11 @@ inline D16 ZeroD16() { return D16{}; }
 // acc + v * v
 inline D16 AddSquares(D16 acc, const V16& v) {
   for (int i = 0; i < 16; ++i) acc.lane[i] += static_cast<double>(v.lane[i]) * static_cast<double>(v.lane[i]);
+  return acc;
+}
+// acc + v
+inline D16 AddWide(D16 acc, const V16& v) {
+  for (int i = 0; i < 16; ++i) acc.lane[i] += static_cast<double>(v.lane[i]);
   return acc;
 }
 inline double Sum(D16 v) {

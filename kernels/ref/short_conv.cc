@@ -16,6 +16,13 @@ void Run(const ShortConv& op) {
           sum += double{op.kernel[int64_t{op.taps - 1 - back} * op.D + d]} * double{u};
         }
         op.y[int64_t{piece.row + i} * op.D + d] = static_cast<float>(sum * double{bcx[op.D]});
+        for (const ConvSave& save : piece.saves) {
+          for (int back = 1; back < op.taps && save.position == position + 1; ++back) {
+            const int from = save.position - back;
+            save.columns[int64_t{op.taps - 1 - back} * op.D + d] =
+                from < 0 ? 0 : piece.columns[int64_t{from % op.ring} * op.D + d];
+          }
+        }
       }
     }
   }

@@ -86,7 +86,8 @@ def fold(history):
         if event.get("usage"):
             if answer.usage:
                 wrong.append("usage came twice")
-            answer.usage = event["usage"]
+            # How much of the prompt was known from before is a matter of time, and not of the answer.
+            answer.usage = {key: value for key, value in event["usage"].items() if key != "prompt_tokens_details"}
         for part in event["choices"]:
             choice = answer.choices.setdefault(part["index"], Choice())
             if choice.finish_reason:

@@ -122,8 +122,9 @@ def resources(cluster):
         found[f"{name} descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
         with open(f"/proc/{pid}/status") as status:
             found[f"{name} bytes"] = next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
-    for index in cluster.running_workers():
-        found[f"worker-{index} kv blocks"] = int(cluster.worker_metric("braid_worker_kv_blocks_used", index))
+    held = sum(cluster.worker_metric("braid_worker_kv_blocks_used", index) for index in cluster.serving_workers())
+    kept = cluster.router_metric("braid_router_prefix_blocks")
+    found["workers' kv blocks beyond the prefix cache"] = int(held - kept)
     return found
 
 

@@ -352,9 +352,22 @@ void Cluster::CheckEmpty() {
   }
   for (const auto& node : workers_) {
     if (!node->worker || !node->worker->serves()) continue;  // others forget all when their next epoch begins
-    if (node->worker->sequences() == 0 && node->worker->kv_blocks_used() == 0) continue;
-    world_->Fail(fmt::format("all calls have ended, and {} holds {} sequences, {} blocks", node->options.name,
-                             node->worker->sequences(), node->worker->kv_blocks_used()));
+    // But what is kept for those that begin alike: that, and no more.
+    int cached = 0, snapshots = 0;
+    for (const v1::WorkerInfo& info : status.workers()) {
+      if (info.name() != node->options.name) continue;
+      cached = static_cast<int>(info.kv_blocks_cached());
+      snapshots = static_cast<int>(info.snapshots());
+    }
+    if (node->worker->sequences() == 0 && node->worker->kv_blocks_used() == cached &&
+        node->worker->snapshots() == snapshots) {
+      continue;
+    }
+    world_->Fail(
+        fmt::format("all calls have ended, and {} holds {} sequences, {} blocks and {} snapshots; the router "
+                    "knows of {} blocks and {} snapshots",
+                    node->options.name, node->worker->sequences(), node->worker->kv_blocks_used(),
+                    node->worker->snapshots(), cached, snapshots));
   }
 }
 

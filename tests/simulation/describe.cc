@@ -47,16 +47,26 @@ std::string Describe(const v1::AttachResponse& message) {
       for (const v1::SequenceKept& kept : message.begin().keep()) {
         text += fmt::format(" {}[{}]", kept.sequence(), kept.length());
       }
+      if (message.begin().keep_snapshots_size() > 0) {
+        text += fmt::format(", snapshots [{}]", fmt::join(message.begin().keep_snapshots(), " "));
+      }
       return text;
     }
     case v1::AttachResponse::kStepPlan: {
       const v1::StepPlan& plan = message.step_plan();
       std::string text = fmt::format("step {}/{}", plan.epoch(), plan.step());
       if (plan.release_size() > 0) text += fmt::format(", release [{}]", fmt::join(plan.release(), " "));
-      for (const v1::SequenceStart& start : plan.start()) text += fmt::format(", start {}", start.sequence());
+      if (plan.drop_snapshots_size() > 0) text += fmt::format(", drop [{}]", fmt::join(plan.drop_snapshots(), " "));
+      for (const v1::SequenceStart& start : plan.start()) {
+        text += fmt::format(", start {}", start.sequence());
+        if (start.resume() != 0) text += fmt::format(" with snapshot {}", start.resume());
+      }
       for (const v1::SequenceChunk& chunk : plan.chunks()) {
         text += fmt::format(", {}[{}+{}]{}", chunk.sequence(), chunk.position(), chunk.tokens_size() - chunk.drafts(),
                             std::string(chunk.sample() ? 1 + chunk.drafts() : 0, '?'));
+        for (const v1::SnapshotSave& save : chunk.saves()) {
+          text += fmt::format(" save {}[{}]", save.snapshot(), save.position());
+        }
       }
       return text;
     }

@@ -151,7 +151,25 @@ v1::SamplingParams MakeSampling(Random& random) {
   return sampling;
 }
 
-PreparedCall MakeCall(Random& random, bool poison) {
+// What many prompts begin with, as with instructions.
+std::vector<TokenId> Opening(int which) {
+  using namespace vocabulary;  // NOLINT
+  Random random(static_cast<uint64_t>(which) + 7);
+  std::vector<TokenId> tokens = {kBos};
+  const int length = random.Between(33, 120);
+  while (static_cast<int>(tokens.size()) < length) tokens.push_back(kFirstWord + random.Between(0, kWords + 8));
+  return tokens;
+}
+
+// The turn that was `before`: its prompt and its answer.
+std::vector<TokenId> Conversation(const Exam& before) {
+  std::vector<TokenId> tokens = before.call.prompts[0].tokens;
+  const std::vector<TokenId>& answer = before.answer.choices()[0].tokens;
+  tokens.insert(tokens.end(), answer.begin(), answer.end());
+  return tokens;
+}
+
+PreparedCall MakeCall(Random& random, bool poison, const Exam* before) {
   using namespace vocabulary;  // NOLINT
   PreparedCall call;
   call.chat = random.Chance(0.6);
@@ -161,10 +179,19 @@ PreparedCall MakeCall(Random& random, bool poison) {
   PreparedPrompt prompt;
   const bool scored = random.Chance(0.2);
   call.echo = scored && !call.chat && random.Chance(0.8);
-  const int length = random.Chance(call.echo ? 0.4 : 0.1) ? random.Between(80, 200) : random.Between(1, 50);
+  int length = random.Chance(call.echo ? 0.4 : 0.1) ? random.Between(80, 200) : random.Between(1, 50);
   prompt.tokens.push_back(kBos);
   // Some end the chorus as the model may: what it copies then ends its answer.
   const bool sung = random.Chance(0.6);
+  if (before != nullptr) {
+    prompt.tokens = Conversation(*before);
+    length = static_cast<int>(prompt.tokens.size()) + random.Between(1, 30);
+  } else if (length <= 80 && random.Chance(0.6)) {
+    prompt.tokens = Opening(random.Between(0, 2));
+    length += static_cast<int>(prompt.tokens.size());
+  }
+  call.cache_scope = random.Chance(0.2) ? "another" : "";
+  call.no_cache = random.Chance(0.05);
   while (static_cast<int>(prompt.tokens.size()) < length) {
     if (sung && random.Chance(0.2)) {
       for (TokenId word = 0; word < kChorusWords; ++word) prompt.tokens.push_back(kFirstWord + word);
@@ -193,7 +220,9 @@ Exam MakeExam(int index) {
   Random random(static_cast<uint64_t>(index) + 77);
   Exam exam;
   exam.poison = index % 16 == 15;
-  exam.call = MakeCall(random, exam.poison);
+  const Exam* before = index % 4 == 2 ? &GetExam(index - 1) : nullptr;
+  if (before != nullptr && Conversation(*before).size() > 200) before = nullptr;
+  exam.call = MakeCall(random, exam.poison, before);
   const WithoutPlantedBug sound;
   exam.answer = RightAnswer(exam.call);
   return exam;

@@ -41,11 +41,16 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
   }
   StepBook& step = epoch.steps[plan.step()];
   if (step.silent.empty()) step.silent = epoch.members;
+  std::map<uint64_t, SnapshotBook>& snapshots = snapshots_[{router, to}];
+  for (const uint64_t id : plan.drop_snapshots()) snapshots.erase(id);
   for (const v1::SequenceStart& start : plan.start()) {
     SequenceBook& sequence = sequences_[{router, SequenceId(start.sequence())}];
     if (sequence.owner != WorkerId()) world_->Count("sequences prefilled again");
+    if (sequence.owner != WorkerId() && start.resume() != 0) world_->Count("sequences prefilled again from a snapshot");
     sequence.owner = to;
     sequence.length = 0;
+    sequence.run.clear();
+    if (start.resume() != 0) OnResume({router, to}, start.resume(), &sequence);
   }
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     const SequenceId id(chunk.sequence());
@@ -55,11 +60,45 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
     step.rows[id] = {to, chunk.position(),
                      chunk.position() + static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts()};
     world_->Count("drafts", chunk.drafts());
-    if (!chunk.sample()) continue;
     SequenceBook& sequence = sequences_[{router, id}];
+    if (chunk.position() > sequence.run.size()) {
+      return world_->Fail(
+          fmt::format("sequence {} goes on at {}; its owner has {}", id.value, chunk.position(), sequence.run.size()));
+    }
+    sequence.run.resize(chunk.position());
+    sequence.run.insert(sequence.run.end(), chunk.tokens().begin(), chunk.tokens().end());
+    for (const v1::SnapshotSave& save : chunk.saves()) {
+      world_->Count("snapshots saved");
+      if (sequence.no_cache) world_->Fail(fmt::format("sequence {} is saved against its will", id.value));
+      SnapshotBook& snapshot = snapshots[save.snapshot()];
+      snapshot = {.scope = sequence.scope, .epoch = plan.epoch(), .step = plan.step()};
+      snapshot.tokens.assign(sequence.run.begin(), sequence.run.begin() + save.position());
+    }
+    if (!chunk.sample()) continue;
     sequence.epoch = plan.epoch();
     sequence.step = plan.step();
   }
+}
+
+void Referee::OnResume(const Worker& worker, uint64_t id, SequenceBook* sequence) {
+  const auto snapshot = snapshots_[worker].find(id);
+  if (snapshot == snapshots_[worker].end() || !snapshot->second.committed) {
+    return world_->Fail(
+        fmt::format("worker {} is to begin with snapshot {}, which it has not", worker.second.value, id));
+  }
+  if (snapshot->second.scope != sequence->scope || sequence->no_cache) {
+    return world_->Fail(fmt::format("a sequence of scope '{}' begins with a snapshot of scope '{}'", sequence->scope,
+                                    snapshot->second.scope));
+  }
+  const std::vector<TokenId>& tokens = snapshot->second.tokens;
+  const size_t known = std::min(tokens.size(), sequence->prompt.size());
+  if (!std::equal(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(known), sequence->prompt.begin())) {
+    return world_->Fail(fmt::format("a sequence begins with snapshot {} of other tokens", id));
+  }
+  world_->Count("sequences begun with a snapshot");
+  if (tokens.size() > sequence->prompt.size()) world_->Count("sequences begun with a snapshot of their answer");
+  sequence->run = tokens;
+  sequence->length = static_cast<uint32_t>(tokens.size());
 }
 
 void Referee::OnBegin(int router, WorkerId to, const v1::Begin& begin) {
@@ -67,6 +106,16 @@ void Referee::OnBegin(int router, WorkerId to, const v1::Begin& begin) {
   if (begin.epoch() <= last) world_->Fail(fmt::format("epoch {} begins after epoch {}", begin.epoch(), last));
   last = begin.epoch();
   world_->Count("begins of epochs, by worker");
+  std::map<uint64_t, SnapshotBook> snapshots = std::exchange(snapshots_[{router, to}], {});
+  for (const uint64_t id : begin.keep_snapshots()) {
+    const auto found = snapshots.find(id);
+    if (found == snapshots.end() || !found->second.committed) {
+      world_->Fail(fmt::format("epoch {} keeps snapshot {}, which worker {} has not", begin.epoch(), id, to.value));
+      continue;
+    }
+    world_->Count("snapshots kept over an epoch");
+    snapshots_[{router, to}].insert(snapshots.extract(found));
+  }
   for (const v1::SequenceKept& kept : begin.keep()) {
     const SequenceBook& sequence = sequences_[{router, SequenceId(kept.sequence())}];
     if (sequence.owner == to && kept.length() <= sequence.length) {
@@ -118,6 +167,11 @@ void Referee::OnStepDone(int router, WorkerId from, const v1::StepDone& done) {
   }
   step.silent.erase(from);
   if (!step.silent.empty()) return;
+  for (const WorkerId member : epoch->second.members) {
+    for (auto& [id, snapshot] : snapshots_[{router, member}]) {
+      if (snapshot.epoch == done.epoch() && snapshot.step == done.step()) snapshot.committed = true;
+    }
+  }
   for (const auto& [id, rows] : step.rows) {
     const auto found = sequences_.find({router, id});
     if (found == sequences_.end()) continue;  // cancelled
@@ -151,6 +205,14 @@ void Referee::OnRouterLoses(int router, WorkerId worker, bool broken) {
     ++serious_count;
   }
   if (serious_count == 1) serious->convicted = true;
+}
+
+void Referee::OnGenerate(int router, SequenceId id, const v1::GenerateSequenceRequest& request) {
+  SequenceBook& sequence = sequences_[{router, id}];
+  sequence.scope = request.cache_scope();
+  sequence.no_cache = request.no_cache();
+  sequence.prompt.assign(request.prompt().begin(), request.prompt().end());
+  sequence.prompt.insert(sequence.prompt.end(), request.generated().begin(), request.generated().end());
 }
 
 void Referee::OnCancel(int router, SequenceId sequence) { sequences_[{router, sequence}].cancelled = true; }

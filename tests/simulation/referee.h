@@ -27,6 +27,7 @@ class Referee {
   void OnRouterSays(int router, SequenceId to, const v1::GenerateSequenceResponse& event);
   // The stream of a worker has ended. `broken`: not because the router closed it, so it looks like a crash.
   void OnRouterLoses(int router, WorkerId worker, bool broken);
+  void OnGenerate(int router, SequenceId sequence, const v1::GenerateSequenceRequest& request);
   void OnCancel(int router, SequenceId sequence);
   void OnEnd(int router, SequenceId sequence, const absl::Status& status);
   // The router takes the request for the cause of crashes. `request` is the same for equal requests: a quarantine is
@@ -45,6 +46,12 @@ class Referee {
     };
     std::map<SequenceId, Rows> rows;
   };
+  struct SnapshotBook {
+    std::string scope;
+    std::vector<TokenId> tokens;
+    uint64_t epoch = 0, step = 0;  // that saves it
+    bool committed = false;
+  };
   struct EpochBook {
     int router = 0;
     std::set<WorkerId> members;
@@ -62,8 +69,13 @@ class Referee {
     uint32_t crash_begin = 0, crash_end = 0;
     bool cancelled = false;
     bool convicted = false;  // no other that was in the last of these steps had been at a crash before
+    std::string scope;
+    bool no_cache = false;
+    std::vector<TokenId> prompt;
+    std::vector<TokenId> run;  // the tokens that the owner was sent or has begun with
   };
   void OnPlan(int router, WorkerId to, const v1::StepPlan& plan);
+  void OnResume(const Worker& worker, uint64_t snapshot, SequenceBook* sequence);
   void OnBegin(int router, WorkerId to, const v1::Begin& begin);
   void OnBegun(int router, WorkerId from, const v1::Begun& begun);
   void OnStepDone(int router, WorkerId from, const v1::StepDone& done);
@@ -74,6 +86,7 @@ class Referee {
   std::set<Worker> leaving_;          // the end of their streams says nothing
   std::map<Worker, uint64_t> begun_;  // the last epoch that each was told to begin
   std::map<Sequence, SequenceBook> sequences_;
+  std::map<Worker, std::map<uint64_t, SnapshotBook>> snapshots_;
   std::set<std::string> quarantined_;
 };
 

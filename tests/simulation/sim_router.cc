@@ -105,7 +105,9 @@ void SimRouter::OnGenerate(const std::shared_ptr<Connection>& connection, uint64
           fmt::format("sequence {} begins: {}, prompt {}, generated {}, at most {}", id.value, request.request_id(),
                       request.prompt_size(), request.generated_size(), request.max_new_tokens()));
   Post([this, id, request](absl::Time now) {
-    if (calls_.contains(id)) core_->OnGenerate(id, request, now);
+    if (!calls_.contains(id)) return;
+    referee_->OnGenerate(number_, id, request);
+    core_->OnGenerate(id, request, now);
   });
 }
 

@@ -6,6 +6,8 @@
 #include <utility>
 #include <variant>
 
+#include "base/status.h"
+
 namespace braid::simulation {
 namespace {
 
@@ -49,7 +51,9 @@ SimWorker::SimWorker(Process* process, DataPlane* plane, ThreadPool* pool, const
               [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
                 return forward_.Run(chunks, experts, logits);
               },
-              {.step_tokens_max = options.step_tokens_max, .sequences_max = options.sequences_max}),
+              {.step_tokens_max = options.step_tokens_max,
+               .sequences_max = options.sequences_max,
+               .snapshots_max = options.snapshots_max}),
       protocol_(ToyModel::Get().config().layer_count(), ToyModel::Get().config().experts),
       pause_(kPauseMin),
       set_up_(process),
@@ -114,6 +118,7 @@ void SimWorker::OnReached(std::shared_ptr<Connection> connection, SimRouter* rou
   hello->set_moe_layers(static_cast<uint32_t>(config.layer_count()));
   hello->set_expert_slots(static_cast<uint32_t>(options_.expert_slots));
   hello->set_group(options_.group);
+  hello->set_snapshots_max(static_cast<uint32_t>(options_.snapshots_max));
   hello->set_epoch(protocol_.last_served_epoch());
   Send(std::move(message));
   protocol_.OnAttached();

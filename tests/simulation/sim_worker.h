@@ -33,6 +33,7 @@ class SimWorker {
     int sequences_max = 16;
     int step_tokens_max = 64;
     int expert_slots = 16;
+    int snapshots_max = 8;
     absl::Duration exchange_timeout = absl::Seconds(30);
     absl::Duration row_time = absl::Milliseconds(1);     // of one row between two layers
     absl::Duration step_time = absl::Milliseconds(10);   // of any step, between two layers
@@ -51,6 +52,7 @@ class SimWorker {
 
   int sequences() const { return runner_.sequences().size(); }
   int kv_blocks_used() const { return runner_.sequences().blocks().used(); }
+  int snapshots() const { return runner_.sequences().snapshots().size(); }
   bool serves() const { return protocol_.serving_epoch() != 0; }
 
  private:

@@ -33,6 +33,8 @@ Cluster::Options ChooseCluster(Random& random) {
   router.chunk_tokens = random.Between(8, 48);
   router.sequences_max = random.Between(4, 24);
   router.queue_max = random.Between(2, 40);
+  router.prefix_cache = random.Chance(0.95);
+  router.snapshot_tokens = random.Chance(0.5) ? 256 : random.Between(20, 100);
   router.heartbeat = random.Between(absl::Milliseconds(100), absl::Milliseconds(500));
   router.heartbeat_timeout = router.heartbeat * random.Between(3, 6);
   router.step_timeout = absl::Seconds(120);
@@ -46,6 +48,7 @@ Cluster::Options ChooseCluster(Random& random) {
   worker.kv_blocks = random.Between(11, 40);
   worker.sequences_max = random.Between(3, 16);
   worker.step_tokens_max = random.Between(24, 64);
+  worker.snapshots_max = random.Chance(0.1) ? 0 : random.Between(1, 12);
   // All experts fit into the fewest workers that may serve, sometimes just so.
   const int all = 16;
   worker.expert_slots = random.Chance(0.5) ? all : std::min(all, (all + needed - 1) / needed + random.Between(0, 4));

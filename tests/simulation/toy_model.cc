@@ -195,6 +195,10 @@ void ToyForward::Conv(Row& row) const {
     sum = Mix(sum + 1, position < 0 ? 0 : Unpack(column(position)[0]));
   }
   row.state = Mix(row.state, sum);
+  for (const ConvSave& save : row.chunk->saves) {
+    if (save.position != row.position + 1) continue;
+    for (int i = 0; i < 2; ++i) std::copy_n(column(save.position - 2 + i), kDim, save.columns + i * kDim);
+  }
 }
 
 void ToyForward::Attend(Row& row) const {
