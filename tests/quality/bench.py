@@ -94,7 +94,8 @@ def main():
     report = {}
 
     def show(title, found):
-        summaries, ratio = {what: f.summary() for what, f in found.items()}, figures.kl_ratio(found[OURS], found[THEIRS])
+        summaries = {what: f.summary() for what, f in found.items()}
+        ratio = figures.kl_ratio(found[OURS], found[THEIRS])
         print_table(title, summaries, ratio)
         report[title] = {**summaries, "kl_ratio": ratio}
 
