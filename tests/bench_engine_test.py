@@ -42,7 +42,8 @@ def test_ops_make_up_the_step(figures):
         assert list(ops) == ["embed", "norm", "conv_in", "conv", "conv_out", "qkv", "rope", "attention", "attn_out",
                              "ffn", "router", "experts", "head"]
         assert all(op["laps"] > 0 and op["seconds"] > 0 for op in ops.values())
-        assert ops["embed"]["laps"] == ops["head"]["laps"] == 1
+        assert ops["embed"]["laps"] == 1
+        assert 0 < ops["head"]["laps"] <= 1  # of the chunks of a prompt the last alone has a head
     one, three = figures["points"][1:3]
     assert one["experts_per_layer"] < three["experts_per_layer"] <= 3 * one["experts_per_layer"]
 
