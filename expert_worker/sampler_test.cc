@@ -3,13 +3,28 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <random>
 
 #include "expert_worker/logprobs.h"
 #include "expert_worker/top_tokens.h"
+
+namespace {
+std::atomic<size_t> allocations{0};
+}  // namespace
+
+[[gnu::noinline]] void* operator new(size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace braid {
 namespace {
@@ -218,6 +233,26 @@ TEST(Sampler, LeavesTheLogitsAsTheyWere) {
   std::vector<float> logits = before;
   ASSERT_TRUE(SampleToken(std::span(logits), params, counts, masked, 0).ok());
   EXPECT_EQ(logits, before);
+}
+
+TEST(Sampler, AllocatesNothingForARowLikeTheOneBefore) {
+  std::vector<float> logits = RandomLogits(5000, 12);
+  const std::vector<TokenId> masked = {4998, 4999};
+  TokenCounts counts;
+  counts.Add(3, /*answer=*/true);
+  v1::SamplingParams params = Params();
+  params.set_repetition_penalty(1.1f);
+  for (uint32_t top_k : {0, 10, 1000}) {
+    params.set_top_k(top_k);
+    params.set_top_p(0.9f);
+    size_t before = 0;
+    for (int i = 0; i < 2; ++i) {
+      before = allocations;
+      ASSERT_TRUE(SampleToken(std::span(logits), params, counts, masked, 0).ok());
+      EXPECT_GT(LogSumExp(logits), 0);
+    }
+    EXPECT_EQ(allocations - before, 0u) << top_k;
+  }
 }
 
 TEST(CheckSampling, NamesTheParameterThatIsOutOfRange) {
