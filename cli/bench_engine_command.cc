@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "base/status.h"
 #include "cli/bench_engine/engine_bench.h"
 #include "cli/bench_engine/report.h"
+#include "cli/bench_report.h"
 #include "expert_worker/load_weights.h"
 #include "kernels/cpu/level.h"
 #include "model/chunk.h"
@@ -48,12 +48,6 @@ class SampleProgressLine {
   size_t begun_ = 0;
 };
 
-absl::Status Write(const std::string& text, const std::string& path) {
-  std::ofstream file(path, std::ios::binary);
-  if (!(file << text).flush()) return absl::UnavailableError("cannot write " + path);
-  return absl::OkStatus();
-}
-
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
@@ -74,13 +68,8 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   }
   RETURN_IF_ERROR(results.status());
   const EngineBenchSubject subject{config.name, flags.model, model->weight_bytes(), std::string(ActiveCpuLevel().name)};
-  const bool json_on_stdout = flags.json == "-";
-  fmt::print(json_on_stdout ? stderr : stdout, "{}", EngineBenchTable(subject, flags.bench, *results));
-  if (flags.json.empty()) return absl::OkStatus();
-  const std::string json = EngineBenchJson(subject, flags.bench, *results);
-  if (!json_on_stdout) return Write(json, flags.json);
-  fmt::print("{}", json);
-  return absl::OkStatus();
+  return WriteBenchReport(EngineBenchTable(subject, flags.bench, *results),
+                          EngineBenchJson(subject, flags.bench, *results), flags.json);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "cli/bench_quality/logits_file.h"
 #include "cli/bench_quality/quality_run.h"
 #include "cli/bench_quality/sequences.h"
+#include "cli/bench_report.h"
 #include "expert_worker/load_weights.h"
 #include "model/model_file.h"
 #include "model/visit_tensors.h"
@@ -95,21 +96,6 @@ std::string Json(const BenchQualityFlags& flags, const TokenSequences& sequences
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-absl::Status WriteReport(const BenchQualityFlags& flags, const TokenSequences& sequences,
-                         const QualityFigures& figures) {
-  const bool json_on_stdout = flags.json == "-";
-  fmt::print(json_on_stdout ? stderr : stdout, "{}", Table(flags, sequences, figures));
-  if (flags.json.empty()) return absl::OkStatus();
-  const std::string json = Json(flags, sequences, figures);
-  if (json_on_stdout) {
-    fmt::print("{}", json);
-    return absl::OkStatus();
-  }
-  std::ofstream file(flags.json, std::ios::binary);
-  if (!(file << json) || !file.flush()) return absl::PermissionDeniedError("cannot write " + flags.json);
-  return absl::OkStatus();
-}
-
 absl::Status BenchQuality(const BenchQualityFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
@@ -141,7 +127,7 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
     ASSIGN_OR_RETURN(figures, CompareEngines(config, model->tensors(), packed->tensors(), sequences, options, &pool));
   }
   if (logits) RETURN_IF_ERROR(logits->Close());
-  return WriteReport(flags, sequences, figures);
+  return WriteBenchReport(Table(flags, sequences, figures), Json(flags, sequences, figures), flags.json);
 }
 
 }  // namespace

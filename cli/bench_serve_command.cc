@@ -14,6 +14,7 @@
 
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "cli/bench_report.h"
 #include "cli/bench_serve/load_run.h"
 #include "cli/bench_serve/report.h"
 #include "cli/bench_serve/server_probe.h"
@@ -166,21 +167,6 @@ LoadSetting Describe(const BenchServeFlags& flags, const LoadRunOptions& options
   return setting;
 }
 
-absl::Status WriteReport(const BenchServeFlags& flags, const LoadSetting& setting, const LoadFigures& figures,
-                         const std::vector<RequestRecord>& records) {
-  const bool json_on_stdout = flags.json == "-";
-  fmt::print(json_on_stdout ? stderr : stdout, "{}", LoadTable(setting, figures));
-  if (flags.json.empty()) return absl::OkStatus();
-  const std::string json = LoadJson(setting, figures, flags.records ? &records : nullptr);
-  if (json_on_stdout) {
-    fmt::print("{}", json);
-    return absl::OkStatus();
-  }
-  std::ofstream file(flags.json, std::ios::binary);
-  if (!(file << json) || !file.flush()) return absl::PermissionDeniedError("cannot write " + flags.json);
-  return absl::OkStatus();
-}
-
 // The exit status.
 absl::StatusOr<int> BenchServe(const BenchServeFlags& flags) {
   RETURN_IF_ERROR(CheckFlags(flags));
@@ -226,7 +212,8 @@ absl::StatusOr<int> BenchServe(const BenchServeFlags& flags) {
   setting.interrupted = result.interrupted;
   LoadFigures figures = Summarize(result.records, setting.limits, flags.concurrency);
   figures.generator_busy_share = result.busy_share;
-  RETURN_IF_ERROR(WriteReport(flags, setting, figures, result.records));
+  RETURN_IF_ERROR(WriteBenchReport(LoadTable(setting, figures),
+                                   LoadJson(setting, figures, flags.records ? &result.records : nullptr), flags.json));
   return figures.failed > 0 || setting.interrupted ? 2 : 0;
 }
 

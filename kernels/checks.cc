@@ -132,10 +132,6 @@ absl::Status Check(const Attention& op) {
   return Require(op.T == 0 || (op.q != nullptr && op.rows != nullptr && op.y != nullptr), "q, rows, y must be set");
 }
 
-absl::Status Check(const AddTo& op) {
-  return Require(op.n == 0 || (op.x != nullptr && op.y != nullptr), "x and y must be set");
-}
-
 absl::Status Check(const SwiGlu& op) {
   return Require(op.n == 0 || (op.gate != nullptr && op.up != nullptr && op.y != nullptr), "gate, up, y must be set");
 }

@@ -5,15 +5,6 @@
 
 namespace braid {
 
-// x += y
-struct AddTo {
-  int64_t n = 0;
-  float* x = nullptr;
-  const float* y = nullptr;
-};
-absl::Status Check(const AddTo& op);
-void Run(const AddTo& op, ThreadPool& pool);
-
 // y = silu(gate) * up, where silu(z) = z / (1 + exp(-z)).
 struct SwiGlu {
   int64_t n = 0;

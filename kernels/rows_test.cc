@@ -96,14 +96,6 @@ TEST(SwiGlu, AgreesWithTheReferenceAlsoFarOut) {
   for (int i = 0; i < 5000; ++i) ASSERT_NEAR(gate[i], want[i], 6 * 0x1p-24f * std::abs(want[i]) + 1e-37f) << i;
 }
 
-TEST(AddTo, Adds) {
-  ThreadPool pool(2);
-  std::vector<float> x(100001, 1.5f);
-  const std::vector<float> y(100001, 2.0f);
-  braid::Run(AddTo{100001, x.data(), y.data()}, pool);
-  for (float value : x) ASSERT_EQ(value, 3.5f);
-}
-
 TEST(Gather, WidensTheRowsAskedFor) {
   RandomNumbers random(11);
   ThreadPool pool(2);
@@ -202,6 +194,24 @@ TEST(WeightedSum, AddsInTheOrderOfItsRows) {
       float want = 0;
       for (int k = 0; k < K; ++k) want += weights[t * K + k] * rows[row_of[t * K + k] * D + d];
       ASSERT_EQ(y[t * D + d], want);
+    }
+  }
+}
+
+TEST(HeadNormRope, HasTheSameBitsOnEveryLevel) {
+  RandomNumbers random(23);
+  ThreadPool pool(1);
+  for (int head_dim : {2, 8, 32, 46, 64}) {
+    const int T = 3, heads = 2, half = head_dim / 2;
+    const std::vector<float> x = random.Floats(T * heads * head_dim), weight = random.Floats(head_dim);
+    const std::vector<float> cos = random.Floats(T * half), sin = random.Floats(T * half);
+    std::vector<float> portable;
+    for (const CpuLevel* level : SupportedCpuLevels()) {
+      const ScopedCpuLevel scope(level);
+      std::vector<float> y = x;
+      braid::Run(HeadNormRope{T, heads, head_dim, weight.data(), 1e-5f, cos.data(), sin.data(), y.data()}, pool);
+      if (portable.empty()) portable = y;
+      EXPECT_EQ(y, portable) << level->name << " " << head_dim;
     }
   }
 }

@@ -8,7 +8,6 @@
 #include "kernels/gather.h"
 #include "kernels/grouped_ffn.h"
 #include "kernels/linear.h"
-#include "kernels/pointwise.h"
 #include "kernels/ref/dequant.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -251,11 +250,14 @@ absl::Status Forward::Impl::Experts(int layer, ExpertRunner& runner) {
 absl::Status Forward::Impl::NormWanted() {
   const int L = static_cast<int>(rows.wanted.size()), D = config.model_dim;
   if (L == 0) return absl::OkStatus();
-  float* last = Grow(selected, int64_t{L} * D);
-  const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(hidden.data())};
-  RETURN_IF_ERROR(Do(AddTo{int64_t{T} * D, hidden.data(), branch.data()}));
-  RETURN_IF_ERROR(Do(Gather{L, all, rows.wanted.data(), last}));
-  RETURN_IF_ERROR(Do(RmsNorm{L, D, last, final_norm.data(), config.norm_eps, last}));
+  float *last = Grow(selected, int64_t{L} * D), *added = Grow(mixed, int64_t{L} * D);
+  const auto gather = [&](const std::vector<float>& from, float* to) {
+    const Matrix all{DType::kF32, T, D, reinterpret_cast<const std::byte*>(from.data())};
+    return Do(Gather{L, all, rows.wanted.data(), to});
+  };
+  RETURN_IF_ERROR(gather(hidden, last));
+  RETURN_IF_ERROR(gather(branch, added));
+  RETURN_IF_ERROR(Do(RmsNorm{L, D, last, final_norm.data(), config.norm_eps, last, added, added}));
   return QuantizedFor(tensors.head, L, last, selected_q).status();
 }
 

@@ -1,5 +1,12 @@
 // All loops of one level. Included once per level, after the level's vectors.
 
+// Before a loop over registers: must be gone before registers are assigned. Where there are none it is the compiler's.
+#if !defined(BRAID_UNROLL) && defined(__clang__)
+#define BRAID_UNROLL _Pragma("unroll")
+#elif !defined(BRAID_UNROLL)
+#define BRAID_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #include "kernels/cpu/exp16-inl.h"
 //
 #include "kernels/cpu/attention-inl.h"
@@ -18,6 +25,7 @@ constexpr CpuLevel Level(std::string_view name, bool (*supported)()) {
           .quantize = QuantizeBlocks,
           .swiglu_quantize = SwiGluQuantize,
           .norm_row = NormRow,
+          .head_norm_rope_row = HeadNormRopeRow,
           .convolve_row = ConvolveRow,
           .weighted_sum_row = WeightedSumRow,
           .attend = Attend,

@@ -10,6 +10,7 @@
 #include "kernels/panels.h"
 #include "kernels/quant_rows.h"
 #include "kernels/rms_norm.h"
+#include "kernels/rope.h"
 #include "kernels/short_conv.h"
 #include "kernels/softmax.h"
 #include "kernels/weighted_sum.h"
@@ -60,6 +61,7 @@ struct CpuLevel {
   void (*swiglu_quantize)(const float* gate, const float* up, int R, QuantBlock* q, int64_t stride);
   // One row of the op.
   void (*norm_row)(const RmsNorm& op, int t);
+  void (*head_norm_rope_row)(const HeadNormRope& op, int t);
   void (*convolve_row)(const ShortConv& op, const ConvPiece& piece, int row);
   void (*weighted_sum_row)(const WeightedSum& op, int t);
   // An item over all of the context, to y.

@@ -2,20 +2,6 @@
 
 #if defined(__x86_64__)
 
-// Everything that others share is included before the target changes, so that no copy of a common inline function that
-// needs these instructions can be chosen by the linker for a machine without them.
-#include <cpuid.h>
-#include <immintrin.h>
-
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#include "kernels/exp.h"
-#include "kernels/half.h"
-
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), \
                              apply_to = function)
@@ -30,12 +16,6 @@
 #define BRAID_LEVEL avx512
 #define BRAID_HAS_VNNI 1
 #define BRAID_HAS_AVX512 1
-// Before a loop over registers: must be gone before registers are assigned.
-#if defined(__clang__)
-#define BRAID_UNROLL _Pragma("unroll")
-#else
-#define BRAID_UNROLL _Pragma("GCC unroll 16")
-#endif
 #include "kernels/cpu/vec16_avx512.h"
 #include "kernels/cpu/vec_avx2.h"
 //

@@ -1,12 +1,6 @@
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <limits>
-
 #include "kernels/cpu/levels.h"
 #include "kernels/cpu/vec16_portable.h"
 #include "kernels/cpu/vec_portable.h"
-#include "kernels/exp.h"
 
 #define BRAID_LEVEL portable
 #define BRAID_UNROLL  // left to the compiler

@@ -1,12 +1,25 @@
 #pragma once
 
+// The levels, one per level_*.cc. Where the compiler's target is not x86-64 those of x86-64 are never supported.
+//
+// Everything that the loops of a level use of others is included here, before the level's file changes the target, so
+// that no copy of a common inline function that needs its instructions can be chosen by the linker for a machine
+// without them.
+
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #endif
 
-#include "kernels/cpu/level.h"
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
 
-// The levels, one per level_*.cc. Where the compiler's target is not x86-64 those of x86-64 are never supported.
+#include "kernels/cpu/level.h"
+#include "kernels/exp.h"
+#include "kernels/half.h"
 
 namespace braid {
 

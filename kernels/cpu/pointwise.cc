@@ -16,12 +16,6 @@ void ForPieces(int64_t n, int64_t piece, ThreadPool& pool, const Body& body) {
 
 }  // namespace
 
-void Run(const AddTo& op, ThreadPool& pool) {
-  ForPieces(op.n, 32 * 1024, pool, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) op.x[i] += op.y[i];
-  });
-}
-
 void Run(const SwiGlu& op, ThreadPool& pool) {
   ForPieces(op.n, 2048, pool, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) op.y[i] = op.gate[i] / (1.0f + Exp(-op.gate[i])) * op.up[i];

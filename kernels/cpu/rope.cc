@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "absl/container/inlined_vector.h"
-#include "kernels/cpu/row_norm.h"
+#include "kernels/cpu/level.h"
 
 namespace braid {
 
@@ -26,21 +26,9 @@ void Run(const RopeTable& op, ThreadPool& pool) {
 }
 
 void Run(const HeadNormRope& op, ThreadPool& pool) {
-  const int half = op.head_dim / 2;
+  const CpuLevel& level = ActiveCpuLevel();
   pool.ParallelFor(op.T, 4, [&](int begin, int end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float *cos = op.cos + t * half, *sin = op.sin + t * half;
-      for (int h = 0; h < op.heads; ++h) {
-        float* x = op.x + (t * op.heads + h) * op.head_dim;
-        const float scale = InverseRms(x, op.head_dim, op.eps);
-        for (int i = 0; i < half; ++i) {
-          const float a = x[i] * scale * op.weight[i];
-          const float b = x[i + half] * scale * op.weight[i + half];
-          x[i] = a * cos[i] - b * sin[i];
-          x[i + half] = b * cos[i] + a * sin[i];
-        }
-      }
-    }
+    for (int t = begin; t < end; ++t) level.head_norm_rope_row(op, t);
   });
 }
 

@@ -33,6 +33,30 @@ void NormRow(const RmsNorm& op, int t) {
   if (op.q != nullptr) QuantizeBlocks(y, D / 32, op.q + int64_t{t} * (D / 32));
 }
 
+void HeadNormRopeRow(const HeadNormRope& op, int t) {
+  const int half = op.head_dim / 2;
+  const float *cos = op.cos + int64_t{t} * half, *sin = op.sin + int64_t{t} * half;
+  const float* weight = op.weight;
+  for (int h = 0; h < op.heads; ++h) {
+    float* x = op.x + (int64_t{t} * op.heads + h) * op.head_dim;
+    const float scale = InverseRms(x, op.head_dim, op.eps);
+    const V16 scales = Broadcast16(scale);
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+      const V16 a = Mul(Mul(Load16(x + i), scales), Load16(weight + i));
+      const V16 b = Mul(Mul(Load16(x + i + half), scales), Load16(weight + i + half));
+      const V16 c = Load16(cos + i), s = Load16(sin + i);
+      Store(x + i, Sub(Mul(a, c), Mul(b, s)));
+      Store(x + i + half, Add(Mul(b, c), Mul(a, s)));
+    }
+    for (; i < half; ++i) {
+      const float a = x[i] * scale * weight[i], b = x[i + half] * scale * weight[i + half];
+      x[i] = a * cos[i] - b * sin[i];
+      x[i + half] = b * cos[i] + a * sin[i];
+    }
+  }
+}
+
 // y = C * (sum over taps of tap * u), u being B * X of a row of this step, or a stored column.
 void ConvolveRow(const ShortConv& op, const ConvPiece& piece, int row) {
   constexpr int kTapsMax = ShortConv::kTapsMax;
