@@ -146,16 +146,20 @@ def test_half_guessed_answers_of_the_checksum_model(tmp_path):
 
 
 def test_two_letters_of_the_checksum_model(tmp_path):
+    """Half of the guesses are right. Whether that pays is for the measured times of steps to say, which on a busy machine
+    may take a while: asked until there were some."""
     settings = {"alphabet": 2}
     model = checksum_model.write_model(tmp_path, **settings)
     with Cluster(workers=2, model=model) as cluster:
-        for length in (1, 7, 33):
+        for length in [1, 7, *range(33, 80)]:
             prompt = [i % 2 for i in range(length)]
             status, body = cluster.post("/v1/completions", {"prompt": prompt, "max_tokens": 300,
                                                             "return_token_ids": True})
             assert status == 200, body
             assert body["choices"][0]["token_ids"] == checksum_model.answer(prompt, 300, **settings)
-        drafted = cluster.router_metric("braid_router_drafted_tokens_total")
-        accepted = cluster.router_metric("braid_router_accepted_tokens_total")
+            drafted = cluster.router_metric("braid_router_drafted_tokens_total")
+            accepted = cluster.router_metric("braid_router_accepted_tokens_total")
+            if length >= 33 and drafted > accepted > 0:
+                break
         print(f"{drafted:.0f} tokens drafted, {accepted:.0f} of them right")
         assert drafted > accepted > 0
