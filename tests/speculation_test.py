@@ -146,8 +146,8 @@ def test_half_guessed_answers_of_the_checksum_model(tmp_path):
 
 
 def test_two_letters_of_the_checksum_model(tmp_path):
-    """Half of the guesses are right. Whether that pays is for the measured times of steps to say, which on a busy machine
-    may take a while: asked until there were some."""
+    """Half of the guesses are right. Whether that pays is for the measured times of steps to say, which on a busy
+    machine may take a while: asked until there were some."""
     settings = {"alphabet": 2}
     model = checksum_model.write_model(tmp_path, **settings)
     with Cluster(workers=2, model=model) as cluster:
