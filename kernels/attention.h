@@ -3,52 +3,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/kv_arena.h"
 #include "kernels/thread_pool.h"
 
 namespace braid {
 
-// Where a sequence's keys and values lie and which row is its what: `blocks` are indices into the arena.
-struct KvRow {
-  const int32_t* blocks = nullptr;  // block i holds positions [i * kBlockTokens, (i + 1) * kBlockTokens)
-  int position = 0;
-};
-
-// One layer of a KV arena: keys and values in bfloat16, paired as attention reads them, 64 bytes at a time:
-//
-//   block:  per key head, one behind the other
-//     keys    (row_dim / 2, kBlockTokens, 2)   two dimensions of one position are a pair
-//     values  (kBlockTokens / 2, row_dim, 2)   one dimension of two positions is a pair
-//
-// What is stored for a position depends on its key and value alone.
-struct KvArena {
-  uint16_t* blocks = nullptr;  // block 0
-  int64_t block_stride = 0;    // numbers from a block to the next
-  int kv_heads = 0, head_dim = 0;
-
-  // Also the least piece of context that attention looks at.
-  static constexpr int kBlockTokens = 32;
-
-  // head_dim, rounded up to what is read at once. The rest is never written and its results are never used.
-  static constexpr int RowDim(int head_dim) { return (head_dim + 15) / 16 * 16; }
-  static constexpr int64_t BlockNumbers(int kv_heads, int head_dim) {
-    return int64_t{2} * kBlockTokens * kv_heads * RowDim(head_dim);
-  }
-  uint16_t* keys(int32_t block, int kv_head) const {
-    return blocks + block * block_stride + BlockNumbers(kv_head, head_dim);
-  }
-  uint16_t* values(int32_t block, int kv_head) const { return keys(block, kv_head) + kBlockTokens * RowDim(head_dim); }
-  // One number of a position.
-  uint16_t* key(const KvRow& row, int position, int kv_head, int d) const {
-    return keys(row.blocks[position / kBlockTokens], kv_head) + (d / 2 * kBlockTokens + position % kBlockTokens) * 2 +
-           d % 2;
-  }
-  uint16_t* value(const KvRow& row, int position, int kv_head, int d) const {
-    return values(row.blocks[position / kBlockTokens], kv_head) +
-           (position % kBlockTokens / 2 * RowDim(head_dim) + d) * 2 + position % 2;
-  }
-};
-
-// Stores row t's key and value at its position, rounded to the nearest bfloat16.
+// Stores row t's key and value at its position, rounded to the nearest number of the arena's type.
 struct KvStore {
   int T = 0;
   const float* k = nullptr;  // (T, kv_heads, head_dim)

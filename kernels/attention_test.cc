@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/cpu/level.h"
 #include "kernels/half.h"
@@ -14,18 +15,18 @@
 namespace braid {
 namespace {
 
-constexpr uint16_t kNaN = 0xFFFF;
+constexpr KvType kTypes[] = {KvType::kBFloat16, KvType::kInt8};
 
 // One sequence of `tokens` positions over blocks that lie in the arena in descending order. What no position owns is
-// NaN.
+// NaN, in int8 by its scale.
 struct Sequence {
-  Sequence(int heads, int kv_heads, int head_dim, int tokens)
+  Sequence(int heads, int kv_heads, int head_dim, int tokens, KvType type = KvType::kBFloat16)
       : heads(heads), kv_heads(kv_heads), head_dim(head_dim), tokens(tokens) {
     RandomNumbers random(6);
     for (int i = (tokens - 1) / KvArena::kBlockTokens; i >= 0; --i) blocks.push_back(i + 1);
-    const int64_t stride = KvArena::BlockNumbers(kv_heads, head_dim) + 32;
-    memory.assign((blocks.size() + 2) * static_cast<size_t>(stride), kNaN);
-    arena = {memory.data(), stride, kv_heads, head_dim};
+    const int64_t block_bytes = KvArena::BlockBytes(type, kv_heads, head_dim) + 64;
+    memory.assign((blocks.size() + 2) * static_cast<size_t>(block_bytes), std::byte{0xFF});
+    arena = {memory.data(), block_bytes, kv_heads, head_dim, type};
     q = random.Floats(size_t(tokens) * heads * head_dim, 3);
     k = random.Floats(size_t(tokens) * kv_heads * head_dim);
     v = random.Floats(k.size());
@@ -51,7 +52,7 @@ struct Sequence {
 
   int heads, kv_heads, head_dim, tokens;
   std::vector<int32_t> blocks;
-  std::vector<uint16_t> memory;
+  std::vector<std::byte> memory;
   std::vector<float> q, k, v;
   std::vector<KvRow> rows;
   KvArena arena;
@@ -64,12 +65,14 @@ double Norm(const float* x, int n) {
 }
 
 // How far row t may be from the exact result: with u = 2^-24, N positions, and s the largest sum of |q_d k_d|, in
-// powers of two, that a score has (at most the product of the norms, keys being rounded to 8 bits),
-//   - a score is off by at most (dim + 4) u s: a chain of dim products, and the scale;
+// powers of two, that a score has (at most the product of the norms, keys being rounded to 8 bits or to half a 127th of
+// their largest),
+//   - a score is off by at most (dim + 5) u s: a chain of dim products, and the scales of both;
 //   - its difference to the base, those of a span's bases and those of the spans' bases add up to at most 2 s + 8 each,
 //     rounded to u of that; the weight is off by ln 2 times all this, and by 2 u of Exp2;
 //   - weights are rescaled at most once per piece and per span, each time with at most 8 u;
-//   - a sum grows in at most kSpanTokens steps within a span.
+//   - a sum grows in at most kSpanTokens steps within a span;
+//   - the scale of a value costs u of the product, and an int8 value may exceed 1 by half of u.
 // Numerator and denominator both have the weights' errors. Values are below 1.
 double Bound(const Sequence& sequence, int t) {
   const int dim = sequence.head_dim, N = t + 1;
@@ -77,10 +80,10 @@ double Bound(const Sequence& sequence, int t) {
   for (int h = 0; h < sequence.heads; ++h)
     q = std::max(q, Norm(&sequence.q[(size_t(t) * sequence.heads + h) * dim], dim));
   for (int i = 0; i < N * sequence.kv_heads; ++i) k = std::max(k, Norm(&sequence.k[size_t(i) * dim], dim));
-  const double s = q * k * (1 + 0x1p-8) * 1.4427 / std::sqrt(dim);
-  const double weight = 0.6932 * ((dim + 4) * s + 3 * (2 * s + 8)) + 2;
+  const double s = q * k * (1 + std::max(0x1p-8, std::sqrt(dim) / 254)) * 1.4427 / std::sqrt(dim);
+  const double weight = 0.6932 * ((dim + 5) * s + 3 * (2 * s + 8)) + 2;
   const double rescaled = 8.0 * (N / Attention::kPieceTokens + N / Attention::kSpanTokens + 2);
-  return (2 * weight + rescaled + std::min(N, Attention::kSpanTokens) + 8) * 0x1p-24;
+  return (2 * weight + rescaled + std::min(N, Attention::kSpanTokens) + 10) * 0x1p-24;
 }
 
 void ExpectNearReference(const Sequence& sequence, int first, int T, const std::vector<float>& got) {
@@ -99,39 +102,47 @@ TEST(Attention, AgreesWithTheReferenceOnEveryLevel) {
     const ScopedCpuLevel scope(level);
     for (const auto& [heads, kv_heads, head_dim] :
          {std::array{4, 1, 64}, {6, 2, 8}, {3, 3, 72}, {8, 2, 128}, {5, 1, 16}, {2, 1, 24}, {1, 1, 1024}, {51, 1, 8}}) {
-      const Sequence sequence(heads, kv_heads, head_dim, 75);
-      ExpectNearReference(sequence, 0, 75, sequence.Run(0, 75));
+      for (const KvType type : kTypes) {
+        const Sequence sequence(heads, kv_heads, head_dim, 75, type);
+        ExpectNearReference(sequence, 0, 75, sequence.Run(0, 75));
+      }
     }
   }
 }
 
 TEST(Attention, AgreesWithTheReferenceAroundEveryEdge) {
-  const Sequence sequence(4, 2, 64, 1100);
-  for (int position :
-       {0, 1, 14, 15, 16, 30, 31, 32, 33, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 1023, 1024, 1025})
-    ExpectNearReference(sequence, position, 1, sequence.Run(position, 1, 2));
+  for (const KvType type : kTypes) {
+    const Sequence sequence(4, 2, 64, 1100, type);
+    for (int position :
+         {0, 1, 14, 15, 16, 30, 31, 32, 33, 62, 63, 64, 65, 127, 128, 510, 511, 512, 513, 1023, 1024, 1025})
+      ExpectNearReference(sequence, position, 1, sequence.Run(position, 1, 2));
+  }
 }
 
 TEST(Attention, AgreesWithTheReferenceAt128KPositions) {
   constexpr int kLast = 128 * 1024 - 1;
-  const Sequence sequence(2, 1, 16, kLast + 1);
-  const std::vector<float> decoded = sequence.Run(kLast, 1, 2), prefilled = sequence.Run(kLast - 20, 21);
-  ExpectNearReference(sequence, kLast, 1, decoded);
-  EXPECT_EQ(decoded, std::vector<float>(prefilled.end() - 32, prefilled.end()));
+  for (const KvType type : kTypes) {
+    const Sequence sequence(2, 1, 16, kLast + 1, type);
+    const std::vector<float> decoded = sequence.Run(kLast, 1, 2), prefilled = sequence.Run(kLast - 20, 21);
+    ExpectNearReference(sequence, kLast, 1, decoded);
+    EXPECT_EQ(decoded, std::vector<float>(prefilled.end() - 32, prefilled.end()));
+  }
 }
 
 TEST(Attention, GivesARowTheSameBitsHoweverTheStepIsCut) {
-  const Sequence sequence(8, 2, 40, 1100);
-  const std::vector<float> whole = sequence.Run(0, sequence.tokens);
-  const size_t width = sequence.Width();
-  for (int threads : {1, 2, 3, 4}) {
-    ThreadPool pool(threads);
-    AttentionScratch scratch;
-    for (int T : {1, 5, 31, 33, 512}) {
-      std::vector<float> cut(whole.size());
-      for (int first = 0; first < sequence.tokens; first += T)
-        braid::Run(sequence.Op(first, std::min(T, sequence.tokens - first), &cut[first * width]), scratch, pool);
-      ASSERT_EQ(std::memcmp(cut.data(), whole.data(), whole.size() * sizeof(float)), 0) << T << " on " << threads;
+  for (const KvType type : kTypes) {
+    const Sequence sequence(8, 2, 40, 1100, type);
+    const std::vector<float> whole = sequence.Run(0, sequence.tokens);
+    const size_t width = sequence.Width();
+    for (int threads : {1, 2, 3, 4}) {
+      ThreadPool pool(threads);
+      AttentionScratch scratch;
+      for (int T : {1, 5, 31, 33, 512}) {
+        std::vector<float> cut(whole.size());
+        for (int first = 0; first < sequence.tokens; first += T)
+          braid::Run(sequence.Op(first, std::min(T, sequence.tokens - first), &cut[first * width]), scratch, pool);
+        ASSERT_EQ(std::memcmp(cut.data(), whole.data(), whole.size() * sizeof(float)), 0) << T << " on " << threads;
+      }
     }
   }
 }
@@ -160,54 +171,97 @@ TEST(Attention, GivesARowTheSameBitsBesideOtherSequences) {
 
 TEST(Attention, GivesTheSameBitsOnEveryLevel) {
   for (const auto& [heads, kv_heads, head_dim] : {std::array{4, 1, 64}, {4, 2, 72}, {7, 1, 8}}) {
-    const Sequence sequence(heads, kv_heads, head_dim, 600);
-    std::vector<float> portable;
-    for (const CpuLevel* level : SupportedCpuLevels()) {
-      const ScopedCpuLevel scope(level);
-      const std::vector<float> y = sequence.Run(0, sequence.tokens);
-      if (portable.empty()) portable = y;
-      EXPECT_EQ(y, portable) << level->name;
+    for (const KvType type : kTypes) {
+      const Sequence sequence(heads, kv_heads, head_dim, 600, type);
+      std::vector<float> portable;
+      for (const CpuLevel* level : SupportedCpuLevels()) {
+        const ScopedCpuLevel scope(level);
+        const std::vector<float> y = sequence.Run(0, sequence.tokens);
+        if (portable.empty()) portable = y;
+        EXPECT_EQ(y, portable) << level->name;
+      }
     }
   }
 }
 
 TEST(Attention, DoesNotSeePositionsAfterItsOwn) {
-  Sequence sequence(2, 1, 16, 75);
-  const std::vector<float> before = sequence.Run(36, 5);
-  const KvRow& row = sequence.rows[0];
-  for (int position = 38; position < 75; ++position)
-    for (int d = 0; d < 16; ++d)
-      *sequence.arena.key(row, position, 0, d) = *sequence.arena.value(row, position, 0, d) = kNaN;
-  const std::vector<float> after = sequence.Run(36, 5);
-  for (size_t i = 0; i < 2 * 2 * 16; ++i) EXPECT_EQ(before[i], after[i]) << i;  // of 36 and 37
-  for (size_t i = 2 * 2 * 16; i < after.size(); ++i) EXPECT_TRUE(std::isnan(after[i])) << i;
+  for (const KvType type : kTypes) {
+    Sequence sequence(2, 1, 16, 75, type);
+    const std::vector<float> before = sequence.Run(36, 5);
+    const std::vector<float> nan(sequence.k.size(), std::numeric_limits<float>::quiet_NaN());
+    ThreadPool pool(1);
+    braid::Run(KvStore{75 - 38, nan.data(), nan.data(), &sequence.rows[38], sequence.arena}, pool);
+    const std::vector<float> after = sequence.Run(36, 5);
+    for (size_t i = 0; i < 2 * 2 * 16; ++i) EXPECT_EQ(before[i], after[i]) << i;  // of 36 and 37
+    for (size_t i = 2 * 2 * 16; i < after.size(); ++i) EXPECT_TRUE(std::isnan(after[i])) << i;
+  }
 }
 
 TEST(Attention, SurvivesScoresThatWouldOverflowExp) {
-  Sequence sequence(1, 1, 8, 75);
-  for (float& q : sequence.q) q *= 1e4f;
-  for (float value : sequence.Run(0, 75)) ASSERT_TRUE(std::abs(value) <= 1);
+  for (const KvType type : kTypes) {
+    Sequence sequence(1, 1, 8, 75, type);
+    for (float& q : sequence.q) q *= 1e4f;
+    for (float value : sequence.Run(0, 75)) ASSERT_LE(std::abs(value), 1 + 0x1p-20f);
+  }
+}
+
+// Of a row's largest number, or, in bfloat16, of the number itself.
+double StepOf(KvType type, const float* row, int n, int i) {
+  if (type == KvType::kBFloat16) return std::abs(row[i]) * 0x1p-8;
+  float largest = 0;
+  for (int d = 0; d < n; ++d) largest = std::max(largest, std::abs(row[d]));
+  return largest / 254 * (1 + 0x1p-20);
 }
 
 TEST(KvStore, PutsEachRowAtItsPositionRounded) {
-  Sequence sequence(2, 2, 24, 75);
-  ThreadPool pool(2);
-  RandomNumbers random(7);
-  const std::vector<uint16_t> before = sequence.memory;
-  const std::vector<float> k = random.Floats(65 * 48), v = random.Floats(65 * 48);
-  braid::Run(KvStore{65, k.data(), v.data(), &sequence.rows[5], sequence.arena}, pool);
-  size_t changed = 0, differences = 0;
-  for (int t = 0; t < 65; ++t) {
-    for (int i = 0; i < 48; ++i) {
-      const uint16_t* key = sequence.arena.key(sequence.rows[0], t + 5, i / 24, i % 24);
-      const uint16_t* value = sequence.arena.value(sequence.rows[0], t + 5, i / 24, i % 24);
-      ASSERT_NEAR(FloatFromBFloat16(*key), k[t * 48 + i], std::abs(k[t * 48 + i]) * 0x1p-8) << t;
-      ASSERT_EQ(*value, BFloat16FromFloat(v[t * 48 + i])) << t;
-      changed += (*key != before[key - sequence.memory.data()]) + (*value != before[value - sequence.memory.data()]);
+  for (const KvType type : kTypes) {
+    Sequence sequence(2, 2, 24, 75, type);
+    const Sequence before(2, 2, 24, 75, type);
+    ThreadPool pool(2);
+    RandomNumbers random(7);
+    const std::vector<float> k = random.Floats(65 * 48), v = random.Floats(65 * 48);
+    braid::Run(KvStore{65, k.data(), v.data(), &sequence.rows[5], sequence.arena}, pool);
+    for (int position = 0; position < 75; ++position) {
+      for (int i = 0; i < 48; ++i) {
+        const double key = sequence.arena.Key(sequence.rows[0], position, i / 24, i % 24);
+        const double value = sequence.arena.Value(sequence.rows[0], position, i / 24, i % 24);
+        if (position < 5 || position >= 70) {
+          ASSERT_EQ(key, before.arena.Key(before.rows[0], position, i / 24, i % 24)) << position;
+          ASSERT_EQ(value, before.arena.Value(before.rows[0], position, i / 24, i % 24)) << position;
+          continue;
+        }
+        const int row = (position - 5) * 48 + i / 24 * 24, d = i % 24;
+        ASSERT_NEAR(key, k[row + d], StepOf(type, &k[row], 24, d)) << position;
+        ASSERT_NEAR(value, v[row + d], StepOf(type, &v[row], 24, d)) << position;
+      }
+    }
+    // What no row owns: the padding of head_dim, block 0, and what is behind a block.
+    size_t untouched = 0, as_before = 0;
+    for (size_t i = 0; i < before.memory.size(); ++i) {
+      untouched += before.memory[i] == std::byte{0xFF};
+      as_before += before.memory[i] == std::byte{0xFF} && sequence.memory[i] == std::byte{0xFF};
+    }
+    EXPECT_GT(untouched, before.memory.size() / 4);
+    EXPECT_GE(as_before, untouched - 65 * 96 / 64) << "wrote where no row belongs";  // a number may end in 0xFF
+  }
+}
+
+TEST(KvStore, RoundsNumbersOfAnySizeToInt8) {
+  Sequence sequence(1, 1, 8, 2, KvType::kInt8);
+  constexpr float kMax = std::numeric_limits<float>::max(), kInfinity = std::numeric_limits<float>::infinity();
+  ThreadPool pool(1);
+  for (const float largest : {0.0f, 1e-45f, 1e-38f, 1.0f, 1e38f, kMax, kInfinity}) {
+    const float row[8] = {largest, -largest, largest / 2, 0, largest / 254, 1e-45f, -largest / 3, largest};
+    braid::Run(KvStore{1, row, row, &sequence.rows[1], sequence.arena}, pool);
+    for (int d = 0; d < 8; ++d) {
+      const double key = sequence.arena.Key(sequence.rows[0], 1, 0, d);
+      if (std::isinf(largest)) {
+        EXPECT_FALSE(std::isfinite(key)) << d;
+      } else {
+        EXPECT_NEAR(key, row[d], largest / 250 + 1e-36) << largest << ", " << d;
+      }
     }
   }
-  for (size_t i = 0; i < before.size(); ++i) differences += before[i] != sequence.memory[i];
-  EXPECT_EQ(changed, differences) << "wrote where no row belongs";
 }
 
 TEST(Attention, RefusesHeadsThatDoNotFit) {
@@ -223,7 +277,7 @@ TEST(Attention, RefusesHeadsThatDoNotFit) {
   op.arena.kv_heads = 1;
   EXPECT_FALSE(Check(op).ok());
   op = sequence.Op(0, 1, y.data());
-  op.arena.block_stride = 1023;
+  op.arena.block_bytes -= 128;
   EXPECT_FALSE(Check(op).ok());
 }
 

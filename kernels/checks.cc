@@ -49,8 +49,9 @@ absl::Status CheckArena(const KvArena& arena) {
   RETURN_IF_ERROR(Require(arena.kv_heads > 0, "kv_heads must be positive"));
   RETURN_IF_ERROR(Require(arena.head_dim > 0 && arena.head_dim % 8 == 0 && arena.head_dim <= Attention::kHeadDimMax,
                           "head_dim must be a multiple of 8, at most 1024"));
-  return Require(arena.block_stride >= KvArena::BlockNumbers(arena.kv_heads, arena.head_dim),
-                 "block_stride must fit a block");
+  RETURN_IF_ERROR(Require(arena.block_bytes % 64 == 0, "block_bytes must be a multiple of 64"));
+  return Require(arena.block_bytes >= KvArena::BlockBytes(arena.type, arena.kv_heads, arena.head_dim),
+                 "block_bytes must fit a block");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <span>
 #include <string_view>
 #include <thread>
@@ -81,19 +82,22 @@ void Measure(DType type, int T, int N, int K, const MachineLimits& machine, Thre
 
 // T rows of one sequence behind `context` positions. A layer has its own keys and values, and there are so many that
 // decoding finds the caches cold.
-void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadPool& pool) {
+void MeasureAttention(KvType type, int T, int context, double bandwidth, double peak, ThreadPool& pool) {
   constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 64;
   RandomNumbers random(2);
   const int tokens = context + T, blocks = (tokens - 1) / KvArena::kBlockTokens + 1;
-  const int64_t numbers = KvArena::BlockNumbers(kKvHeads, kHeadDim);
-  const double bytes = 2.0 * 2 * kKvHeads * kHeadDim * tokens;
+  const int64_t block_bytes = KvArena::BlockBytes(type, kKvHeads, kHeadDim);
+  const double bytes = static_cast<double>(block_bytes) / KvArena::kBlockTokens * tokens;
   const int layers = T > 8 ? 1 : static_cast<int>(static_cast<double>(kColdBytes) / bytes) + 1;
   std::vector<int32_t> ids;
   for (int i = 0; i < blocks; ++i) ids.push_back((blocks - 1 - i) ^ 1);  // somewhere
-  const HugePages memory(static_cast<size_t>(numbers) * (blocks + 1) * layers * sizeof(uint16_t));
-  uint16_t* const arenas = reinterpret_cast<uint16_t*>(memory.data());
-  for (int64_t i = 0; i < numbers * (blocks + 1) * layers; ++i)
-    arenas[i] = static_cast<uint16_t>(0x3F00 | (random.Bits() & 0x80FF));
+  const int64_t layer_bytes = block_bytes * (blocks + 1);
+  const HugePages memory(static_cast<size_t>(layer_bytes) * layers);
+  // Small numbers of both types, and of scales, alike.
+  for (int64_t i = 0; i < layer_bytes * layers; i += 2) {
+    const auto number = static_cast<uint16_t>(0x3F00 | (random.Bits() & 0x80FF));
+    std::memcpy(memory.data() + i, &number, sizeof number);
+  }
   const std::vector<float> q = random.Floats(static_cast<size_t>(T) * kHeads * kHeadDim);
   std::vector<float> y(q.size());
   std::vector<KvRow> rows;
@@ -102,14 +106,15 @@ void MeasureAttention(int T, int context, double bandwidth, double peak, ThreadP
   const double seconds =
       BestSeconds([&] {
         for (int i = 0; i < layers; ++i) {
-          const KvArena arena{arenas + i * numbers * (blocks + 1), numbers, kKvHeads, kHeadDim};
+          const KvArena arena{memory.data() + i * layer_bytes, block_bytes, kKvHeads, kHeadDim, type};
           Run(Attention{T, kHeads, kKvHeads, kHeadDim, q.data(), rows.data(), arena, y.data()}, scratch, pool);
         }
       }) /
       layers;
   const double flops = 4.0 * kHeads * kHeadDim * T * (context + (T + 1) / 2.0);
-  std::printf("attention T=%-4d after %6d %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s", T, context,
-              seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth, flops / seconds * 1e-9);
+  std::printf("attention %s T=%-4d after %6d %9.1f us %7.2f GB/s %5.1f%% of memory %8.1f GFLOP/s", Name(type).data(), T,
+              context, seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / bandwidth,
+              flops / seconds * 1e-9);
   if (peak > 0) std::printf(" %5.1f%% of FMA", 100 * flops / seconds / peak);
   std::printf("\n");
   std::fflush(stdout);
@@ -125,9 +130,11 @@ void Main(int threads, std::string_view only) {
               probe.int8_instruction().data(), peak * 1e-9);
   if (only != "linear") {
     const double bandwidth = machine.read_bytes_per_second;
-    for (int context : {1 << 10, 1 << 14, 1 << 17})
-      for (int T : {1, 4}) MeasureAttention(T, context - T, bandwidth, peak, pool);
-    for (int context : {0, 1 << 13}) MeasureAttention(512, context, bandwidth, peak, pool);
+    for (const KvType type : {KvType::kBFloat16, KvType::kInt8}) {
+      for (int context : {1 << 10, 1 << 14, 1 << 17})
+        for (int T : {1, 4}) MeasureAttention(type, T, context - T, bandwidth, peak, pool);
+      for (int context : {0, 1 << 13}) MeasureAttention(type, 512, context, bandwidth, peak, pool);
+    }
   }
   if (only == "attention") return;
   for (DType type : kAllDTypes)

@@ -15,93 +15,107 @@ inline constexpr int kPieceBlocks = kPieceTokens / kBlockTokens;
 inline constexpr int kPieceVectors = kPieceTokens / 16;
 static_assert(kAttentionTileRowsMax % kRowsAtOnce == 0 && Attention::kSpanTokens % kPieceTokens == 0);
 
-// A key head's part of the blocks of a piece, and what comes after it, which is fetched meanwhile.
+// A key head's part of the blocks of a piece, and what comes after it, which is fetched meanwhile. Number is uint16_t
+// for bfloat16 and int8_t for int8, which has scales.
+template <typename Number>
 struct Piece {
-  const uint16_t* keys[kPieceBlocks];
-  const uint16_t* values[kPieceBlocks];
-  const uint16_t* next_keys[kPieceBlocks];
-  const uint16_t* next_values[kPieceBlocks];
+  const Number* keys[kPieceBlocks];
+  const Number* values[kPieceBlocks];
+  const Number* next_keys[kPieceBlocks];
+  const Number* next_values[kPieceBlocks];
+  const float* key_scales[kPieceBlocks];
+  const float* value_scales[kPieceBlocks];
 };
+template <typename Number>
+inline constexpr bool kScaled = std::is_same_v<Number, int8_t>;
+
+// Numbers that lie in a word, and what LoadPart gives of one in relation to what it is.
+template <typename Number>
+inline constexpr int kParts = KvArena::kWordBytes / sizeof(Number);
+template <typename Number>
+inline constexpr float kPartUnit = kScaled<Number> ? kInt8PartUnit : 1;
+
+// Calls run<part>() for all parts of a word.
+template <int parts, typename F>
+inline void ForParts(const F& run) {
+  run.template operator()<0>();
+  run.template operator()<1>();
+  if constexpr (parts == 4) {
+    run.template operator()<2>();
+    run.template operator()<3>();
+  }
+}
 
 // Scores of R rows with the 16 * V positions of the piece from vector `first` on. Row r's number d is q[6 d + r], its
 // scores go to p[64 r].
-template <int R, int V>
-void Scores(const float* q, const Piece& piece, int first, int pairs, float* p) {
-  const uint16_t *keys[V], *next[V];
+template <int R, int V, typename Number>
+void Scores(const float* q, const Piece<Number>& piece, int first, int dim, float* p) {
+  constexpr int P = kParts<Number>;
+  const Number *keys[V], *next[V];
   BRAID_UNROLL for (int v = 0; v < V; ++v) {
-    const int block = (first + v) / 2, half = (first + v) % 2 * 32;
+    const int block = (first + v) / 2, half = (first + v) % 2 * 16 * P;
     keys[v] = piece.keys[block] + half, next[v] = piece.next_keys[block] + half;
   }
   V16 acc[R][V];
   BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Zero16();
-  const auto add = [&](const float* x, const V16(&k)[V]) {
-    BRAID_UNROLL for (int r = 0; r < R; ++r) {
-      const V16 all = Broadcast16(x[r]);
-      BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, k[v], acc[r][v]);
-    }
-  };
-  for (int i = 0; i < pairs; ++i, q += 2 * kRowsAtOnce) {
-    const int64_t at = int64_t{i} * 2 * kBlockTokens;
-    V16 k[V];
-    BRAID_UNROLL for (int v = 0; v < V; ++v) k[v] = LoadEven16BF16(keys[v] + at);
-    add(q, k);
-    BRAID_UNROLL for (int v = 0; v < V; ++v) k[v] = LoadOdd16BF16(keys[v] + at);
-    add(q + kRowsAtOnce, k);
+  int64_t at = 0;
+  for (int d = 0; d < dim; d += P, q += P * kRowsAtOnce, at += P * kBlockTokens) {
+    ForParts<P>([&]<int part>() {
+      V16 k[V];
+      BRAID_UNROLL for (int v = 0; v < V; ++v) k[v] = LoadPart<part>(keys[v] + at);
+      BRAID_UNROLL for (int r = 0; r < R; ++r) {
+        const V16 all = Broadcast16(q[part * kRowsAtOnce + r]);
+        BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, k[v], acc[r][v]);
+      }
+    });
     BRAID_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next[v] + at);
+  }
+  if constexpr (kScaled<Number>) {
+    BRAID_UNROLL for (int v = 0; v < V; ++v) {
+      const V16 scales = Load16(piece.key_scales[(first + v) / 2] + (first + v) % 2 * 16);
+      BRAID_UNROLL for (int r = 0; r < R; ++r) acc[r][v] = Mul(acc[r][v], scales);
+    }
   }
   BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v)
       Store(p + r * kPieceTokens + 16 * (first + v), acc[r][v]);
 }
 
 // y += sum of p[j] * value[j] over the piece's positions [begin, end), for R rows (p[64 r], y[dim r]) and 16 * V
-// dimensions from `d` on. The positions are added one by one, in order.
-template <int R, int V>
-void AddValues(const float* p, const Piece& piece, int begin, int end, int dim, int d, float* y) {
+// dimensions from `d` on. The positions are added one by one, in order; p has the scales of the values in it.
+template <int R, int V, typename Number>
+void AddValues(const float* p, const Piece<Number>& piece, int begin, int end, int dim, int d, float* y) {
+  constexpr int P = kParts<Number>;
   V16 acc[R][V];
   BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] =
       Load16(y + r * dim + d + 16 * v);
-  const auto add = [&](const float* x, const V16(&value)[V]) {
-    BRAID_UNROLL for (int r = 0; r < R; ++r) {
-      const V16 all = Broadcast16(x[r * kPieceTokens]);
-      BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, value[v], acc[r][v]);
-    }
-  };
-  for (int block = begin / kBlockTokens; block * kBlockTokens < end; ++block) {
-    int j = std::max(begin, block * kBlockTokens);
-    const int stop = std::min(end, (block + 1) * kBlockTokens);
-    int64_t at = (int64_t{j % kBlockTokens / 2} * dim + d) * 2;
-    const uint16_t *values = piece.values[block], *next = piece.next_values[block];
-    V16 value[V];
-    if (j % 2 == 1) {
-      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadOdd16BF16(values + at + 32 * v);
-      add(p + j, value);
-      ++j, at += 2 * dim;
-    }
-    for (; j + 1 < stop; j += 2, at += 2 * dim) {
-      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadEven16BF16(values + at + 32 * v);
-      add(p + j, value);
-      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadOdd16BF16(values + at + 32 * v);
-      add(p + j + 1, value);
-      BRAID_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next + at + 32 * v);
-    }
-    if (j < stop) {
-      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadEven16BF16(values + at + 32 * v);
-      add(p + j, value);
-    }
+  for (int j = begin / P * P; j < end; j += P) {
+    const int block = j / kBlockTokens;
+    const int64_t at = (int64_t{j % kBlockTokens / P} * dim + d) * P;
+    const Number *values = piece.values[block] + at, *next = piece.next_values[block] + at;
+    ForParts<P>([&]<int part>() {
+      if (j + part < begin || j + part >= end) return;
+      V16 value[V];
+      BRAID_UNROLL for (int v = 0; v < V; ++v) value[v] = LoadPart<part>(values + 16 * P * v);
+      BRAID_UNROLL for (int r = 0; r < R; ++r) {
+        const V16 all = Broadcast16(p[r * kPieceTokens + j + part]);
+        BRAID_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = Fma(all, value[v], acc[r][v]);
+      }
+    });
+    BRAID_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next + 16 * P * v);
   }
   BRAID_UNROLL for (int r = 0; r < R; ++r) BRAID_UNROLL for (int v = 0; v < V; ++v)
       Store(y + r * dim + d + 16 * v, acc[r][v]);
 }
 
 // All vectors of some rows, in the tiles that this level's registers hold.
-template <int R>
-void ScoresOfRows(const float* q, const Piece& piece, int vectors, int pairs, float* p) {
+template <int R, typename Number>
+void ScoresOfRows(const float* q, const Piece<Number>& piece, int vectors, int dim, float* p) {
   int v = 0;
-  for (; v + kAttentionVectors <= vectors; v += kAttentionVectors) Scores<R, kAttentionVectors>(q, piece, v, pairs, p);
-  for (; v < vectors; ++v) Scores<R, 1>(q, piece, v, pairs, p);
+  for (; v + kAttentionVectors <= vectors; v += kAttentionVectors) Scores<R, kAttentionVectors>(q, piece, v, dim, p);
+  for (; v < vectors; ++v) Scores<R, 1>(q, piece, v, dim, p);
 }
-template <int R>
-void AddValuesOfRows(const float* p, const Piece& piece, int begin, int end, int dim, float* y) {
+template <int R, typename Number>
+void AddValuesOfRows(const float* p, const Piece<Number>& piece, int begin, int end, int dim, float* y) {
   int d = 0;
   for (; d + 16 * kAttentionVectors <= dim; d += 16 * kAttentionVectors)
     AddValues<R, kAttentionVectors>(p, piece, begin, end, dim, d, y);
@@ -131,9 +145,10 @@ inline void Scale(float* y, int dim, V16 factor) {
 }
 
 // The scores at p, of which row r sees the first `count`, to weights in relation to its base; zeros where it sees none.
+// What the values are multiplied with has their scales in it, which lie block by block.
 // The base is a score that no other one exceeds by much: as it rarely moves, nothing waits for the maximum of a piece.
-template <bool kWhole>
-inline void Update(const Running& state, int r, int dim, float* p, int count) {
+template <bool kWhole, bool kScales>
+inline void Update(const Running& state, int r, int dim, const float* const* scales, float* p, int count) {
   alignas(64) static constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   constexpr float kMuch = 8;  // weights stay below 2^8
   const auto where_seen = [&](int v, V16 yes, V16 no) {
@@ -157,8 +172,9 @@ inline void Update(const Running& state, int r, int dim, float* p, int count) {
   Exp2(score);
   BRAID_UNROLL for (int v = 0; v < kPieceVectors; ++v) {
     score[v] = where_seen(v, score[v], Zero16());
-    Store(p + 16 * v, score[v]);
     sum = Add(sum, score[v]);
+    if constexpr (kScales) score[v] = Mul(score[v], Load16(scales[v / 2] + v % 2 * 16));
+    Store(p + 16 * v, score[v]);
   }
   Store(state.sum + 16 * r, sum);
 }
@@ -174,6 +190,7 @@ struct AttentionWalk {
         position(item.tile.position),
         group(op.heads / op.kv_heads),
         dim(KvArena::RowDim(op.head_dim)),
+        part_unit(op.arena.type == KvType::kInt8 ? kPartUnit<int8_t> : kPartUnit<uint16_t>),
         queries_stride(int64_t{rows + kRowsAtOnce - 1} / kRowsAtOnce * kRowsAtOnce * op.head_dim) {}
 
   int64_t Offset(int head, int r) const {  // of a row in q and y
@@ -184,9 +201,9 @@ struct AttentionWalk {
   int spans() const { return position / Attention::kSpanTokens + 1; }
   Running State(float* memory) const { return Running(memory, heads * rows, dim); }
 
-  // Six by six rows, transposed; times what makes scores exponents of two.
+  // Six by six rows, transposed; times what makes scores exponents of two, of keys as LoadPart gives them.
   void LoadQueries() {
-    const float scale = 1.44269504f / std::sqrt(static_cast<float>(op.head_dim));
+    const float scale = 1.44269504f / std::sqrt(static_cast<float>(op.head_dim)) / part_unit;
     for (int head = 0; head < heads; ++head) {
       for (int r = 0; r < rows; ++r) {
         const float* from = op.q + Offset(head, r);
@@ -196,23 +213,32 @@ struct AttentionWalk {
     }
   }
 
-  Piece Locate(int start, int head) const {
-    Piece piece;
+  template <typename Number>
+  Piece<Number> Locate(int start, int head) const {
+    Piece<Number> piece;
     const int32_t* blocks = where(0).blocks;
     const int last = position / kBlockTokens;
     const int next_head = first_head + (head + 1) % heads, skip = (head + 1) / heads * kPieceBlocks;
     for (int b = 0; b < kPieceBlocks; ++b) {
       const int block = start / kBlockTokens + b, next_block = block + skip;
       const int32_t now = blocks[std::min(block, last)], next = blocks[std::min(next_block, last)];
-      piece.keys[b] = op.arena.keys(now, first_head + head), piece.next_keys[b] = op.arena.keys(next, next_head);
-      piece.values[b] = op.arena.values(now, first_head + head),
-      piece.next_values[b] = op.arena.values(next, next_head);
+      piece.keys[b] = reinterpret_cast<const Number*>(op.arena.keys(now, first_head + head));
+      piece.values[b] = reinterpret_cast<const Number*>(op.arena.values(now, first_head + head));
+      piece.next_keys[b] = reinterpret_cast<const Number*>(op.arena.keys(next, next_head));
+      piece.next_values[b] = reinterpret_cast<const Number*>(op.arena.values(next, next_head));
+      if constexpr (kScaled<Number>) {
+        piece.key_scales[b] = op.arena.key_scales(now, first_head + head);
+        piece.value_scales[b] = op.arena.value_scales(now, first_head + head);
+        const float* scales = op.arena.key_scales(next, next_head);
+        BRAID_UNROLL for (int i = 0; i < 2 * kBlockTokens; i += 16) __builtin_prefetch(scales + i);
+      }
     }
     return piece;
   }
 
   // Rows [first, first + n), n <= 6, of a head meet the piece from position `start` on.
-  void MeetPiece(const Running& state, const Piece& piece, int start, int head, int first, int n) {
+  template <typename Number>
+  void MeetPiece(const Running& state, const Piece<Number>& piece, int start, int head, int first, int n) {
     int count[kRowsAtOnce], least = kPieceTokens, most = 0;
     for (int r = 0; r < n; ++r) {
       count[r] = std::clamp(where(first + r).position + 1 - start, 0, kPieceTokens);
@@ -223,14 +249,13 @@ struct AttentionWalk {
     const int at = head * rows + first;
     const float* six = q + head * queries_stride + int64_t{first} * op.head_dim;
     float* y = state.y + int64_t{at} * dim;
-    ByRows(n, [&]<int R>(int r) {
-      ScoresOfRows<R>(six + r, piece, (most + 15) / 16, op.head_dim / 2, p + r * kPieceTokens);
-    });
+    ByRows(n,
+           [&]<int R>(int r) { ScoresOfRows<R>(six + r, piece, (most + 15) / 16, op.head_dim, p + r * kPieceTokens); });
     for (int r = 0; r < n; ++r) {
       if (count[r] == kPieceTokens) {
-        Update<true>(state, at + r, dim, p + r * kPieceTokens, count[r]);
+        Update<true, kScaled<Number>>(state, at + r, dim, piece.value_scales, p + r * kPieceTokens, count[r]);
       } else if (count[r] > 0) {
-        Update<false>(state, at + r, dim, p + r * kPieceTokens, count[r]);
+        Update<false, kScaled<Number>>(state, at + r, dim, piece.value_scales, p + r * kPieceTokens, count[r]);
       }
     }
     // What all see goes together; a row never touches a value that it does not see.
@@ -241,6 +266,10 @@ struct AttentionWalk {
   }
 
   void WalkSpan(const Running& state, int span) {
+    op.arena.type == KvType::kInt8 ? WalkSpanOf<int8_t>(state, span) : WalkSpanOf<uint16_t>(state, span);
+  }
+  template <typename Number>
+  void WalkSpanOf(const Running& state, int span) {
     std::fill_n(state.y, int64_t{heads} * rows * dim, 0.0f);
     std::fill_n(state.sum, heads * rows * 16, 0.0f);
     std::fill_n(state.base, heads * rows, std::numeric_limits<float>::lowest());
@@ -248,7 +277,7 @@ struct AttentionWalk {
     const int end_at = std::min(position + 1, begin_at + Attention::kSpanTokens);
     for (int start = begin_at; start < end_at; start += kPieceTokens) {
       for (int head = 0; head < heads; ++head) {
-        const Piece piece = Locate(start, head);
+        const Piece<Number> piece = Locate<Number>(start, head);
         for (int r = 0; r < rows; r += kRowsAtOnce)
           MeetPiece(state, piece, start, head, r, std::min(kRowsAtOnce, rows - r));
       }
@@ -273,7 +302,7 @@ struct AttentionWalk {
 
   void Finish(const Running& total) const {
     for (int i = 0; i < heads * rows; ++i) {
-      const float inverse = 1.0f / Sum(Load16(total.sum + 16 * i));
+      const float inverse = 1.0f / part_unit / Sum(Load16(total.sum + 16 * i));
       const float* from = total.y + int64_t{i} * dim;
       float* to = op.y + Offset(i / rows, i % rows);
       for (int d = 0; d < op.head_dim; ++d) to[d] = from[d] * inverse;
@@ -282,6 +311,7 @@ struct AttentionWalk {
 
   const Attention& op;
   const int first_head, heads, begin, rows, position, group, dim;
+  const float part_unit;
   const int64_t queries_stride;
   alignas(64) float q[kAttentionTileFloats];
 };

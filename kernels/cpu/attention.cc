@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cpu/level.h"
 #include "kernels/half.h"
@@ -13,19 +14,52 @@ constexpr int kItemsPerThread = 8;
 
 int Spans(const AttentionTile& tile) { return tile.position / Attention::kSpanTokens + 1; }
 
+// What makes 127 steps either way of the largest of n numbers. Numbers that are not finite make one that is not.
+float Int8Scale(const float* x, int n) {
+  uint32_t largest = 0;  // the bits of sizes, which rise as they do
+  for (int i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7FFFFFFF);
+  return std::bit_cast<float>(largest) * (1.0f / 127);
+}
+
+struct ToInt8 {
+  explicit ToInt8(float scale) : inverse(scale > 0 ? 1.0f / scale : 0.0f) {}
+  int8_t operator()(float x) const {
+    constexpr float kWhole = 0x1.8p23f;  // a number of this size has no room for a fraction, so it is rounded
+    const float rounded = std::clamp(x * inverse, -127.0f, 127.0f) + kWhole;
+    return static_cast<int8_t>(std::bit_cast<int32_t>(rounded) - std::bit_cast<int32_t>(kWhole));
+  }
+  const float inverse;
+};
+
+// Key and value of position j of a block, as `key_number` and `value_number` make them of floats.
+template <typename Number, typename KeyNumber, typename ValueNumber>
+void StoreHead(const KvArena& arena, int32_t block, int head, int j, const float* k, const float* v,
+               const KeyNumber& key_number, const ValueNumber& value_number) {
+  constexpr int P = KvArena::kWordBytes / sizeof(Number);
+  const int dim = arena.head_dim;
+  Number* key = reinterpret_cast<Number*>(arena.keys(block, head)) + j * P;
+  Number* value = reinterpret_cast<Number*>(arena.values(block, head)) + j / P * KvArena::RowDim(dim) * P + j % P;
+  for (int d = 0; d < dim; d += P, key += P * KvArena::kBlockTokens)
+    for (int part = 0; part < P; ++part) key[part] = key_number(k[d + part]);
+  for (int d = 0; d < dim; ++d) value[d * P] = value_number(v[d]);
+}
+
 void StorePosition(const KvStore& op, int t) {
   const KvArena& arena = op.arena;
-  const int dim = arena.head_dim, step = 2 * KvArena::kBlockTokens;
-  const KvRow& row = op.rows[t];
-  for (int h = 0; h < arena.kv_heads; ++h) {
-    const int64_t at = (int64_t{t} * arena.kv_heads + h) * dim;
-    uint16_t* key = arena.key(row, row.position, h, 0);
-    uint16_t* value = arena.value(row, row.position, h, 0);
-    for (int d = 0; d < dim; d += 2, key += step) {
-      key[0] = BFloat16FromFloat(op.k[at + d]);
-      key[1] = BFloat16FromFloat(op.k[at + d + 1]);
+  const int dim = arena.head_dim, position = op.rows[t].position;
+  const int32_t block = op.rows[t].blocks[position / KvArena::kBlockTokens];
+  const int j = position % KvArena::kBlockTokens;
+  for (int head = 0; head < arena.kv_heads; ++head) {
+    const int64_t at = (int64_t{t} * arena.kv_heads + head) * dim;
+    const float *k = op.k + at, *v = op.v + at;
+    if (arena.type == KvType::kInt8) {
+      const float key_scale = Int8Scale(k, dim), value_scale = Int8Scale(v, dim);
+      arena.key_scales(block, head)[j] = key_scale;
+      arena.value_scales(block, head)[j] = value_scale;
+      StoreHead<int8_t>(arena, block, head, j, k, v, ToInt8(key_scale), ToInt8(value_scale));
+    } else {
+      StoreHead<uint16_t>(arena, block, head, j, k, v, BFloat16FromFloat, BFloat16FromFloat);
     }
-    for (int d = 0; d < dim; ++d) value[2 * d] = BFloat16FromFloat(op.v[at + d]);
   }
 }
 

@@ -50,6 +50,9 @@ inline int AttentionTileRows(int head_dim) {
   return std::min(kAttentionTileRowsMax, kAttentionTileFloats / KvArena::RowDim(head_dim) / 6 * 6);
 }
 
+// An int8 of a KV arena, once widened, is this many times as large: it stays at the top of its word.
+inline constexpr float kInt8PartUnit = 0x1p24f;
+
 struct CpuLevel {
   std::string_view name;
   bool (*supported)();

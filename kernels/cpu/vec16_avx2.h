@@ -30,16 +30,26 @@ inline V16 Load16BF16(const void* p) {
   const __m128i* from = static_cast<const __m128i*>(p);
   return {WidenBF16(_mm_loadu_si128(from)), WidenBF16(_mm_loadu_si128(from + 1))};
 }
-inline V16 LoadEven16BF16(const uint16_t* p) {
-  const __m256i* from = reinterpret_cast<const __m256i*>(p);
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(from), 16)),
-          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(from + 1), 16))};
+template <int part>
+inline __m256 BF16Part(const uint16_t* words) {
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  return _mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(all, 16)
+                                       : _mm256_and_si256(all, _mm256_set1_epi32(~0xFFFF)));
 }
-inline V16 LoadOdd16BF16(const uint16_t* p) {
-  const __m256i* from = reinterpret_cast<const __m256i*>(p);
-  const __m256i upper = _mm256_set1_epi32(~0xFFFF);
-  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from), upper)),
-          _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(from + 1), upper))};
+template <int part>
+inline __m256 Int8Part(const int8_t* words) {
+  constexpr int kTop = part << 24 | 0x808080;  // the part goes to the top of its word, zeros follow
+  const __m128i control = _mm_set_epi32(kTop + (12 << 24), kTop + (8 << 24), kTop + (4 << 24), kTop);
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(all, _mm256_broadcastsi128_si256(control)));
+}
+template <int part>
+inline V16 LoadPart(const uint16_t* words) {
+  return {BF16Part<part>(words), BF16Part<part>(words + 16)};
+}
+template <int part>
+inline V16 LoadPart(const int8_t* words) {
+  return {Int8Part<part>(words), Int8Part<part>(words + 32)};
 }
 inline __m256i RoundToBF16(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v), top = _mm256_srli_epi32(bits, 16);

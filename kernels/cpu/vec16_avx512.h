@@ -16,11 +16,17 @@ inline V16 Load16BF16(const void* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
-inline V16 LoadEven16BF16(const uint16_t* p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+template <int part>
+inline V16 LoadPart(const uint16_t* words) {
+  const __m512i all = _mm512_loadu_si512(words);
+  return _mm512_castsi512_ps(part == 0 ? _mm512_slli_epi32(all, 16)
+                                       : _mm512_and_si512(all, _mm512_set1_epi32(~0xFFFF)));
 }
-inline V16 LoadOdd16BF16(const uint16_t* p) {
-  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(~0xFFFF)));
+template <int part>
+inline V16 LoadPart(const int8_t* words) {
+  constexpr int kTop = part << 24 | 0x808080;  // the part goes to the top of its word, zeros follow
+  const __m512i control = _mm512_set4_epi32(kTop + (12 << 24), kTop + (8 << 24), kTop + (4 << 24), kTop);
+  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(_mm512_loadu_si512(words), control));
 }
 inline void StoreBF16(uint16_t* p, V16 v) {
   const __m512i bits = _mm512_castps_si512(v);

@@ -53,12 +53,14 @@ inline V16 Load16F16(const void* p) {
 inline V16 Load16BF16(const void* p) {
   return Map16([&](int i) { return FloatFromBFloat16(LoadU16(static_cast<const char*>(p) + 2 * i)); });
 }
-// The first and the second of each of sixteen pairs.
-inline V16 LoadEven16BF16(const uint16_t* p) {
-  return Map16([&](int i) { return FloatFromBFloat16(p[2 * i]); });
+// The first, second, ... of the two bfloat16 or four int8 in each of sixteen words; int8 times kInt8PartUnit.
+template <int part>
+inline V16 LoadPart(const uint16_t* words) {
+  return Map16([&](int i) { return FloatFromBFloat16(words[2 * i + part]); });
 }
-inline V16 LoadOdd16BF16(const uint16_t* p) {
-  return Map16([&](int i) { return FloatFromBFloat16(p[2 * i + 1]); });
+template <int part>
+inline V16 LoadPart(const int8_t* words) {
+  return Map16([&](int i) { return static_cast<float>(words[4 * i + part]) * kInt8PartUnit; });
 }
 // To nearest, ties to even; a NaN stays one.
 inline void StoreBF16(uint16_t* p, const V16& v) {

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/half.h"
-
 namespace braid::ref {
 
 void Run(const Attention& op) {
@@ -17,7 +15,7 @@ void Run(const Attention& op) {
       std::vector<double> p(row.position + 1);
       for (int j = 0; j <= row.position; ++j) {
         for (int d = 0; d < dim; ++d)
-          p[j] += double{op.q[at + d]} * double{FloatFromBFloat16(*op.arena.key(row, j, h / group, d))};
+          p[j] += double{op.q[at + d]} * op.arena.Key(row, j, h / group, d);
         p[j] /= std::sqrt(static_cast<double>(dim));
       }
       const double max = *std::ranges::max_element(p);
@@ -25,8 +23,7 @@ void Run(const Attention& op) {
       for (double& value : p) sum += value = std::exp(value - max);
       for (int d = 0; d < dim; ++d) {
         double y = 0;
-        for (int j = 0; j <= row.position; ++j)
-          y += p[j] * double{FloatFromBFloat16(*op.arena.value(row, j, h / group, d))};
+        for (int j = 0; j <= row.position; ++j) y += p[j] * op.arena.Value(row, j, h / group, d);
         op.y[at + d] = static_cast<float>(y / sum);
       }
     }
