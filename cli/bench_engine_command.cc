@@ -25,7 +25,7 @@ namespace braid {
 namespace {
 
 struct BenchEngineFlags {
-  std::string model, json;
+  std::string model, json, kv_type = "bf16";
   EngineBenchOptions bench;
 };
 
@@ -49,16 +49,18 @@ class SampleProgressLine {
 };
 
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
+  const KvType kv_type = *KvTypeNamed(flags.kv_type);
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
   if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
-  const BenchPlan plan = PlanPoints(flags.bench, config, KvPool::BlockBytes(config));
+  const BenchPlan plan = PlanPoints(flags.bench, config, KvPool::BlockBytes(config, kv_type));
   for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
   if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> weights,
                    WorkerWeights::Create(model.get(), flags.bench.threads));
   RETURN_IF_ERROR(weights->Load(WorkerWeights::What::kAll, [] { return false; }));
   EngineBenchOptions options = flags.bench;
+  options.kv_type = kv_type;
   options.weight_copy_bytes = weights->packed_bytes();
   absl::StatusOr<EngineBenchResults> results = absl::UnknownError("");
   {
@@ -94,6 +96,7 @@ void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
   add("--steps", options.steps, "Decode steps of one sample")->check(CLI::Range(1, 100000));
   add("--repeat", options.repeat, "Samples of each; medians are shown")->check(CLI::Range(1, 1000));
   add("--seed", options.seed, "Of the random tokens");
+  add("--kv-type", flags->kv_type, "How keys and values are kept")->check(CLI::IsMember({"bf16", "int8"}));
   add("--kv-bytes", options.kv_bytes_max, "Memory for keys and values, such as 2G; what needs more is left out")
       ->transform(CLI::AsSizeValue(false));
   command->add_option("--json", flags->json,

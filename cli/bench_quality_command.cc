@@ -30,7 +30,7 @@ constexpr int64_t kStepLogitsMax = 16 << 20;  // of each engine: 64 MB
 constexpr int kStepRowsLikely = 256;
 
 struct BenchQualityFlags {
-  std::string model, text, json, logits;
+  std::string model, text, json, logits, kv_type = "bf16";
   int tokens = 4096, sequence_tokens = 4096;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 };
@@ -68,7 +68,8 @@ class TokensLine {
 
 std::string Table(const BenchQualityFlags& flags, const TokenSequences& sequences, const QualityFigures& figures) {
   const Distribution& kl = figures.kl;
-  std::string out = fmt::format("{}: int8 activations against float32, the same weights\n", flags.model);
+  std::string out = fmt::format("{}: int8 activations{} against float32, the same weights\n", flags.model,
+                                flags.kv_type == "int8" ? " and int8 keys and values" : "");
   out += fmt::format("{} tokens of {} in {} sequences\n\n", kl.count, flags.text.empty() ? "random ids" : flags.text,
                      sequences.size());
   out += fmt::format("  {:<28}{:>12}{:>12}{:>12}{:>12}\n", "", "mean", "median", "p99", "max");
@@ -89,6 +90,7 @@ std::string Json(const BenchQualityFlags& flags, const TokenSequences& sequences
       {"text", flags.text},
       {"tokens", kl.count},
       {"sequences", sequences.size()},
+      {"kv_type", flags.kv_type},
       {"kl", {{"mean", kl.mean}, {"p50", kl.p50}, {"p90", kl.p90}, {"p99", kl.p99}, {"max", kl.max}}},
       {"top1_agreement", figures.top1_agreement},
       {"logprob_error_max", figures.logprob_error_max},
@@ -112,6 +114,7 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
   ThreadPool pool(flags.threads);
 
   QualityRunOptions options;
+  options.kv_type = *KvTypeNamed(flags.kv_type);
   options.rows_max = static_cast<int>(std::clamp<int64_t>(kStepLogitsMax / config.vocab_size, 1, kStepRowsLikely));
   std::unique_ptr<LogitsFile> logits;
   if (!flags.logits.empty()) {
@@ -142,6 +145,11 @@ void AddBenchQualityCommand(CLI::App& bench, int* exit_code) {
                    "A file to read through the model; control tokens count as such, and each first-token (BOS) "
                    "begins a sequence. Default: random ids")
       ->check(CLI::ExistingFile);
+  quality
+      ->add_option("--kv-type", flags->kv_type,
+                   "How keys and values are kept of what is compared with bf16 and float32")
+      ->check(CLI::IsMember({"bf16", "int8"}))
+      ->capture_default_str();
   quality->add_option("--tokens", flags->tokens, "As many of it at most")
       ->check(CLI::Range(1, 10'000'000))
       ->capture_default_str();

@@ -68,6 +68,7 @@ absl::Status LocalStack::StartWorkers(const std::function<bool()>& stop) {
   worker.exchange = "inprocess";
   worker.threads = options_.threads;
   worker.kv_bytes = options_.kv_bytes;
+  worker.kv_type = options_.kv_type;
   ASSIGN_OR_RETURN(worker_, Worker::Start(model_.get(), worker, &metrics_, stop));
   return absl::OkStatus();
 }
@@ -83,6 +84,8 @@ absl::Status LocalStack::SpawnWorker(size_t index) {
                                         "worker-" + std::to_string(index),
                                         "--threads",
                                         std::to_string(threads),
+                                        "--kv-type",
+                                        options_.kv_type,
                                         "--exit-with-parent"};
   if (options_.kv_bytes > 0) {
     arguments.push_back("--kv-bytes");

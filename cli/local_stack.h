@@ -20,6 +20,7 @@ struct LocalStackOptions {
   std::string model_path;
   int workers = 0;  // 0: one worker in this process; else so many worker processes
   int threads = 0;  // compute threads over all workers; 0: one per core
+  std::string kv_type = "bf16";
   uint64_t kv_bytes = 0;
   int draft_tokens_max = RouterOptions{}.draft_tokens_max;
   int answer_tokens_default = GatewayOptions{}.answer_tokens_default;

@@ -77,6 +77,11 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
                    "Memory for keys and values over all workers, such as 2G; 0: chosen")
       ->transform(CLI::AsSizeValue(false));
   serve
+      ->add_option("--kv-type", flags->stack.kv_type,
+                   "How keys and values are kept: int8 takes half the memory of bf16, at some distance from the model")
+      ->check(CLI::IsMember({"bf16", "int8"}))
+      ->capture_default_str();
+  serve
       ->add_option("--answer-tokens-default", flags->stack.answer_tokens_default,
                    "Longest answer of a request without max_tokens, which memory is reserved for; 0: what the context "
                    "has left")

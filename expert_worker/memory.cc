@@ -66,8 +66,9 @@ uint64_t AvailableMemoryBytes() { return Available(0); }
 
 uint64_t MemoryForCopiesBytes() { return Available(FilePagesInContainer()); }  // MemAvailable has them already
 
-absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, uint64_t kv_bytes, uint64_t available_bytes) {
-  const uint64_t block_bytes = std::max<uint64_t>(KvPool::BlockBytes(config), 1);
+absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, KvType type, uint64_t kv_bytes,
+                                   uint64_t available_bytes) {
+  const uint64_t block_bytes = std::max<uint64_t>(KvPool::BlockBytes(config, type), 1);
   const uint64_t context_blocks =
       (static_cast<uint64_t>(config.context_tokens_max) + kKvBlockTokens - 1) / kKvBlockTokens;
   const uint64_t useful = std::min(kContextsMax * context_blocks, kBlocksMax);

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "kernels/kv_arena.h"
 #include "model/config.h"
 
 namespace braid {
@@ -15,6 +16,6 @@ uint64_t MemoryForCopiesBytes();
 // How many KV blocks to own. `kv_bytes` 0: a quarter of `available_bytes`, at most what 64 full contexts need. The rest
 // stays for weights that are not mapped in yet, scratch and the other processes. kResourceExhausted with needed and
 // available bytes if `kv_bytes` is more than is available or not even a short sequence fits.
-absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, uint64_t kv_bytes, uint64_t available_bytes);
+absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, KvType type, uint64_t kv_bytes, uint64_t available_bytes);
 
 }  // namespace braid

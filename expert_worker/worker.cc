@@ -57,11 +57,15 @@ std::string HostAndPid() {
   return fmt::format("{}:{}", host, getpid());
 }
 
-absl::Status CheckOptions(const WorkerOptions& options) {
+absl::Status CheckOptions(const WorkerOptions& options, const ModelConfig& config) {
   if (options.threads < 0 || options.threads > 1024) return InvalidArgument("threads must be in [0, 1024]");
   if (options.step_tokens_max < 1 || options.step_tokens_max > kStepRowsMax) {
     return InvalidArgument(fmt::format("step_tokens_max must be in [1, {}]", kStepRowsMax));
   }
+  if (!KvTypeNamed(options.kv_type)) return InvalidArgument("kv_type must be bf16 or int8, not " + options.kv_type);
+  if (config.architecture == "checksum" && options.kv_type != "bf16")
+    return InvalidArgument("kv_type is " + options.kv_type +
+                           ": this is a checksum model, whose numbers cannot be rounded");
   if (options.sequences_max < 1) return InvalidArgument("sequences_max must be at least 1");
   if (options.snapshots_max < -1) return InvalidArgument("snapshots_max must be at least 0, or -1 for the default");
   if (options.expert_slots < 0) return InvalidArgument("expert_slots must not be negative");
@@ -112,6 +116,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, int kv
   hello.set_model_digest(model.digest());
   hello.set_kv_blocks(static_cast<uint64_t>(kv_blocks));
   hello.set_kv_block_tokens(kKvBlockTokens);
+  hello.set_kv_type(options.kv_type);
   hello.set_sequences_max(static_cast<uint32_t>(options.sequences_max));
   hello.set_step_tokens_max(static_cast<uint32_t>(options.step_tokens_max));
   hello.set_exchange(options.exchange);
@@ -144,7 +149,7 @@ class WorkerImpl : public Worker {
         weights_(std::move(weights)),
         probe_(metrics, config_.experts, options.expert_metrics),
         pool_(Threads(options)),
-        kv_(config_, kv_blocks),
+        kv_(config_, kv_blocks, *KvTypeNamed(options.kv_type)),
         engine_(MakeEngine(&config_, &weights_->tensors(), &kv_, &pool_)),
         exchanges_(std::move(exchanges)),
         runner_(
@@ -203,13 +208,15 @@ int ExpertSlots(const WorkerOptions& options, const ModelConfig& config) {
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, const WorkerOptions& options,
                                                       Metrics* metrics, const std::function<bool()>& stop) {
-  RETURN_IF_ERROR(CheckOptions(options));
+  RETURN_IF_ERROR(CheckOptions(options, model->config()));
+  const KvType kv_type = *KvTypeNamed(options.kv_type);
   ASSIGN_OR_RETURN(std::unique_ptr<WorkerWeights> weights, WorkerWeights::Create(model, Threads(options)));
   RETURN_IF_ERROR(weights->Load(WhatToLoad(*weights, options, model->config()), stop));
-  ASSIGN_OR_RETURN(const int kv_blocks, ChooseKvBlocks(model->config(), options.kv_bytes, AvailableMemoryBytes()));
+  ASSIGN_OR_RETURN(const int kv_blocks,
+                   ChooseKvBlocks(model->config(), kv_type, options.kv_bytes, AvailableMemoryBytes()));
   ASSIGN_OR_RETURN(std::unique_ptr<ExchangeFactory> exchanges, MakeExchangeFactory(options));
-  spdlog::info("KV cache: {} blocks of {} tokens, {} MiB when full", kv_blocks, kKvBlockTokens,
-               (KvPool::BlockBytes(model->config()) * static_cast<uint64_t>(kv_blocks)) >> 20);
+  spdlog::info("KV cache: {} blocks of {} tokens in {}, {} MiB when full", kv_blocks, kKvBlockTokens, options.kv_type,
+               (KvPool::BlockBytes(model->config(), kv_type) * static_cast<uint64_t>(kv_blocks)) >> 20);
   return std::make_unique<WorkerImpl>(model, std::move(weights), options, metrics, kv_blocks, std::move(exchanges));
 }
 

@@ -26,6 +26,7 @@ struct WorkerOptions {
   std::string exchange = "ucx";            // "inprocess": peers are threads of this process (braid serve, tests)
   int threads = 0;                         // 0: one per core this process may use
   uint64_t kv_bytes = 0;                   // 0: a quarter of free memory, at most what 64 full contexts need
+  std::string kv_type = "bf16";            // or "int8", see KvType; equal on all workers
   int step_tokens_max = 1024;              // rows one step may have here
   int sequences_max = 256;
   int snapshots_max = -1;  // of the prefix cache, each with a conv state; 0: none, -1: what 64 MiB hold

@@ -547,9 +547,12 @@ TEST(Worker, RefusesOptionsThatCannotWork) {
 TEST(ChooseKvBlocks, TakesAQuarterAndNoMoreThanIsUseful) {
   const TinyWorkerModel model;
   const uint64_t block = KvPool::BlockBytes(model.config());
-  EXPECT_EQ(*ChooseKvBlocks(model.config(), 0, 400 * block), 100);
-  EXPECT_EQ(*ChooseKvBlocks(model.config(), 0, uint64_t{1} << 50), 64 * 16);  // 64 contexts of 512 tokens
-  EXPECT_EQ(*ChooseKvBlocks(model.config(), 50 * block + 1, 400 * block), 50);
+  const auto choose = [&](uint64_t kv_bytes, uint64_t available) {
+    return *ChooseKvBlocks(model.config(), KvType::kBFloat16, kv_bytes, available);
+  };
+  EXPECT_EQ(choose(0, 400 * block), 100);
+  EXPECT_EQ(choose(0, uint64_t{1} << 50), 64 * 16);  // 64 contexts of 512 tokens
+  EXPECT_EQ(choose(50 * block + 1, 400 * block), 50);
 }
 
 }  // namespace

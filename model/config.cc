@@ -83,12 +83,6 @@ int ModelConfig::attention_layer_count() const {
   return count;
 }
 
-uint64_t ModelConfig::kv_bytes_per_token() const {
-  const int head_bytes = architecture == "checksum" ? head_dim * 4 : (head_dim + 15) / 16 * 32;
-  return uint64_t{2} * static_cast<uint64_t>(kv_heads) * static_cast<uint64_t>(head_bytes) *
-         static_cast<uint64_t>(attention_layer_count());
-}
-
 absl::Status ModelConfig::Validate() const {
   if (architecture != "lfm2" && architecture != "lfm2moe" && architecture != "checksum")
     return InvalidArgument("architecture is '" + architecture + "', must be lfm2, lfm2moe or checksum");

@@ -48,9 +48,6 @@ struct ModelConfig {
   int attention_layer_count() const;
   int conv_layer_count() const { return layer_count() - attention_layer_count(); }
   int kv_dim() const { return kv_heads * head_dim; }
-  // Key and value bytes of one position over all attention layers: in bfloat16, each head's rounded up to 32 bytes. The
-  // numbers of a checksum model need four bytes.
-  uint64_t kv_bytes_per_token() const;
 
   // kInvalidArgument naming the field: a dimension is zero, absurd, or contradicts another.
   absl::Status Validate() const;

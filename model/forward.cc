@@ -209,8 +209,8 @@ absl::Status Forward::Impl::Attend(int layer) {
   RETURN_IF_ERROR(norm_rope(config.heads, small[layer].q_norm, q));
   RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
   Lap(StepOp::kRope);
-  const KvArena arena{reinterpret_cast<uint16_t*>(kv->at(kind_index[layer], 0)),
-                      static_cast<int64_t>(kv->layer_bytes() / sizeof(uint16_t)), config.kv_heads, config.head_dim};
+  const KvArena arena{kv->at(kind_index[layer], 0), static_cast<int64_t>(kv->layer_bytes()), config.kv_heads,
+                      config.head_dim, kv->type()};
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
   const Attention attention{T, config.heads,   config.kv_heads, config.head_dim,
                             q, rows.kv.data(), arena,           Grow(mixed, T * q_dim)};

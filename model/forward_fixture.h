@@ -15,9 +15,10 @@ namespace braid {
 
 class ForwardFixture {
  public:
-  ForwardFixture(const ModelConfig* config, const ModelTensors* tensors, int threads = 1, int kv_blocks = 64)
+  ForwardFixture(const ModelConfig* config, const ModelTensors* tensors, int threads = 1, int kv_blocks = 64,
+                 KvType kv_type = KvType::kBFloat16)
       : pool_(threads),
-        kv_(*config, kv_blocks),
+        kv_(*config, kv_blocks, kv_type),
         engine_(MakeEngine(config, tensors, &kv_, &pool_)),
         experts_(config->experts, &engine_->experts(), &pool_) {}
 

@@ -118,6 +118,16 @@ TEST_P(ForwardOfType, GivesTheSameBitsHoweverThePromptIsCutOnAnyThreads) {
 INSTANTIATE_TEST_SUITE_P(AllTypes, ForwardOfType, testing::ValuesIn(kAllDTypes),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
+// The norm of the differences as a share of the norm.
+double RelativeError(const std::vector<float>& got, const std::vector<float>& want) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(error / norm);
+}
+
 // Panels hold the same weights; what differs is that activations are quantised: a step of 1/127 of the largest of 32,
 // and a routing that flips now and then.
 TEST(Forward, IsInPanelsCloseToTheFloatsOfTheSameWeights) {
@@ -127,14 +137,23 @@ TEST(Forward, IsInPanelsCloseToTheFloatsOfTheSameWeights) {
     const std::vector<TokenId> tokens = rows.Tokens(70, 1);
     ForwardFixture in_rows(&rows.config, &rows.tensors), in_panels(&panels.config, &panels.tensors);
     const std::vector<float> want = in_rows.Logits(tokens, 70), got = in_panels.Logits(tokens, 70);
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-      error += (got[i] - want[i]) * (got[i] - want[i]);
-      norm += want[i] * want[i];
-    }
-    EXPECT_GT(error, 0) << Name(type);
-    EXPECT_LT(std::sqrt(error / norm), 0.1) << Name(type);
+    EXPECT_NE(got, want) << Name(type);
+    EXPECT_LT(RelativeError(got, want), 0.1) << Name(type);
   }
+}
+
+TEST(Forward, GivesWithInt8KeysAndValuesTheSameBitsHoweverThePromptIsCut) {
+  const TinyModel model(DType::kF32);
+  const std::vector<TokenId> tokens = model.Tokens(70, 1);
+  const auto logits = [&](KvType type, int threads, int piece) {
+    ForwardFixture fixture(&model.config, &model.tensors, threads, 64, type);
+    return fixture.Logits(tokens, piece);
+  };
+  const std::vector<float> whole = logits(KvType::kInt8, 1, 70), bf16 = logits(KvType::kBFloat16, 1, 70);
+  EXPECT_NE(whole, bf16);
+  EXPECT_LT(RelativeError(whole, bf16), 0.02);  // half a 127th of the largest of a head, in keys and in values
+  for (int threads : {1, 3})
+    for (int piece : {1, 31, 33}) EXPECT_EQ(logits(KvType::kInt8, threads, piece), whole) << piece << " on " << threads;
 }
 
 TEST(Forward, GivesTheSameBitsAtEveryBoundary) {
@@ -300,7 +319,8 @@ TEST(KvPool, KeepsBlocksAndLayersApart) {
     }
   }
   EXPECT_EQ(KvPool::BlockBytes(model.config), 2 * bytes);
-  EXPECT_EQ(bytes, 2 * KvArena::BlockNumbers(model.config.kv_heads, model.config.head_dim));
+  EXPECT_LT(KvPool::BlockBytes(model.config, KvType::kInt8), 2 * bytes);
+  EXPECT_EQ(bytes, KvArena::BlockBytes(KvType::kBFloat16, model.config.kv_heads, model.config.head_dim));
 }
 
 // A file may give every matrix of an expert a type of its own.

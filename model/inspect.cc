@@ -87,8 +87,11 @@ void DescribeMemory(const ModelFile& model, std::ostream& out) {
   const uint64_t conv_bytes = sizeof(float) * uint64_t{kConvColumns} * static_cast<uint64_t>(config.model_dim) *
                               static_cast<uint64_t>(config.conv_layer_count());
   out << "memory            " << HumanBytes(model.weight_bytes()) << " of weights, mapped\n";
-  out << "                  " << HumanBytes(1000 * config.kv_bytes_per_token())
-      << " of keys and values per 1,000 tokens\n";
+  const auto kv_bytes = [&](KvType type) {
+    return HumanBytes(1000 * KvPool::BlockBytes(config, type) / kKvBlockTokens);
+  };
+  out << "                  " << kv_bytes(KvType::kBFloat16) << " of keys and values per 1,000 tokens, "
+      << kv_bytes(KvType::kInt8) << " in int8\n";
   out << "                  " << HumanBytes(conv_bytes) << " of conv state per sequence\n";
 }
 

@@ -22,6 +22,13 @@ void ForEachColumnBefore(const ModelConfig& config, int position, const Visit& v
   }
 }
 
+// Of a block.
+uint64_t LayerBytes(const ModelConfig& config, KvType type) {
+  if (config.architecture == "checksum")
+    return 2 * sizeof(float) * kKvBlockTokens * static_cast<uint64_t>(config.kv_dim());
+  return static_cast<uint64_t>(KvArena::BlockBytes(type, config.kv_heads, config.head_dim));
+}
+
 }  // namespace
 
 std::vector<float> SaveConvColumns(const ModelConfig& config, const SequenceCache& cache, int position, int tokens) {
@@ -47,13 +54,14 @@ size_t ConvSnapshotFloats(const ModelConfig& config) {
   return static_cast<size_t>(config.conv_layer_count()) * (config.conv_taps - 1) * config.model_dim;
 }
 
-KvPool::KvPool(const ModelConfig& config, int blocks)
+KvPool::KvPool(const ModelConfig& config, int blocks, KvType type)
     : blocks_(blocks),
-      layer_bytes_(BlockBytes(config) / std::max(1, config.attention_layer_count())),
+      type_(type),
+      layer_bytes_(LayerBytes(config, type)),
       conv_floats_(static_cast<size_t>(config.conv_layer_count()) * kConvColumns * config.model_dim),
       memory_(nullptr, Unmapper{0}) {
   CHECK(blocks >= 1);
-  const size_t bytes = BlockBytes(config) * static_cast<size_t>(blocks);
+  const size_t bytes = BlockBytes(config, type) * static_cast<size_t>(blocks);
   if (bytes == 0) return;  // a model without attention
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK(memory != MAP_FAILED) << "no address space for " << blocks << " KV blocks, " << bytes << " bytes";
@@ -66,7 +74,9 @@ std::byte* KvPool::at(int attention_layer, int block) {
   return memory_.get() + (static_cast<size_t>(attention_layer) * blocks_ + block) * layer_bytes_;
 }
 
-uint64_t KvPool::BlockBytes(const ModelConfig& config) { return config.kv_bytes_per_token() * kKvBlockTokens; }
+uint64_t KvPool::BlockBytes(const ModelConfig& config, KvType type) {
+  return LayerBytes(config, type) * static_cast<uint64_t>(config.attention_layer_count());
+}
 
 SequenceCache KvPool::NewSequence() const { return {{}, std::vector<float>(conv_floats_)}; }
 

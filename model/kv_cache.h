@@ -43,13 +43,15 @@ size_t ConvSnapshotFloats(const ModelConfig& config);
 // blocks may be used from different threads.
 class KvPool {
  public:
-  KvPool(const ModelConfig& config, int blocks);
+  KvPool(const ModelConfig& config, int blocks, KvType type = KvType::kBFloat16);
   int blocks() const { return blocks_; }
+  KvType type() const { return type_; }
   // What one attention layer, counted among attention layers only, keeps in a block, laid out as its engine likes;
   // block b + 1 lies layer_bytes() behind block b. At a multiple of 64 bytes.
   std::byte* at(int attention_layer, int block);
   size_t layer_bytes() const { return layer_bytes_; }
-  static uint64_t BlockBytes(const ModelConfig& config);
+  // Of all layers. What a checksum model keeps is float32, whatever the type.
+  static uint64_t BlockBytes(const ModelConfig& config, KvType type = KvType::kBFloat16);
 
   SequenceCache NewSequence() const;  // no blocks, conv columns zero
 
@@ -59,6 +61,7 @@ class KvPool {
     void operator()(std::byte* memory) const;
   };
   int blocks_;
+  KvType type_;
   size_t layer_bytes_;
   size_t conv_floats_;
   std::unique_ptr<std::byte[], Unmapper> memory_;

@@ -55,6 +55,9 @@ TEST_F(RosterTest, RefusesAWorkerThatDiffersAndSaysInWhat) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(StdView(status.message())), HasSubstr("model_digest"));
   odd = NewHello();
+  odd.set_kv_type("int8");
+  EXPECT_THAT(std::string(StdView(roster_.OnHello(WorkerId(2), odd).message())), HasSubstr("kv_type"));
+  odd = NewHello();
   odd.set_expert_count(3);
   odd.set_expert_slots(3);
   EXPECT_THAT(std::string(StdView(roster_.OnHello(WorkerId(2), odd).message())), HasSubstr("expert_count"));

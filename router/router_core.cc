@@ -214,11 +214,12 @@ absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::
   // meets the same worker begins elsewhere.
   if (Epoch(hello.epoch()) > last_epoch_) last_epoch_ = Epoch(hello.epoch() + before_.value);
   if (hello.epoch() > 0) Acquit({Epoch(hello.epoch()), hello.name()});
-  // A rolling change of the model goes through a moment without workers.
-  if (alone && model_ && model_->model_digest() != hello.model_digest()) {
+  // A rolling change of what answers depend on goes through a moment without workers.
+  if (alone && model_ && !AnswerAlike(*model_, hello)) {
     HandOver(now);
     while (queue_.size() > 0) {
-      FailWaiting(queue_.at(0).id(), absl::FailedPreconditionError("the workers now serve another model"));
+      FailWaiting(queue_.at(0).id(), absl::FailedPreconditionError(
+                                         "the workers now serve another model, or round keys and values otherwise"));
     }
     kv_tokens_max_ = 0;
   }

@@ -145,6 +145,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
       InRange(static_cast<double>(hello.model_digest().size()), 1, kNameBytesMax, "the length of hello.model_digest"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.exchange().size()), 1, 32, "the length of hello.exchange"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.kv_blocks()), 1, kKvBlocksMax, "hello.kv_blocks"));
+  RETURN_IF_ERROR(InRange(static_cast<double>(hello.kv_type().size()), 1, 32, "the length of hello.kv_type"));
   RETURN_IF_ERROR(InRange(hello.kv_block_tokens(), 1, 1 << 16, "hello.kv_block_tokens"));
   RETURN_IF_ERROR(InRange(hello.sequences_max(), 1, kCountMax, "hello.sequences_max"));
   RETURN_IF_ERROR(InRange(hello.step_tokens_max(), Scheduler::kStepTokensMin, kCountMax, "hello.step_tokens_max"));
@@ -161,6 +162,10 @@ absl::Status CheckHello(const v1::Hello& hello) {
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");
 }
 
+bool AnswerAlike(const v1::Hello& a, const v1::Hello& b) {
+  return a.model_digest() == b.model_digest() && a.kv_type() == b.kv_type();
+}
+
 absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other) {
   auto same = [&other](const auto& mine, const auto& theirs, const char* field) {
     if (mine == theirs) return absl::OkStatus();
@@ -168,6 +173,7 @@ absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other) {
                                                       "\" attached with ", theirs, "; all workers must agree"));
   };
   RETURN_IF_ERROR(same(hello.model_digest(), other.model_digest(), "model_digest"));
+  RETURN_IF_ERROR(same(hello.kv_type(), other.kv_type(), "kv_type"));
   RETURN_IF_ERROR(same(hello.exchange(), other.exchange(), "exchange"));
   RETURN_IF_ERROR(same(hello.kv_block_tokens(), other.kv_block_tokens(), "kv_block_tokens"));
   RETURN_IF_ERROR(same(hello.expert_count(), other.expert_count(), "expert_count"));

@@ -24,6 +24,8 @@ absl::Status CheckRequest(const v1::GenerateSequenceRequest& request, const Mode
 
 // kInvalidArgument naming the field.
 absl::Status CheckHello(const v1::Hello& hello);
+// Whether what workers like these have begun may go on at those.
+bool AnswerAlike(const v1::Hello& a, const v1::Hello& b);
 // kFailedPrecondition naming the field in which a worker differs from those attached before it.
 absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other);
 

@@ -96,3 +96,14 @@ def test_any_number_of_threads(reference):
 def test_alone_on_two_workers_over_tcp(reference):
     with Cluster(workers=2, flags={"worker": ["--ucx-transports", "tcp,self"]}) as cluster:
         assert alone(cluster) == reference
+
+
+def test_int8_keys_and_values_are_as_exact(reference):
+    """They round otherwise, so answers are others, and these are the same everywhere again."""
+    flags = ["--kv-type", "int8"]
+    with Cluster(workers=0, flags={"serve": [*flags, "--share-prefixes", "none"]}) as cluster:
+        answers = alone(cluster)
+    assert answers != reference
+    with Cluster(workers=2, flags={"worker": flags}) as cluster:
+        assert together(cluster) == answers
+        assert together(cluster, seed=1) == answers, "from what was computed before"

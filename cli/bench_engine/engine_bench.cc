@@ -60,8 +60,8 @@ class EngineBench {
         options_(options),
         pool_(options.threads),
         probe_(&pool_),
-        kv_(config, kv_blocks),
-        kv_bytes_per_token_(KvPool::BlockBytes(config) / kKvBlockTokens),
+        kv_(config, kv_blocks, options.kv_type),
+        kv_bytes_per_token_(KvPool::BlockBytes(config, options.kv_type) / kKvBlockTokens),
         engine_(MakeEngine(&config, &tensors, &kv_, &pool_)),
         experts_(config.experts, &engine_->experts(), &pool_),
         counted_(&experts_, config.experts) {
@@ -219,7 +219,7 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
       RETURN_IF_ERROR(Sample(result));
     }
   }
-  results.kv_bytes = static_cast<uint64_t>(kv_.blocks()) * KvPool::BlockBytes(config_);
+  results.kv_bytes = static_cast<uint64_t>(kv_.blocks()) * KvPool::BlockBytes(config_, options_.kv_type);
   results.kv_bytes_per_token = kv_bytes_per_token_;
   results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
   results.moe_layers = config_.moe_layer_count();

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/kv_arena.h"
 #include "model/config.h"
 
 // What is measured of an engine. Pure.
@@ -30,6 +31,7 @@ struct EngineBenchOptions {
   int steps = 16;   // of decode, in one sample
   int repeat = 3;   // samples of each point
   uint64_t seed = 1;
+  KvType kv_type = KvType::kBFloat16;
   uint64_t kv_bytes_max = uint64_t{1} << 30;
   uint64_t weight_copy_bytes = 0;          // of the weights, what this process has copies of in memory of its own
   std::vector<int> prompts = {512, 8192};  // zeros count for nothing here and in `batches`

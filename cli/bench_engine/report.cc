@@ -123,10 +123,11 @@ Json PointJson(const PointResult& result, int moe_layers) {
 
 std::string EngineBenchTable(const EngineBenchSubject& subject, const EngineBenchOptions& options,
                              const EngineBenchResults& results) {
-  std::string text =
-      fmt::format("{}, {} of weights; {} threads, level {} (int8 peak with {}); chunks of {}; medians of {}\n\n",
-                  subject.model, HumanBytes(subject.weight_bytes), options.threads, subject.cpu_level,
-                  results.int8_instruction, options.chunk, options.repeat);
+  std::string text = fmt::format(
+      "{}, {} of weights; {} threads, level {} (int8 peak with {}); keys and values in {}; chunks of {}; medians of "
+      "{}\n\n",
+      subject.model, HumanBytes(subject.weight_bytes), options.threads, subject.cpu_level, results.int8_instruction,
+      Name(options.kv_type), options.chunk, options.repeat);
   text += PointsTable(results);
   text += fmt::format("\nmemory beyond weights, keys and values: {}\n", HumanBytes(results.memory_bytes_beyond));
   text +=
@@ -140,6 +141,7 @@ std::string EngineBenchJson(const EngineBenchSubject& subject, const EngineBench
   Json json = {{"model", subject.model},
                {"path", subject.path},
                {"weight_bytes", subject.weight_bytes},
+               {"kv_type", Name(options.kv_type)},
                {"kv_bytes_per_token", results.kv_bytes_per_token},
                {"kv_values_per_token", results.kv_values_per_token},
                {"kv_bytes", results.kv_bytes},

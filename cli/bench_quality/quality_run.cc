@@ -14,8 +14,9 @@ namespace {
 // An engine that runs one sequence after the other.
 class SequenceRun {
  public:
-  SequenceRun(const ModelConfig& config, const ModelTensors& tensors, size_t tokens_max, ThreadPool* pool)
-      : kv_(config, static_cast<int>(tokens_max + kKvBlockTokens - 1) / kKvBlockTokens),
+  SequenceRun(const ModelConfig& config, const ModelTensors& tensors, size_t tokens_max, KvType kv_type,
+              ThreadPool* pool)
+      : kv_(config, static_cast<int>(tokens_max + kKvBlockTokens - 1) / kKvBlockTokens, kv_type),
         engine_(MakeEngine(&config, &tensors, &kv_, pool)),
         experts_(config.experts, &engine_->experts(), pool) {}
 
@@ -46,7 +47,8 @@ absl::StatusOr<QualityFigures> CompareEngines(const ModelConfig& config, const M
                                               const QualityRunOptions& options, ThreadPool* pool) {
   size_t longest = 1;
   for (const auto& sequence : sequences) longest = std::max(longest, sequence.size());
-  SequenceRun reference_run(config, reference, longest, pool), candidate_run(config, candidate, longest, pool);
+  SequenceRun reference_run(config, reference, longest, KvType::kBFloat16, pool);
+  SequenceRun candidate_run(config, candidate, longest, options.kv_type, pool);
   const auto V = static_cast<size_t>(config.vocab_size);
   QualitySum sum;
   int done = 0;

@@ -58,12 +58,16 @@ def llama_logprobs(gguf, logits, kv_type):
 def measure(gguf, text, tokens, widen):
     """(the tokens, {what: Figures})"""
     logits = DIRECTORY / "logits.safetensors"
-    braid("bench", "quality", "--model", gguf, *(["--text", text] if text else []), "--tokens", tokens, "--logits",
-          logits)
+    logits_int8_kv = DIRECTORY / "logits-int8-kv.safetensors"
+    for kv_type, file in ("bf16", logits), ("int8", logits_int8_kv):
+        braid("bench", "quality", "--model", gguf, *(["--text", text] if text else []), "--tokens", tokens,
+              "--kv-type", kv_type, "--logits", file)
     ours = logits_file.read(logits)
     candidates = {"float32, Braid": ours["reference"], OURS: ours["candidate"],
+                  "int8, Braid, KV in int8": logits_file.read(logits_int8_kv)["candidate"],
                   THEIRS: llama_logprobs(gguf, logits, "f16"),
-                  "int8, llama.cpp, KV in f32": llama_logprobs(gguf, logits, "f32")}
+                  "int8, llama.cpp, KV in f32": llama_logprobs(gguf, logits, "f32"),
+                  "int8, llama.cpp, KV in q8_0": llama_logprobs(gguf, logits, "q8_0")}
     reference = llama_logprobs(converted(gguf, "widened", "f32"), logits, "f32") if widen else ours["reference"]
     return ours["tokens"], {what: figures.compare(reference, candidate, ours["tokens"], ours["lengths"])
                             for what, candidate in candidates.items()}

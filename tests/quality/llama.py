@@ -1,6 +1,6 @@
 """llama.cpp's log-probabilities of every token after each of some sequences' tokens, through its server.
 
-Usage: python -m quality.llama MODEL.gguf LOGITS KV_TYPE OUT.npy      from the package xllamacpp; KV_TYPE is f16 or f32
+Usage: python -m quality.llama MODEL.gguf LOGITS KV_TYPE OUT.npy   from the package xllamacpp; KV_TYPE: f16, f32, q8_0
        LOGITS is what `braid bench quality --logits` has written: its tokens are asked for.
 A process of its own, as it writes a log. The server tells the whole distribution of the next token only, so a sequence
 is asked for token by token; each prompt goes on where the last one ended, so a token is computed once.
@@ -43,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf")
     parser.add_argument("logits")
-    parser.add_argument("kv_type", choices=["f16", "f32"])
+    parser.add_argument("kv_type", choices=["f16", "f32", "q8_0"])
     parser.add_argument("out")
     options = parser.parse_args()
     asked = logits_file.read(options.logits)
