@@ -70,8 +70,8 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   }
   RETURN_IF_ERROR(results.status());
   const EngineBenchSubject subject{config.name, flags.model, model->weight_bytes(), std::string(ActiveCpuLevel().name)};
-  return WriteBenchReport(EngineBenchTable(subject, flags.bench, *results),
-                          EngineBenchJson(subject, flags.bench, *results), flags.json);
+  return WriteBenchReport(EngineBenchTable(subject, options, *results),
+                          EngineBenchJson(subject, options, *results), flags.json);
 }
 
 }  // namespace
