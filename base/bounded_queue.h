@@ -29,7 +29,8 @@ class BoundedQueue {
   // Waits until there is an item, the queue is closed and empty, or `timeout` has passed; the last two give nullopt.
   std::optional<T> Pop(absl::Duration timeout = absl::InfiniteDuration()) {
     absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::Ready), timeout);
+    // To wait for no time at all is to sleep for as long as the system's timers are coarse: some 80 us.
+    if (timeout > absl::ZeroDuration()) mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::Ready), timeout);
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
     items_.pop_front();
