@@ -41,8 +41,9 @@ void WorkerProbe::StepRan(const v1::StepPlan& plan, const v1::StepDone& done) {
   int prefill = 0, decode = 0;
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     // What a decode looks like. The one-token tail of a prefill is counted with them, which harms nobody.
-    const bool is_decode = chunk.tokens_size() == 1 && chunk.sample() && chunk.position() > 0;
-    (is_decode ? decode : prefill) += chunk.tokens_size();
+    const int rows = chunk.follows() ? 1 : chunk.tokens_size();
+    const bool is_decode = rows == 1 && chunk.sample() && chunk.position() > 0;
+    (is_decode ? decode : prefill) += rows;
   }
   prefill_rows_.Add(prefill);
   decode_rows_.Add(decode);

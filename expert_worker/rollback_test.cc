@@ -134,6 +134,8 @@ class RandomSchedule : public RollbackTest {
     }
     const auto done = runner.Run(plan, experts_);
     ASSERT_TRUE(done.ok()) << done.status();
+    last_plan_ = plan;
+    last_done_ = *done;
     for (const v1::Sampled& sampled : done->sampled()) {
       Known& sequence = sequences_[sampled.sequence() - 1];
       ASSERT_NO_FATAL_FAILURE(Hear(sequence, sampled.token()));
@@ -179,10 +181,31 @@ class RandomSchedule : public RollbackTest {
     const int layers = model_.config().moe_layer_count();
     const int fails_at = static_cast<int>(rng_() % (layers + 1));
     if (fails_at < layers) experts_.FailAt(fails_at);
-    ASSERT_EQ(runner.Run(plan, experts_).ok(), fails_at == layers);
+    const auto done = runner.Run(plan, experts_);
+    ASSERT_EQ(done.ok(), fails_at == layers);
+    if (done.ok() && Chance(50)) FollowUp(runner, plan, *done);
+  }
+
+  // The step that was sent behind one that may not be committed. It is taken back, whatever becomes of the first.
+  void FollowUp(StepRunner& runner, const v1::StepPlan& first, const v1::StepDone& done) {
+    v1::StepPlan plan;
+    int next = 0;
+    for (const v1::SequenceChunk& chunk : first.chunks()) {
+      if (!chunk.sample()) continue;
+      const int end = static_cast<int>(chunk.position() + chunk.tokens_size() - chunk.drafts());
+      const int position = end + done.sampled(next++).more_size();
+      if (position >= kContext || Chance(20)) continue;
+      AddChunk(&plan, chunk.sequence(), position, {}, true);
+      plan.mutable_chunks(plan.chunks_size() - 1)->set_follows(true);
+    }
+    const bool fails = !plan.chunks().empty() && Chance(30);
+    if (fails) experts_.FailAt(0);
+    EXPECT_EQ(runner.Run(plan, experts_).status(), fails ? absl::UnavailableError("rank 1 is gone") : absl::OkStatus());
+    ++follow_ups_;
   }
 
   void Begin(StepRunner& runner) {
+    last_plan_.Clear();
     v1::Begin begin;
     int kept = 0;
     for (const Known& sequence : sequences_) {
@@ -203,7 +226,9 @@ class RandomSchedule : public RollbackTest {
     std::vector<std::string> answers;
   };
   std::vector<Expected> expected_;
-  int drafts_taken_ = 0;
+  int drafts_taken_ = 0, follow_ups_ = 0;
+  v1::StepPlan last_plan_;  // of the last Step, if nothing has happened since
+  v1::StepDone last_done_;
 };
 
 TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
@@ -211,6 +236,7 @@ TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
   for (int round = 0; round < 12; ++round) {
     sequences_.clear();
     expected_.clear();
+    last_plan_.Clear();
     for (int i = 0; i < kSequences; ++i) {
       const int prompt_tokens = Chance(30) ? UpTo(20) : UpTo(400);
       sequences_.push_back({.id = static_cast<uint64_t>(i + 1),
@@ -220,7 +246,10 @@ TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
     }
     StepRunner runner = MakeRunner();
     while (!Done()) {
-      if (Chance(40)) {
+      if (!last_plan_.chunks().empty() && Chance(20)) {
+        FollowUp(runner, last_plan_, last_done_);  // behind a step that is committed
+        Begin(runner);
+      } else if (Chance(40)) {
         ASSERT_NO_FATAL_FAILURE(VoidStep(runner));
         ++taken_back;
         Begin(runner);
@@ -232,6 +261,7 @@ TEST_F(RandomSchedule, GivesTheSameBitsWhateverWasTakenBack) {
   }
   EXPECT_GT(taken_back, 100);
   EXPECT_GT(drafts_taken_, 100);
+  EXPECT_GT(follow_ups_, 50);
 }
 
 v1::Begin Keep(uint64_t sequence, uint32_t length) {
@@ -264,6 +294,30 @@ TEST_F(RollbackTest, MissesWhatItCannotBringThere) {
   EXPECT_TRUE(missing(Keep(1, 31))) << "ahead of it";
   EXPECT_TRUE(missing(Keep(1, 4294967295u)));
   EXPECT_TRUE(missing(Keep(2, 30))) << "unknown";
+}
+
+TEST_F(RollbackTest, TakesBackTwoRunsThatTogetherReachAroundTheRing) {
+  const auto answer = [&](StepRunner& runner, int position, std::span<const TokenId> tokens) {
+    v1::StepPlan plan;
+    AddChunk(&plan, 1, position, tokens, true);
+    return runner.Run(plan, experts_)->SerializeAsString();
+  };
+  for (int tokens = 1; tokens <= kConvColumns; ++tokens) {
+    std::mt19937 rng(6);
+    StepRunner runner = MakeRunner();
+    v1::StepPlan plan;
+    *plan.add_start() = Start(1, 30);
+    AddChunk(&plan, 1, 0, RandomTokens(30, rng), true);
+    ASSERT_TRUE(runner.Run(plan, experts_).ok());
+    const std::vector<TokenId> next = RandomTokens(tokens, rng);
+    const std::string expected = answer(runner, 30, next);
+    plan.Clear();
+    AddChunk(&plan, 1, 30 + tokens, {}, true);
+    plan.mutable_chunks(0)->set_follows(true);
+    ASSERT_TRUE(runner.Run(plan, experts_).ok());
+    EXPECT_TRUE(runner.Begin(Keep(1, 30)).empty());
+    EXPECT_EQ(answer(runner, 30, next), expected) << tokens;
+  }
 }
 
 TEST_F(RollbackTest, ForgetsWhatIsNotKept) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -33,9 +34,14 @@ absl::Status CheckStart(const v1::SequenceStart& start, const ModelConfig& confi
 void OwnedSequence::Append(TokenId token) {
   if (UsesCounts(start.sampling())) {
     counts.Add(token, InAnswer(length));
-    last_chunk.counted.push_back(token);
+    last_chunks.back().counted.push_back(token);
   }
   ++length;
+}
+
+bool OwnedSequence::GoesOn() const {
+  return *next >= 0 &&
+         std::find(start.stop_tokens().begin(), start.stop_tokens().end(), *next) == start.stop_tokens().end();
 }
 
 SequenceTable::SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max, int snapshots_max)
@@ -110,17 +116,25 @@ void SequenceTable::Clear() {
 
 void SequenceTable::Note(const v1::SequenceChunk& chunk) {
   OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
-  OwnedSequence::LastChunk& last = sequence.last_chunk;
-  last.position = sequence.length;
-  last.counted.clear();
-  last.conv = SaveConvColumns(*config_, sequence.cache, sequence.length, chunk.tokens_size());
-  last.error = sequence.error;
+  std::deque<OwnedSequence::LastChunk>& last = sequence.last_chunks;
+  if (!chunk.follows()) last.clear();
+  if (last.size() == OwnedSequence::kLastChunks) last.pop_front();
+  if (!last.empty() && last.back().conv.empty()) {
+    // Together the two may overwrite what one leaves.
+    const int position = last.back().position, tokens = sequence.length + chunk.tokens_size() - position;
+    last.back().conv = SaveConvColumns(*config_, sequence.cache, position, tokens);
+  }
+  last.push_back({.position = sequence.length,
+                  .counted = {},
+                  .conv = SaveConvColumns(*config_, sequence.cache, sequence.length, chunk.tokens_size()),
+                  .error = sequence.error});
 }
 
 void SequenceTable::Advance(const v1::SequenceChunk& chunk) {
   OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
   const int sure = chunk.tokens_size() - static_cast<int>(chunk.drafts());
   for (int i = 0; i < sure; ++i) sequence.Append(chunk.tokens(i));
+  sequence.next.reset();
 }
 
 std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
@@ -149,22 +163,31 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
 }
 
 bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
-  const OwnedSequence::LastChunk last = std::exchange(sequence.last_chunk, {});
-  if (last.position != length) return sequence.length == length;
+  std::deque<OwnedSequence::LastChunk> last = std::exchange(sequence.last_chunks, {});
+  sequence.next.reset();
   // The logits that score the next prompt token are gone.
   const bool scores = sequence.start.want_prompt_logprobs() && !sequence.InAnswer(length);
   if (sequence.length > length && scores && !Planted(Bug::kKeepsScoresOfVoidChunk)) return false;
-  if (sequence.length > length && !Planted(Bug::kForgetsCountRollback)) {
-    int position = length;
-    for (const TokenId token : last.counted) {
+  int reached = sequence.length;
+  for (size_t i = last.size(); i > 0 && last[i - 1].position >= length; --i) {
+    TakeBack(sequence, last[i - 1]);
+    reached = last[i - 1].position;
+  }
+  return reached == length;
+}
+
+// Also a chunk that did not get so far as to be appended.
+void SequenceTable::TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk) const {
+  if (!Planted(Bug::kForgetsCountRollback)) {
+    int position = chunk.position;
+    for (const TokenId token : chunk.counted) {
       sequence.counts.Remove(token, sequence.InAnswer(position++));
       if (Planted(Bug::kForgetsDraftRollback)) break;
     }
   }
-  if (!Planted(Bug::kForgetsConvRollback)) RestoreConvColumns(*config_, last.conv, length, &sequence.cache);
-  if (!Planted(Bug::kForgetsLengthRollback)) sequence.length = length;
-  sequence.error = last.error;
-  return true;
+  if (!Planted(Bug::kForgetsConvRollback)) RestoreConvColumns(*config_, chunk.conv, chunk.position, &sequence.cache);
+  if (!Planted(Bug::kForgetsLengthRollback)) sequence.length = chunk.position;
+  sequence.error = chunk.error;
 }
 
 OwnedSequence* SequenceTable::Find(SequenceId id) {

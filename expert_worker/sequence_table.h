@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,15 +30,22 @@ struct OwnedSequence {
   // next chunk. Empty otherwise.
   std::vector<float> score_next;
   std::string error;  // not empty: its logits were not finite
+  // What was sampled at the end of its last chunk, to stand at `length`; -1: nothing could be. nullopt: nothing was to.
+  std::optional<TokenId> next;
+  // Whether a chunk that follows has a row: there is a token, behind which something may follow. REQUIRES: next.
+  bool GoesOn() const;
 
-  // What its last chunk changes, noted before it is run.
+  // What a chunk changes, noted before it is run.
   struct LastChunk {
-    int position = -1;             // -1: it cannot be taken back
+    int position = 0;
     std::vector<TokenId> counted;  // its tokens that were appended, if they are counted
     std::vector<float> conv;       // see SaveConvColumns
     std::string error;             // what it was
   };
-  LastChunk last_chunk;
+  // Those that may be void, the older one first: a chunk that follows is run when the one before it may not be
+  // committed.
+  static constexpr size_t kLastChunks = 2;
+  std::deque<LastChunk> last_chunks;
 };
 
 // The sequences of one worker, the snapshots that they begin with, and the KV blocks that both hold. The router
@@ -54,13 +63,15 @@ class SequenceTable {
   // Forgets all sequences and snapshots.
   void Clear();
 
-  // A chunk is about to be run: from here on it can be taken back. REQUIRES: CheckChunks, as for Advance.
+  // A chunk is about to be run: from here on it can be taken back; the one before it cannot any more, unless this one
+  // follows. REQUIRES: CheckChunks, as for Advance.
   void Note(const v1::SequenceChunk& chunk);
   // The chunk that was noted is in the cache. Its drafts are not appended: who finds one right does that.
   void Advance(const v1::SequenceChunk& chunk);
-  // A new epoch begins: takes the last chunk of each sequence back, if it was run in part or is not committed, and
-  // forgets all others; so it does with snapshots. Returns those that are not here or cannot be brought to that length;
-  // they are forgotten as well. What is kept is bit for bit as if the chunk had never been.
+  // A new epoch begins: takes the last chunk of each sequence back, or the last two, if they were run in part or are
+  // not committed, and forgets all other sequences; so it does with snapshots. Returns those that are not here or
+  // cannot be brought to that length; they are forgotten as well. What is kept is bit for bit as if the chunks had
+  // never been.
   std::vector<uint64_t> Keep(const v1::Begin& begin);
 
   // Null if unknown. Valid until it is released.
@@ -74,6 +85,7 @@ class SequenceTable {
   absl::Status CheckResume(const v1::SequenceStart& start) const;
   void Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequence* sequence);
   bool RollBack(OwnedSequence& sequence, int length) const;
+  void TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk) const;
 
   const ModelConfig* config_;
   const KvPool* kv_;

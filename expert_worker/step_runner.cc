@@ -1,5 +1,7 @@
 #include "expert_worker/step_runner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -61,10 +63,11 @@ StepRunner::StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* 
       options_(std::move(options)),
       table_(config, kv, options_.sequences_max, options_.snapshots_max) {}
 
-absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRunner& experts) {
+absl::StatusOr<v1::StepDone> StepRunner::Run(v1::StepPlan plan, ExpertRunner& experts) {
   for (const uint64_t sequence : plan.release()) table_.Release(SequenceId(sequence));
   for (const uint64_t snapshot : plan.drop_snapshots()) table_.snapshots().Drop(snapshot);
   for (const v1::SequenceStart& start : plan.start()) RETURN_IF_ERROR(table_.Start(start));
+  RETURN_IF_ERROR(FillIn(&plan));
   RETURN_IF_ERROR(CheckChunks(plan, *config_, options_.step_tokens_max, table_));
 
   for (const v1::SequenceChunk& chunk : plan.chunks()) table_.Note(chunk);
@@ -79,6 +82,25 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(const v1::StepPlan& plan, ExpertRun
   std::vector<Job> jobs = MakeJobs(plan, &done);
   RETURN_IF_ERROR(RunJobs(jobs));
   return done;
+}
+
+absl::Status StepRunner::FillIn(v1::StepPlan* plan) {
+  int kept = 0;
+  for (int i = 0; i < plan->chunks_size(); ++i) {
+    v1::SequenceChunk& chunk = *plan->mutable_chunks(i);
+    if (chunk.follows()) {
+      const OwnedSequence* sequence = table_.Find(SequenceId(chunk.sequence()));
+      if (!sequence || !sequence->next || !chunk.tokens().empty()) {
+        return InvalidArgument(
+            fmt::format("chunk of sequence {}: there is nothing that it follows, or it has tokens", chunk.sequence()));
+      }
+      if (!sequence->GoesOn()) continue;
+      chunk.add_tokens(*sequence->next);
+    }
+    plan->mutable_chunks()->SwapElements(kept++, i);
+  }
+  plan->mutable_chunks()->DeleteSubrange(kept, plan->chunks_size() - kept);
+  return absl::OkStatus();
 }
 
 std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
@@ -200,6 +222,10 @@ void StepRunner::RunJobsOfPiece(std::span<const Job> jobs) {
       job.sampled->mutable_token()->set_token(-1);
       job.sampled->clear_more();
       job.sampled->set_error(job.sequence->error);
+    }
+    if (job.sampled) {
+      const auto& more = job.sampled->more();
+      job.sequence->next = more.empty() ? job.sampled->token().token() : more.rbegin()->token();
     }
     if (!job.sampled && !job.score) KeepForNextScore(job);
   }

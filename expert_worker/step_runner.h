@@ -39,7 +39,7 @@ class StepRunner {
   // Fills sampled and prompt_scores. On an error the step is void, and nothing can be run until a Begin has said which
   // sequences go on. kInvalidArgument or kResourceExhausted if the plan contradicts itself or our state, else what
   // `experts` returned.
-  absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan, ExpertRunner& experts);
+  absl::StatusOr<v1::StepDone> Run(v1::StepPlan plan, ExpertRunner& experts);
 
   // Brings the sequences to where this says, also after an error of Run; see SequenceTable::Keep.
   std::vector<uint64_t> Begin(const v1::Begin& begin) { return table_.Keep(begin); }
@@ -52,6 +52,8 @@ class StepRunner {
  private:
   struct Job;
 
+  // Gives the chunks that follow their tokens, and takes those out that have none.
+  absl::Status FillIn(v1::StepPlan* plan);
   // The saves are opened.
   std::vector<Chunk> MakeChunks(const v1::StepPlan& plan);
   // What is to be done with the rows of logits, in their order; the jobs write into `done`.

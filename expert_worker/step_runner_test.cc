@@ -273,6 +273,67 @@ TEST_F(StepRunnerTest, RowsThatComeInPiecesGiveTheSameAsAllAtOnce) {
   EXPECT_EQ(pieces, 2 + 2 + 1);
 }
 
+// The row of the token that was sampled last.
+void AddFollowUp(v1::StepPlan* plan, uint64_t id, uint32_t position) {
+  AddChunk(plan, id, position, {}, true);
+  plan->mutable_chunks(plan->chunks_size() - 1)->set_follows(true);
+}
+
+TEST_F(StepRunnerTest, AChunkThatFollowsRunsTheTokenThatWasChosen) {
+  const std::vector<TokenId> expected = Generate(Start(1, 20), Prompt(20, 2), 20, 40);
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 20);
+  AddChunk(&plan, 1, 0, Prompt(20, 2), true);
+  for (uint32_t i = 0; i < 40; ++i) {
+    const auto done = Run(plan);
+    ASSERT_TRUE(done.ok()) << done.status();
+    ASSERT_EQ(done->sampled(0).token().token(), expected[i]) << i;
+    plan.Clear();
+    if (i % 3 == 2) AddChunk(&plan, 1, 20 + i, {expected[i]}, true);  // some wait for the token
+    if (i % 3 != 2) AddFollowUp(&plan, 1, 20 + i);
+  }
+}
+
+TEST_F(StepRunnerTest, AChunkThatFollowsAStopTokenIsLeftOut) {
+  const std::vector<TokenId> first = Generate(Start(1, 20), Prompt(20, 2), 20, 1);
+  const std::vector<TokenId> second = Generate(Start(2, 20), Prompt(20, 3), 20, 2);
+  v1::StepPlan plan;
+  *plan.add_start() = Start(1, 20);
+  *plan.add_start() = Start(2, 20);
+  plan.mutable_start(0)->add_stop_tokens(first[0]);
+  plan.mutable_start(1)->add_stop_tokens(second[0] + 1);
+  AddChunk(&plan, 1, 0, Prompt(20, 2), true);
+  AddChunk(&plan, 2, 0, Prompt(20, 3), true);
+  ASSERT_TRUE(Run(plan).ok());
+  plan.Clear();
+  AddFollowUp(&plan, 1, 20);
+  AddFollowUp(&plan, 2, 20);
+  const auto done = Run(plan);
+  ASSERT_TRUE(done.ok()) << done.status();
+  ASSERT_EQ(done->sampled_size(), 1);
+  EXPECT_EQ(done->sampled(0).sequence(), 2u);
+  EXPECT_EQ(done->sampled(0).token().token(), second[1]);
+}
+
+TEST_F(StepRunnerTest, RefusesAChunkThatFollowsNothing) {
+  v1::StepPlan begin;
+  *begin.add_start() = Start(1, 20);
+  AddChunk(&begin, 1, 0, Prompt(10, 2), false);
+  const auto refusal = [&](uint64_t id, uint32_t position, const std::vector<TokenId>& tokens) {
+    EXPECT_TRUE(Run(begin).ok());
+    v1::StepPlan plan;
+    AddFollowUp(&plan, id, position);
+    plan.mutable_chunks(0)->mutable_tokens()->Add(tokens.begin(), tokens.end());
+    return Refusal(plan).code();
+  };
+  EXPECT_EQ(refusal(1, 10, {}), absl::StatusCode::kInvalidArgument) << "no token was to be chosen";
+  EXPECT_EQ(refusal(2, 10, {}), absl::StatusCode::kInvalidArgument) << "an unknown sequence";
+  begin.mutable_start(0)->set_prompt_tokens(10);
+  begin.mutable_chunks(0)->set_sample(true);
+  EXPECT_EQ(refusal(1, 10, {5}), absl::StatusCode::kInvalidArgument) << "it says itself what is to be run";
+  EXPECT_EQ(refusal(1, 11, {}), absl::StatusCode::kInvalidArgument) << "a gap";
+}
+
 TEST_F(StepRunnerTest, AnEmptyPlanStillRunsTheExperts) {
   int calls = 0;
   StepRunner runner = MakeRunner([&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
@@ -303,6 +364,9 @@ TEST_F(StepRunnerTest, LogitsThatAreNotFiniteFailTheirSequenceAlone) {
   EXPECT_NE(done->sampled(0).error(), "");
   EXPECT_GE(done->sampled(1).token().token(), 0);
   EXPECT_EQ(done->sampled(1).error(), "");
+  plan.Clear();
+  AddFollowUp(&plan, 1, 2);
+  EXPECT_EQ(runner.Run(plan, experts_)->sampled_size(), 0) << "and nothing follows it";
 }
 
 TEST_F(StepRunnerTest, PassesOnWhatStoppedTheForwardPass) {
