@@ -36,6 +36,11 @@ namespace braid {
   PLANT(kForgetsCountRollback)            \
   PLANT(kForgetsLengthRollback)           \
   PLANT(kKeepsScoresOfVoidChunk)          \
+  PLANT(kForgetsCountsOfTheFirst)         \
+  PLANT(kGoesOnBehindAFault)              \
+  PLANT(kFollowsAnotherToken)             \
+  PLANT(kFollowsDrafts)                   \
+  PLANT(kForgetsSecondStepInFlight)       \
   PLANT(kRandomRestartsWithPrefill)       \
   PLANT(kTakesAWrongDraft)                \
   PLANT(kDraftsShareRandomNumber)         \

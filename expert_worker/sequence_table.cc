@@ -170,6 +170,7 @@ bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
   if (sequence.length > length && scores && !Planted(Bug::kKeepsScoresOfVoidChunk)) return false;
   int reached = sequence.length;
   for (size_t i = last.size(); i > 0 && last[i - 1].position >= length; --i) {
+    if (Planted(Bug::kForgetsCountsOfTheFirst) && i < last.size()) last[i - 1].counted.clear();
     TakeBack(sequence, last[i - 1]);
     reached = last[i - 1].position;
   }

@@ -95,7 +95,7 @@ absl::Status StepRunner::FillIn(v1::StepPlan* plan) {
             fmt::format("chunk of sequence {}: there is nothing that it follows, or it has tokens", chunk.sequence()));
       }
       if (!sequence->GoesOn()) continue;
-      chunk.add_tokens(*sequence->next);
+      chunk.add_tokens(*sequence->next + (Planted(Bug::kFollowsAnotherToken) ? 1 : 0));
     }
     plan->mutable_chunks()->SwapElements(kept++, i);
   }

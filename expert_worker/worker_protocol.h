@@ -63,7 +63,8 @@ class WorkerProtocol {
   using Order =
       std::variant<OpenExchange, ConnectExchange, AbandonExchange, BeginEpoch, RunStep, ForgetSequences, Answer>;
 
-  // Plans that may wait, which are dropped with their epoch. The router sends at most a plan ahead; this many is a router that has lost its mind.
+  // Plans that may wait, which are dropped with their epoch. The router sends at most a plan ahead; this many is a
+  // router that has lost its mind.
   static constexpr size_t kPlansWaitingMax = 64;
 
   // What a placement is checked against.

@@ -14,7 +14,12 @@ void DraftPlanner::OnToken(Sequence& sequence, TokenId token) {
   if (drafts_max_ > 0) sequence.drafter.Learn(sequence.log(), token, &rates_);
 }
 
-void DraftPlanner::Choose(std::span<Decode> decodes, int rows) {
+bool DraftPlanner::WouldChoose(std::span<Decode> decodes, int rows) {
+  Choose(decodes, rows, 1);
+  return std::any_of(decodes.begin(), decodes.end(), [](const Decode& decode) { return decode.drafts > 0; });
+}
+
+void DraftPlanner::Choose(std::span<Decode> decodes, int rows, int skipped) {
   rows_.clear();
   for (Decode& decode : decodes) {
     Drafter& drafter = decode.sequence->drafter;
@@ -22,7 +27,7 @@ void DraftPlanner::Choose(std::span<Decode> decodes, int rows) {
     if (!drafter.guesses()) continue;
     double chance = 1;
     for (int i = 0; i < std::min(drafts_max_, decode.most); ++i) {
-      chance *= drafter.Chance(i, rates_);
+      chance *= drafter.Chance(i + skipped, rates_);
       if (chance < kChanceMin) break;
       rows_.push_back({chance, &decode});
     }

@@ -28,6 +28,7 @@ class DraftPlanner {
 
   // A step of so many rows has taken so long.
   void OnStep(int rows, absl::Duration time) { times_.Add(rows, absl::ToDoubleSeconds(time)); }
+  const StepTimes& times() const { return times_; }
   // `token` follows; the caller appends it then.
   void OnToken(Sequence& sequence, TokenId token);
 
@@ -40,7 +41,9 @@ class DraftPlanner {
     int drafts = 0;  // Choose says so
   };
   // REQUIRES: the chunks are for the ends of the sequences' logs; `rows` of the step so far, at least one.
-  void Choose(std::span<Decode> decodes, int rows);
+  void Choose(std::span<Decode> decodes, int rows) { Choose(decodes, rows, 0); }
+  // Whether it would choose any behind one more token each, if those turn out as guessed. Changes nothing.
+  bool WouldChoose(std::span<Decode> decodes, int rows);
   // Gives the chunk its first `drafts` drafts, at most as many as were chosen.
   static void AddDrafts(const Decode& decode, int drafts);
 
@@ -49,6 +52,9 @@ class DraftPlanner {
     double chance = 0;
     Decode* decode = nullptr;
   };
+
+  // Drafts begin behind the first `skipped` guesses.
+  void Choose(std::span<Decode> decodes, int rows, int skipped);
 
   const int drafts_max_;
   StepTimes times_;

@@ -98,6 +98,19 @@ double Gain(int sequences, int copies, absl::Duration step, absl::Duration row, 
 constexpr absl::Duration kWeights = absl::Milliseconds(16), kRow = absl::Milliseconds(5);  // bound by memory
 constexpr absl::Duration kLittle = absl::Microseconds(100);
 
+TEST(DraftPlanner, SaysWhetherItMightDraftBehindOneMoreToken) {
+  for (const bool repeats : {true, false}) {
+    v1::GenerateSequenceRequest request;
+    for (int i = 0; i < 60; ++i) request.add_prompt(repeats ? i % 10 : i);
+    request.set_max_new_tokens(100);
+    Sequence sequence(SequenceId(1), request, absl::UnixEpoch());
+    DraftPlanner planner(8);
+    planner.OnStep(1, kWeights);
+    std::vector<DraftPlanner::Decode> decodes = {{.sequence = &sequence, .most = 8}};
+    EXPECT_EQ(planner.WouldChoose(decodes, 1), repeats);
+  }
+}
+
 TEST(DraftPlanner, ALoneSequenceThatCopiesGoesMuchFaster) {
   EXPECT_GT(Gain(1, 100, kWeights, kLittle), 6);
   EXPECT_GT(Gain(1, 95, kWeights, kRow), 1.7);

@@ -119,8 +119,12 @@ v1::AttachRequest FakeWorker::Run(const v1::StepPlan& plan) {
   done.set_step_us(1000);
   int rows = 0;
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
-    rows += chunk.tokens_size();
-    Extend(chunk, done);
+    rows += chunk.follows() ? 1 : chunk.tokens_size();
+    if (chunk.follows()) {
+      Follow(chunk, done);
+    } else {
+      Extend(chunk, done);
+    }
   }
   if (rows > static_cast<int>(hello_.step_tokens_max())) Complain("more rows than a step may have");
   for (int e = 0; e < 4; ++e) done.add_expert_rows(static_cast<uint64_t>(rows * (e + 1)));
@@ -170,6 +174,18 @@ void FakeWorker::Save(const v1::SequenceChunk& chunk, const Sequence& sequence) 
     if (!snapshots_.emplace(save.snapshot(), std::move(snapshot)).second) Complain("a snapshot saved twice");
   }
   if (snapshots_.size() > hello_.snapshots_max()) Complain("more snapshots than fit");
+}
+
+void FakeWorker::Follow(v1::SequenceChunk chunk, v1::StepDone& done) {
+  auto found = sequences_.find(chunk.sequence());
+  if (found == sequences_.end()) return Complain("a chunk that follows nothing");
+  const auto& [start, tokens, blocks] = found->second;
+  if (!chunk.tokens().empty()) Complain("a chunk that follows, and says how");
+  const TokenId token = Next(tokens, static_cast<int>(start.prompt_tokens()), start.sampling().seed());
+  const auto& stops = start.stop_tokens();
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) return;
+  chunk.add_tokens(token);
+  Extend(chunk, done);
 }
 
 void FakeWorker::Extend(const v1::SequenceChunk& chunk, v1::StepDone& done) {

@@ -55,6 +55,7 @@ class FakeWorker {
   void Start(const v1::SequenceStart& start);
   void Save(const v1::SequenceChunk& chunk, const Sequence& sequence);
   void Extend(const v1::SequenceChunk& chunk, v1::StepDone& done);
+  void Follow(v1::SequenceChunk chunk, v1::StepDone& done);
   void Complain(const std::string& complaint) { complaints_.push_back(hello_.name() + ": " + complaint); }
 
   v1::Hello hello_;

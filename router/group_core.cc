@@ -1,6 +1,7 @@
 #include "router/group_core.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,12 @@ namespace {
 constexpr double kRebalanceGain = 0.1;
 // A worker whose connection broke comes back within this.
 constexpr absl::Duration kTrial = absl::Seconds(5);
+// A plan is on its way to the workers for less than this.
+constexpr absl::Duration kAheadMin = absl::Milliseconds(1);
+// Steps do not take as long as they should. The share of that time by which a plan is sent earlier is such that one
+// step in ten or so is done before.
+constexpr double kAheadShareMin = 0.02, kAheadShareMax = 0.5;
+constexpr double kShareIfTooLate = 1.25, kShareIfInTime = 0.98;
 
 Group GroupOf(const Membership::View& view, const Membership& membership, bool prefix_cache) {
   std::vector<Group::Worker> workers;
@@ -97,14 +104,14 @@ void GroupCore::Advance(const Roster& roster, absl::Time now) {
   DrainLeaving(now);
   membership_.Advance(now, load_.rows());
   FollowLoss(now);
-  if (membership_.ready() != nullptr && !step_) BeginEpoch(now);
+  if (membership_.ready() != nullptr && steps_.empty()) BeginEpoch(now);
 }
 
 std::vector<WorkerId> GroupCore::Late(absl::Time now) const {
   std::vector<WorkerId> late = membership_.LateToBegin(options_.step_timeout, now);
-  if (!step_ || now - step_->issued() < options_.step_timeout) return late;
-  for (int rank = 0; rank < step_->size(); ++rank) {
-    if (!step_->answered(rank)) late.push_back(scheduler_.group()->worker(rank).id);
+  if (steps_.empty() || now - steps_.front().begun() < options_.step_timeout) return late;
+  for (int rank = 0; rank < steps_.front().size(); ++rank) {
+    if (!steps_.front().answered(rank)) late.push_back(scheduler_.group()->worker(rank).id);
   }
   return late;
 }
@@ -141,10 +148,13 @@ absl::Status GroupCore::OnStepDone(WorkerId worker, const v1::StepDone& done, ab
   const std::optional<int> rank = view != nullptr ? view->RankOf(worker) : std::nullopt;
   const bool over = rank && Epoch(done.epoch()) != view->epoch;
   if (!rank || (over && !Planted(Bug::kRouterTakesAnyEpoch))) return absl::OkStatus();
-  if (!step_) return InvalidArgument("step_done, but no step is in flight");
+  if (steps_.empty()) return InvalidArgument("step_done, but no step is in flight");
   RETURN_IF_ERROR(CheckScores(done));
-  RETURN_IF_ERROR(step_->OnDone(*rank, done, view->members[static_cast<size_t>(*rank)].hello));
-  if (step_->complete()) Commit(now);
+  // A worker answers one after the other; the others may be a step behind it.
+  const bool second = steps_.size() == 2 && steps_.front().answered(*rank);
+  Step& step = second ? steps_.back() : steps_.front();
+  RETURN_IF_ERROR(step.OnDone(*rank, done, view->members[static_cast<size_t>(*rank)].hello));
+  while (!steps_.empty() && steps_.front().complete()) Commit(now);
   return absl::OkStatus();
 }
 
@@ -166,11 +176,14 @@ absl::Status GroupCore::OnBegun(WorkerId worker, const v1::Begun& begun) {
 void GroupCore::FollowLoss(absl::Time now) {
   const std::optional<Membership::Loss> loss = membership_.TakeLoss();
   if (!loss) return;
-  const std::optional<Step> step = std::exchange(step_, std::nullopt);
+  const std::deque<Step> steps = std::exchange(steps_, {});
+  if (Planted(Bug::kForgetsSecondStepInFlight) && steps.size() == 2) steps_.push_back(steps.back());
+  look_ahead_at_ = absl::InfiniteFuture();
   probe_->epochs_lost.Add();
   stopped_at_ = now;
   if (paused_at_ == absl::InfinitePast()) paused_at_ = now;
   links_.Reset();
+  const Step* const step = steps.empty() ? nullptr : &steps.front();
   for (int rank = 0; Planted(Bug::kCountsRowsOfVoidStep) && step && rank < step->size(); ++rank) {
     for (const Step::Chunk& chunk : step->chunks(rank)) {
       if (Sequence* sequence = scheduler_.Find(chunk.sequence)) sequence->OnComputed(chunk.rows);
@@ -178,21 +191,28 @@ void GroupCore::FollowLoss(absl::Time now) {
   }
   const Epoch epoch = scheduler_.group() != nullptr ? scheduler_.group()->epoch() : Epoch();
   scheduler_.EndEpoch();
-  if (step && *loss == Membership::Loss::kCrash) Suspect(*step, {epoch, membership_.crashed()}, now);
+  if (step && *loss == Membership::Loss::kCrash) Suspect(steps, {epoch, membership_.crashed()}, now);
 }
 
-// A worker crashed while this step ran. If just one of its sequences was there at a crash before, without having got
-// past it since, that one is the cause, unless it turns out that one of the workers lives.
-void GroupCore::Suspect(const Step& step, const Suspicion::Crash& crash, absl::Time now) {
-  std::vector<Sequence*> serious;
-  for (int rank = 0; rank < step.size(); ++rank) {
-    for (const Step::Chunk& chunk : step.chunks(rank)) {
-      Sequence* sequence = scheduler_.Find(chunk.sequence);
-      if (sequence == nullptr) continue;
-      sequence->suspicion.OnCrash(chunk.position, chunk.sure_rows(), crash);
-      sequence->careful = true;
-      if (sequence->suspicion.serious()) serious.push_back(sequence);
+// A worker crashed while one of these steps ran. If just one of their sequences was there at a crash before, without
+// having got past it since, that one is the cause, unless it turns out that one of the workers lives.
+void GroupCore::Suspect(const std::deque<Step>& steps, const Suspicion::Crash& crash, absl::Time now) {
+  std::map<SequenceId, std::pair<int, int>> runs;  // its first position and its rows over all steps
+  for (const Step& step : steps) {
+    for (int rank = 0; rank < step.size(); ++rank) {
+      for (const Step::Chunk& chunk : step.chunks(rank)) {
+        const auto [run, is_new] = runs.try_emplace(chunk.sequence, chunk.position, 0);
+        run->second.second += chunk.sure_rows();
+      }
     }
+  }
+  std::vector<Sequence*> serious;
+  for (const auto& [id, run] : runs) {
+    Sequence* sequence = scheduler_.Find(id);
+    if (sequence == nullptr) continue;
+    sequence->suspicion.OnCrash(run.first, run.second, crash);
+    sequence->careful = true;
+    if (sequence->suspicion.serious()) serious.push_back(sequence);
   }
   if (serious.size() != 1 && !(Planted(Bug::kQuarantinesBystanders) && !serious.empty())) return;
   serious[0]->suspicion.verdict_at = now + kTrial;
@@ -202,7 +222,7 @@ void GroupCore::Suspect(const Step& step, const Suspicion::Crash& crash, absl::T
 void GroupCore::WatchLinks(const Roster& roster, absl::Time now) {
   if (now - looked_at_links_ < options_.heartbeat / 2) return;  // it is heartbeats that tell
   looked_at_links_ = now;
-  if (!membership_.running() || !step_) return links_.Reset();
+  if (!membership_.running() || steps_.empty()) return links_.Reset();
   const Membership::View& view = *membership_.serving();
   std::vector<const v1::Heartbeat*> beats;
   for (const Membership::Member& member : view.members) {
@@ -249,17 +269,37 @@ void GroupCore::IssueStep(absl::Time now) {
     probe_->epoch_pause_seconds.Observe(absl::ToDoubleSeconds(now - paused_at_));
     paused_at_ = absl::InfinitePast();
   }
-  if (step_ || membership_.ready() != nullptr) return;
-  std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanStep();
-  if (!plans) return;
+  if (membership_.ready() != nullptr) return;
+  if (steps_.empty()) {
+    std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanStep();
+    if (!plans) return;
+    Send(*std::move(plans), now);
+    ScheduleLookAhead();
+  } else if (now >= look_ahead_at_) {
+    look_ahead_at_ = absl::InfiniteFuture();
+    ahead_share_ = std::max(ahead_share_ * kShareIfInTime, kAheadShareMin);
+    std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanFollowUp(steps_.front());
+    if (!plans) return;
+    Send(*std::move(plans), now);
+    probe_->steps_ahead.Add();
+  }
+}
+
+void GroupCore::ScheduleLookAhead() {
+  const std::optional<absl::Duration> time = scheduler_.StepTime(steps_.front().rows());
+  if (!time) return;
+  look_ahead_at_ = steps_.front().begun() + *time * (1 - ahead_share_) - kAheadMin;
+}
+
+void GroupCore::Send(std::vector<v1::StepPlan> plans, absl::Time now) {
   const Membership::View& view = *membership_.serving();
-  step_.emplace(++step_number_, *plans, now);
-  for (size_t rank = 0; rank < plans->size(); ++rank) {
-    for (const v1::SequenceChunk& chunk : (*plans)[rank].chunks()) probe_->prefix_saves.Add(chunk.saves_size());
-    probe_->prefix_drops.Add((*plans)[rank].drop_snapshots_size());
+  steps_.emplace_back(++step_number_, plans, now);
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    for (const v1::SequenceChunk& chunk : plans[rank].chunks()) probe_->prefix_saves.Add(chunk.saves_size());
+    probe_->prefix_drops.Add(plans[rank].drop_snapshots_size());
     SendToWorker send{view.members[rank].id, {}};
     v1::StepPlan& plan = *send.message.mutable_step_plan();
-    plan = std::move((*plans)[rank]);
+    plan = std::move(plans[rank]);
     plan.set_epoch(view.epoch.value);
     plan.set_step(step_number_);
     actions_->push_back(std::move(send));
@@ -284,7 +324,11 @@ void GroupCore::PlanRebalance(absl::Time now) {
 }
 
 void GroupCore::Commit(absl::Time now) {
-  const Step step = *std::exchange(step_, std::nullopt);
+  const Step step = std::move(steps_.front());
+  steps_.pop_front();
+  if (std::exchange(look_ahead_at_, absl::InfiniteFuture()) != absl::InfiniteFuture()) {
+    ahead_share_ = std::min(ahead_share_ * kShareIfTooLate, kAheadShareMax);
+  }
   membership_.OnProgress();
   Observe(step, now);
   scheduler_.CommitSaves();
@@ -298,6 +342,9 @@ void GroupCore::Commit(absl::Time now) {
     for (const v1::PromptScores& scores : step.done(rank).prompt_scores()) DeliverScores(scores);
     for (const v1::Sampled& sampled : step.done(rank).sampled()) DeliverToken(sampled);
   }
+  if (steps_.empty()) return;
+  steps_.front().set_begun(now);
+  ScheduleLookAhead();
 }
 
 absl::Status GroupCore::CheckScores(const v1::StepDone& done) const {
@@ -367,9 +414,9 @@ void GroupCore::DeliverToken(const v1::Sampled& sampled) {
 
 void GroupCore::Observe(const Step& step, absl::Time now) {
   probe_->steps.Add();
-  probe_->step_seconds.Observe(absl::ToDoubleSeconds(now - step.issued()));
+  probe_->step_seconds.Observe(absl::ToDoubleSeconds(now - step.begun()));
   probe_->step_rows.Observe(step.rows());
-  scheduler_.OnStep(step.rows(), now - step.issued());
+  scheduler_.OnStep(step.rows(), now - step.begun());
   int decode_rows = 0, drafts = 0, rejected = 0;
   for (int rank = 0; rank < step.size(); ++rank) {
     for (const Step::Chunk& chunk : step.chunks(rank)) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,8 +29,13 @@ namespace braid {
 //    Scheduler    which sequences run where, and what the next step computes
 //    Step         the step in flight; committed when every member has reported it
 //
-// When an epoch is lost its step never happened: running sequences go on from their last committed token with the
-// workers that hold their state, in the next epoch; those whose owner is gone come out (TakeDisplaced).
+// Workers need not wait for the router between two steps while answers are written: shortly before a step should be
+// done, if the next one is known but for the tokens that this one chooses, its plan is sent. So at most two steps are
+// in flight. Not before that, since what comes meanwhile, a prompt above all, is to be in the next step, not in the one
+// behind it.
+//
+// When an epoch is lost its steps in flight never happened: running sequences go on from their last committed token
+// with the workers that hold their state, in the next epoch; those whose owner is gone come out (TakeDisplaced).
 //
 // Pure: time is an argument. Thread-compatible.
 class GroupCore {
@@ -47,12 +53,16 @@ class GroupCore {
 
   // Issues what is due: set-ups, the next epoch. `roster` knows how far each worker is.
   void Advance(const Roster& roster, absl::Time now);
-  // The next step, if there is something to do and none is in flight.
+  // The next step, if there is something to do and none is in flight; or the one behind that, if it is time.
   void IssueStep(absl::Time now);
+  // When IssueStep should be called though nothing has happened.
+  absl::Time WakeAt() const { return look_ahead_at_; }
   // Workers that have not come back from their step for too long, or from the one before an epoch.
   std::vector<WorkerId> Late(absl::Time now) const;
   // Workers that may be let go, see Membership.
-  std::vector<WorkerId> Releasable() const { return membership_.Releasable(scheduler_.running() == 0 && !step_); }
+  std::vector<WorkerId> Releasable() const {
+    return membership_.Releasable(scheduler_.running() == 0 && steps_.empty());
+  }
   // Sequences that have lost their state here and are to be admitted anew, wherever.
   Scheduler::Sequences TakeDisplaced() { return std::exchange(displaced_, {}); }
   // Sequences that are on trial for crashing workers from now on.
@@ -85,12 +95,17 @@ class GroupCore {
   absl::Status OnBegun(WorkerId worker, const v1::Begun& begun);
   absl::Status CheckScores(const v1::StepDone& done) const;
   void FollowLoss(absl::Time now);
-  void Suspect(const Step& step, const Suspicion::Crash& crash, absl::Time now);
+  void Suspect(const std::deque<Step>& steps, const Suspicion::Crash& crash, absl::Time now);
   void WatchLinks(const Roster& roster, absl::Time now);
   void DrainLeaving(absl::Time now);
   void BeginEpoch(absl::Time now);
   void PlanRebalance(absl::Time now);
 
+  // One step is in flight, and could begin just now.
+  void ScheduleLookAhead();
+  void Send(std::vector<v1::StepPlan> plans, absl::Time now);
+
+  // REQUIRES: the first step in flight is complete.
   void Commit(absl::Time now);
   void DeliverScores(const v1::PromptScores& scores);
   void DeliverToken(const v1::Sampled& sampled);
@@ -104,8 +119,10 @@ class GroupCore {
   std::vector<Action>* const actions_;
   Membership membership_;
   Scheduler scheduler_;
-  std::optional<Step> step_;
-  uint64_t step_number_ = 0;  // of the last step issued in this epoch
+  std::deque<Step> steps_;                             // in flight, in their order; two at most
+  absl::Time look_ahead_at_ = absl::InfiniteFuture();  // to plan the second of them
+  double ahead_share_ = 0.125;                         // of a step's time, see ScheduleLookAhead
+  uint64_t step_number_ = 0;                           // of the last step issued in this epoch
   Scheduler::Sequences displaced_;
   std::vector<SequenceId> accused_;
   ExpertLoad load_;

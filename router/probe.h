@@ -13,7 +13,7 @@ struct RouterProbe {
   Counter finished_stop, finished_length, cancelled, failed, refused;
   Counter sequences_requeued, sequences_kept, quarantined;
 
-  Counter steps;
+  Counter steps, steps_ahead;
   Histogram step_seconds, step_rows;
   Counter prefill_rows, decode_rows, rejected_rows;
   Counter drafted_tokens, accepted_tokens;

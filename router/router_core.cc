@@ -108,6 +108,12 @@ void RouterCore::Advance(absl::Time now) {
   UpdateGauges();
 }
 
+absl::Time RouterCore::WakeAt() const {
+  absl::Time wake_at = absl::InfiniteFuture();
+  for (const auto& [name, group] : groups_) wake_at = std::min(wake_at, group->WakeAt());
+  return wake_at;
+}
+
 std::vector<Action> RouterCore::TakeActions() { return std::exchange(actions_, {}); }
 
 std::string RouterCore::NotReady() const {

@@ -62,6 +62,8 @@ class RouterCore {
   void Stop(const absl::Status& status, absl::Time now);
 
   void Advance(absl::Time now);
+  // When to call it next though nothing comes in, if that is sooner than usual.
+  absl::Time WakeAt() const;
   std::vector<Action> TakeActions();
 
   bool idle() const { return queue_.size() == 0 && running() == 0; }

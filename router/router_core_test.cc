@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -86,6 +87,26 @@ class Cluster {
     }
     return true;
   }
+  // Of slow workers: the steps that each has been sent and has not ended.
+  int steps_running(uint32_t id) const {
+    return static_cast<int>(
+        std::count_if(running_.begin(), running_.end(), [id](const auto& m) { return m.first == id; }));
+  }
+  // Such a step ends here, after so much time; the router looks at the clock before that, as it wishes to.
+  void StepEnds(uint32_t id, absl::Duration time) {
+    const absl::Time end = now + time;
+    now = std::clamp(core.WakeAt(), now, end);
+    Round();
+    now = end;
+    const auto done = std::find_if(running_.begin(), running_.end(), [id](const auto& m) { return m.first == id; });
+    ASSERT_NE(done, running_.end());
+    to_router_.push_back(*done);
+    running_.erase(done);
+    Round();
+    Round();  // the router acts on it
+  }
+  // Steps that are void are not answered.
+  void ForgetRunning() { running_.clear(); }
   // A round whose messages one worker does not answer.
   void RoundWithout(uint32_t id) {
     hung.push_back(id);
@@ -118,7 +139,10 @@ class Cluster {
   std::vector<uint32_t> hung;                                     // workers that say nothing but heartbeats
   uint32_t stuck = 0;                                             // a worker that never begins an epoch
   std::function<void(v1::Sampled*, TokenId first)> spoil_drafts;  // changes what comes of drafts, if any was right
+  int rows_ahead = 0;                                             // in steps that were sent ahead
+  bool slow = false;                                              // steps take until StepEnds
   uint64_t poison = 0;                                            // a sequence that kills whoever computes it,
+  uint32_t poison_position = 0;                                   // by its rows from here on,
   uint32_t poisoned = 0;                                          // as it just has this one
 
  private:
@@ -126,7 +150,9 @@ class Cluster {
     auto worker = workers.find(action.worker.value);
     if (worker == workers.end()) return;
     for (const v1::SequenceChunk& chunk : action.message.step_plan().chunks()) {
-      if (poison == chunk.sequence()) poisoned = action.worker.value;
+      const uint32_t end = chunk.position() + std::max(1u, static_cast<uint32_t>(chunk.tokens_size()));
+      if (poison == chunk.sequence() && end > poison_position) poisoned = action.worker.value;
+      rows_ahead += chunk.follows();
     }
     if (poisoned == action.worker.value) return;
     if (action.message.has_begin() && stuck == action.worker.value) return;
@@ -136,7 +162,8 @@ class Cluster {
       if (sampled->more_size() > 0) spoil_drafts(sampled, sampled->token().token());
     }
     const bool is_hung = std::find(hung.begin(), hung.end(), action.worker.value) != hung.end();
-    if (answer && (!is_hung || answer->has_heartbeat())) to_router_.emplace_back(action.worker.value, *answer);
+    if (!answer || (is_hung && !answer->has_heartbeat())) return;
+    (slow && answer->has_step_done() ? running_ : to_router_).emplace_back(action.worker.value, *answer);
   }
   void Do(CloseWorker& action) {
     closed[action.worker.value] = action.status;
@@ -175,7 +202,7 @@ class Cluster {
   uint32_t last_worker_ = 0;
   uint64_t last_sequence_ = 0;
   std::vector<uint64_t> cancelled_;
-  std::deque<std::pair<uint32_t, v1::AttachRequest>> to_router_;
+  std::deque<std::pair<uint32_t, v1::AttachRequest>> to_router_, running_;
   std::vector<std::string> complaints_;
 
  public:
@@ -1081,6 +1108,144 @@ TEST_F(RouterCoreTest, CountsWhatItDoes) {
   EXPECT_THAT(text, HasSubstr("braid_router_step_rows_total{kind=\"decode\"} 99"));
   EXPECT_THAT(text, HasSubstr("braid_expert_imbalance_ratio 1.6"));  // rows 1:2:3:4
   EXPECT_THAT(text, HasSubstr("braid_kv_blocks 2000"));
+}
+
+// Two workers whose steps take 20 ms. The first few tell how long they take.
+class StepsAheadTest : public RouterCoreTest {
+ protected:
+  void StartSlow() {
+    Start();
+    cluster.slow = true;
+  }
+  void RunStep() {
+    cluster.Round();
+    cluster.StepEnds(1, absl::Milliseconds(20));
+    cluster.StepEnds(2, absl::ZeroDuration());
+  }
+  // Until a step is behind the one that runs.
+  void RunUntilAhead() {
+    for (int steps = 0;; ++steps) {
+      ASSERT_LT(steps, 10);
+      cluster.Round();
+      const absl::Time end = cluster.now + absl::Milliseconds(20);
+      cluster.now = std::clamp(cluster.core.WakeAt(), cluster.now, end);
+      cluster.Round();
+      if (cluster.steps_running(1) == 2) return;
+      cluster.StepEnds(1, end - cluster.now);
+      cluster.StepEnds(2, absl::ZeroDuration());
+    }
+  }
+  void RunToTheEnd() {
+    for (cluster.Round(); cluster.steps_running(1) + cluster.steps_running(2) > 0;) {
+      if (cluster.steps_running(1) > 0) cluster.StepEnds(1, absl::Milliseconds(20));
+      if (cluster.steps_running(2) > 0) cluster.StepEnds(2, absl::ZeroDuration());
+    }
+    cluster.RunUntilQuiet();
+  }
+  int ahead() const { return cluster.rows_ahead; }
+};
+
+TEST_F(StepsAheadTest, WorkersHaveTheNextPlanBeforeTheyNeedIt) {
+  StartSlow();
+  const uint64_t a = cluster.Generate(NewRequest(Prompt(10), 60));
+  const uint64_t b = cluster.Generate(NewRequest(Prompt(7, 5), 60));
+  for (int i = 0; i < 50; ++i) ASSERT_NO_FATAL_FAILURE(RunStep());
+  EXPECT_GT(ahead(), 35);
+  RunToTheEnd();
+  ExpectAnswer(a, Prompt(10), 60);
+  ExpectAnswer(b, Prompt(7, 5), 60);
+}
+
+TEST_F(StepsAheadTest, WhatComesBeforeItIsTimeIsInTheNextStep) {
+  StartSlow();
+  cluster.Generate(NewRequest(Prompt(10), 60));
+  for (int i = 0; i < 10; ++i) ASSERT_NO_FATAL_FAILURE(RunStep());
+  while (cluster.steps_running(1) != 1) ASSERT_NO_FATAL_FAILURE(RunStep());
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(7, 5), 1));
+  ASSERT_NO_FATAL_FAILURE(RunStep());
+  ASSERT_NO_FATAL_FAILURE(RunStep());
+  EXPECT_TRUE(cluster.seen[id].finished);
+  RunToTheEnd();
+}
+
+TEST_F(StepsAheadTest, OneWorkerMayBeAStepAheadOfAnother) {
+  StartSlow();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(10), 60));
+  ASSERT_NO_FATAL_FAILURE(RunUntilAhead());
+  const size_t tokens = cluster.seen[id].tokens.size();
+  cluster.StepEnds(1, absl::Milliseconds(1));
+  cluster.StepEnds(1, absl::Milliseconds(20));
+  EXPECT_EQ(cluster.seen[id].tokens.size(), tokens) << "nothing counts before all have said so";
+  EXPECT_EQ(cluster.steps_running(1), 0);
+  cluster.StepEnds(2, absl::ZeroDuration());
+  EXPECT_EQ(cluster.seen[id].tokens.size(), tokens + 1);
+  EXPECT_EQ(cluster.steps_running(2), 1);
+  cluster.StepEnds(2, absl::ZeroDuration());
+  EXPECT_EQ(cluster.seen[id].tokens.size(), tokens + 2);
+  RunToTheEnd();
+  ExpectAnswer(id, Prompt(10), 60);
+}
+
+TEST_F(StepsAheadTest, ALossVoidsBothSteps) {
+  StartSlow();
+  const uint64_t a = cluster.Generate(NewRequest(Prompt(10), 60));
+  const uint64_t b = cluster.Generate(NewRequest(Prompt(7, 5), 60));
+  for (const int done_by_one : {0, 1, 2}) {
+    ASSERT_NO_FATAL_FAILURE(RunUntilAhead());
+    const size_t tokens = cluster.seen[a].tokens.size() + cluster.seen[b].tokens.size();
+    for (int i = 0; i < done_by_one; ++i) cluster.StepEnds(1, absl::Milliseconds(1));
+    v1::AttachRequest fault;
+    fault.mutable_fault()->set_epoch(cluster.Status().epoch());
+    fault.mutable_fault()->set_step(1);
+    cluster.Say(2, fault);
+    cluster.ForgetRunning();
+    EXPECT_EQ(cluster.seen[a].tokens.size() + cluster.seen[b].tokens.size(), tokens);
+    cluster.Pass(absl::Seconds(1));
+  }
+  RunToTheEnd();
+  ExpectAnswer(a, Prompt(10), 60);
+  ExpectAnswer(b, Prompt(7, 5), 60);
+}
+
+TEST_F(StepsAheadTest, NothingIsSaidOfARowBehindAStopToken) {
+  const std::vector<TokenId> answer = FakeWorker::Answer(Prompt(10), 0, 60);
+  StartSlow();
+  v1::GenerateSequenceRequest request = NewRequest(Prompt(10), 60);
+  request.add_stop_tokens(answer[20]);
+  const uint64_t id = cluster.Generate(request);
+  const uint64_t other = cluster.Generate(NewRequest(Prompt(7, 5), 60));
+  for (int i = 0; i < 30; ++i) ASSERT_NO_FATAL_FAILURE(RunStep());
+  EXPECT_GT(ahead(), 15);
+  RunToTheEnd();
+  EXPECT_EQ(cluster.seen[id].finished, v1::SequenceFinished::REASON_STOP);
+  EXPECT_EQ(cluster.seen[id].tokens.size(),
+            static_cast<size_t>(std::find(answer.begin(), answer.end(), answer[20]) - answer.begin()) + 1);
+  ExpectAnswer(other, Prompt(7, 5), 60);
+  EXPECT_EQ(cluster.Status().kv_blocks_used(), 0u);
+}
+
+TEST_F(StepsAheadTest, ACancelledSequenceLeavesBothStepsToTheOthers) {
+  StartSlow();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(10), 60));
+  const uint64_t other = cluster.Generate(NewRequest(Prompt(7, 5), 60));
+  ASSERT_NO_FATAL_FAILURE(RunUntilAhead());
+  cluster.Cancel(id);
+  RunToTheEnd();
+  ExpectAnswer(other, Prompt(7, 5), 60);
+  EXPECT_EQ(cluster.Status().kv_blocks_used(), 0u);
+}
+
+TEST_F(StepsAheadTest, ARowThatKillsInTheSecondStepIsFound) {
+  StartSlow();
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(10), 60));
+  ASSERT_NO_FATAL_FAILURE(RunUntilAhead());
+  cluster.slow = false;
+  cluster.poison_position = 10 + static_cast<uint32_t>(cluster.seen[id].tokens.size());
+  cluster.Break(cluster.workers[1]->sequences() > 0 ? 1 : 2);
+  cluster.ForgetRunning();
+  cluster.Attach();
+  EXPECT_EQ(CrashesUntilTheEndOf(id), 1) << "the first step, which is run again, does not clear it";
+  EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kAborted);
 }
 
 }  // namespace

@@ -198,7 +198,7 @@ class RouterServer final : public Router {
   void Run() {
     const absl::Duration tick = std::clamp(options_.heartbeat / 5, absl::Milliseconds(5), absl::Milliseconds(100));
     while (!stopped_.HasBeenNotified()) {
-      std::optional<Input> input = inbox_.Pop(tick);
+      std::optional<Input> input = inbox_.Pop(std::min(tick, core_.WakeAt() - Clock::Real().Now()));
       const absl::Time now = Clock::Real().Now();
       for (int n = 0; input && n < kInputsPerRound; ++n) {
         std::visit([&](const auto& what) { On(what, now); }, *input);

@@ -169,10 +169,7 @@ Sequence* Scheduler::Find(SequenceId id) const {
 std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
   CHECK(group_);
   std::vector<v1::StepPlan> plans(static_cast<size_t>(group_->size()));
-  for (size_t rank = 0; rank < plans.size(); ++rank) {
-    plans[rank].mutable_release()->Add(releases_[rank].begin(), releases_[rank].end());
-    releases_[rank].clear();
-  }
+  AddReleases(plans);
   const Sequence* suspect = Find(suspect_);
   auto may_be_tried = [](const Sequence& s) { return s.suspicion.serious() && !s.suspicion.on_trial(); };
   if (suspect == nullptr || !may_be_tried(*suspect)) {
@@ -187,16 +184,74 @@ std::optional<std::vector<v1::StepPlan>> Scheduler::PlanStep() {
   budget.GiveBack();
   PlanPrefill(budget, plans);
   PlanDrafts(budget, plans);
-  for (size_t rank = 0; rank < plans.size(); ++rank) {  // also for what is saved now
-    for (const SnapshotId snapshot : group_->worker(static_cast<int>(rank)).ledger->TakeDropped()) {
-      plans[rank].add_drop_snapshots(snapshot.value);
-    }
-  }
+  AddDrops(plans);  // also for what is saved now
   auto says_nothing = [](const v1::StepPlan& plan) {
     return plan.chunks().empty() && plan.release().empty() && plan.drop_snapshots().empty();
   };
   if (std::all_of(plans.begin(), plans.end(), says_nothing)) return std::nullopt;
   return plans;
+}
+
+std::optional<std::vector<v1::StepPlan>> Scheduler::PlanFollowUp(const Step& step) {
+  CHECK(group_);
+  std::vector<v1::StepPlan> plans(static_cast<size_t>(group_->size()));
+  int known = 0, rows = 0;
+  for (int rank = 0; rank < step.size(); ++rank) {
+    for (const Step::Chunk& chunk : step.chunks(rank)) {
+      const Sequence* sequence = Find(chunk.sequence);
+      if (sequence == nullptr) continue;  // it has ended
+      ++known;
+      if (!chunk.sample || !sequence->suspicion.crashes.empty()) return std::nullopt;
+      if (!chunk.drafts.empty() && !Planted(Bug::kFollowsDrafts)) return std::nullopt;
+      if (sequence->answer_tokens_left() == 1) continue;  // that token is its last
+      const int position = chunk.position + chunk.rows;
+      if (PlaceToSave(*sequence, position + 1)) return std::nullopt;
+      v1::SequenceChunk* const next = plans[static_cast<size_t>(rank)].add_chunks();
+      next->set_sequence(chunk.sequence.value);
+      next->set_position(static_cast<uint32_t>(position));
+      next->set_sample(true);
+      next->set_follows(true);
+      ++rows;
+    }
+  }
+  if (known < running() || rows == 0 || MightHaveDrafts(step)) return std::nullopt;
+  AddReleases(plans);
+  AddDrops(plans);
+  return plans;
+}
+
+bool Scheduler::MightHaveDrafts(const Step& step) {
+  if (limits_.drafts_max == 0) return false;
+  std::vector<DraftPlanner::Decode> decodes;
+  for (int rank = 0; rank < step.size(); ++rank) {
+    for (const Step::Chunk& chunk : step.chunks(rank)) {
+      Sequence* const sequence = Find(chunk.sequence);
+      if (sequence == nullptr || sequence->careful) continue;
+      const int most = MostDrafts(*sequence, chunk.position + chunk.rows) - 1;  // the token that is being chosen
+      decodes.push_back({.sequence = sequence, .rank = rank, .most = most});
+    }
+  }
+  return !decodes.empty() && drafts_.WouldChoose(decodes, running());
+}
+
+std::optional<absl::Duration> Scheduler::StepTime(int rows) const {
+  if (rows == 0 || drafts_.times().empty()) return std::nullopt;
+  return absl::Seconds(drafts_.times().Seconds(rows));
+}
+
+void Scheduler::AddReleases(std::vector<v1::StepPlan>& plans) {
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    plans[rank].mutable_release()->Add(releases_[rank].begin(), releases_[rank].end());
+    releases_[rank].clear();
+  }
+}
+
+void Scheduler::AddDrops(std::vector<v1::StepPlan>& plans) {
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    for (const SnapshotId snapshot : group_->worker(static_cast<int>(rank)).ledger->TakeDropped()) {
+      plans[rank].add_drop_snapshots(snapshot.value);
+    }
+  }
 }
 
 void Scheduler::CommitSaves() {
@@ -245,14 +300,7 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
       rows += chunk.tokens_size();
       Sequence& sequence = *Find(SequenceId(chunk.sequence()));
       if (!sequence.decoding() || sequence.careful) continue;
-      // The token behind the last draft counts, too.
-      int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
-      if (group_->worker(rank).snapshots_max > 0) {
-        // A block is to end with a row that is sure to stay, where a snapshot can be taken.
-        const int block = group_->kv_block_tokens(), computed = sequence.computed();
-        most = std::min(most, ((computed + 1) / block + 1) * block - computed - 2);
-      }
-      decodes.push_back({&sequence, &chunk, rank, most});
+      decodes.push_back({&sequence, &chunk, rank, MostDrafts(sequence, sequence.computed())});
     }
   }
   if (decodes.empty()) return;
@@ -260,6 +308,17 @@ void Scheduler::PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans) {
   for (const DraftPlanner::Decode& decode : decodes) {
     DraftPlanner::AddDrafts(decode, budget.Take(decode.rank, decode.drafts));
   }
+}
+
+int Scheduler::MostDrafts(const Sequence& sequence, int computed) const {
+  // The token behind the last draft counts, too.
+  int most = sequence.answer_tokens_left() - 1 + (Planted(Bug::kDraftsBeyondTheLimit) ? 8 : 0);
+  if (group_->worker(*sequence.owner()).snapshots_max > 0) {
+    // A block is to end with a row that is sure to stay, where a snapshot can be taken.
+    const int block = group_->kv_block_tokens();
+    most = std::min(most, ((computed + 1) / block + 1) * block - computed - 2);
+  }
+  return most;
 }
 
 void Scheduler::AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans) {
@@ -270,12 +329,17 @@ void Scheduler::AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>
   AddSaves(sequence, chunk);
 }
 
+std::optional<KvLedger::Place> Scheduler::PlaceToSave(const Sequence& sequence, int end) const {
+  const int block = group_->kv_block_tokens();
+  if (end % block != 0 || group_->worker(*sequence.owner()).snapshots_max == 0) return std::nullopt;
+  return WorthSaving(end, sequence.prefill_tokens(), block, limits_.snapshot_tokens);
+}
+
 void Scheduler::AddSaves(Sequence& sequence, v1::SequenceChunk* chunk) {
   const int block = group_->kv_block_tokens();
   const int begin = sequence.computed(), end = begin + chunk->tokens_size();
   for (int position = (begin / block + 1) * block; position <= end; position += block) {
-    const std::optional<KvLedger::Place> place =
-        WorthSaving(position, sequence.prefill_tokens(), block, limits_.snapshot_tokens);
+    const std::optional<KvLedger::Place> place = PlaceToSave(sequence, position);
     if (!place) continue;
     const Beginning beginning = sequence.First(position, block);
     if (beginning.tokens.empty()) return;

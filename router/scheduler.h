@@ -13,6 +13,7 @@
 #include "router/draft_planner.h"
 #include "router/group.h"
 #include "router/sequence.h"
+#include "router/step.h"
 
 namespace braid {
 
@@ -82,10 +83,17 @@ class Scheduler {
   // CommitSaves is. Of sequences under serious suspicion at most one is in a step. REQUIRES: an epoch, no step in
   // flight.
   std::optional<std::vector<v1::StepPlan>> PlanStep();
+  // The step behind `step`, which is in flight alone, if that is known to be one row for each sequence that runs, of
+  // the token that `step` chooses. So it is while answers are written, and nullopt else: if somebody waits for rows; if
+  // a sequence has drafts now, so that its length is open, or might well have some next; if a snapshot is to be saved,
+  // whose last token is not known; if a sequence is suspected, so that a crash tells of one step only.
+  std::optional<std::vector<v1::StepPlan>> PlanFollowUp(const Step& step);
   void CommitSaves();
 
   // What it learns for the next drafts: how long a step of so many rows took, and that `token` goes behind the log.
   void OnStep(int rows, absl::Duration time) { drafts_.OnStep(rows, time); }
+  // How long a step of so many rows should take; nullopt if nothing is known yet.
+  std::optional<absl::Duration> StepTime(int rows) const;
   void OnToken(Sequence& sequence, TokenId token) { drafts_.OnToken(sequence, token); }
 
   int running() const { return static_cast<int>(running_.size()); }
@@ -93,10 +101,18 @@ class Scheduler {
 
  private:
   class Budget;
+  // What the workers are to forget.
+  void AddReleases(std::vector<v1::StepPlan>& plans);
+  void AddDrops(std::vector<v1::StepPlan>& plans);
+  bool MightHaveDrafts(const Step& step);
   void PlanDecodes(Budget& budget, std::vector<v1::StepPlan>& plans);
   void PlanPrefill(Budget& budget, std::vector<v1::StepPlan>& plans);
   void PlanDrafts(Budget& budget, std::vector<v1::StepPlan>& plans);
   void AddChunk(Sequence& sequence, int rows, std::vector<v1::StepPlan>& plans);
+  // Whether a snapshot of its state at `end`, the end of a block, is wanted.
+  std::optional<KvLedger::Place> PlaceToSave(const Sequence& sequence, int end) const;
+  // Drafts that there is room for behind its next token.
+  int MostDrafts(const Sequence& sequence, int computed) const;
   void AddSaves(Sequence& sequence, v1::SequenceChunk* chunk);
   // Whether another suspect goes first, or it is on trial.
   bool HeldBack(const Sequence& sequence) const {

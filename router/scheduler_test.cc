@@ -438,6 +438,86 @@ TEST(Scheduler, AWorkerThatWasNotInTheEpochIsTakenToKnowNothing) {
   EXPECT_THAT(bench.Run(), ElementsAre(Pair(2, 64)));
 }
 
+// The step behind one that is planned now and in flight.
+std::optional<std::vector<v1::StepPlan>> FollowUp(Bench& bench) {
+  return bench.scheduler.PlanFollowUp(Step(1, *bench.scheduler.PlanStep(), absl::UnixEpoch()));
+}
+
+TEST(Scheduler, PlansARowThatFollowsForEachAnswer) {
+  Bench bench(kLimits, NewGroup(2));
+  bench.Add(1, 10);
+  bench.Add(2, 5);
+  const auto behind_prefill = FollowUp(bench);
+  ASSERT_NE(behind_prefill, std::nullopt) << "behind a prompt that ends, too";
+  ASSERT_THAT((*behind_prefill)[0].chunks(), SizeIs(1));
+  const v1::SequenceChunk& chunk = (*behind_prefill)[0].chunks(0);
+  EXPECT_EQ(chunk.sequence(), 1u);
+  EXPECT_EQ(chunk.position(), 10u);
+  EXPECT_THAT(chunk.tokens(), IsEmpty());
+  EXPECT_TRUE(chunk.follows());
+  EXPECT_TRUE(chunk.sample());
+  EXPECT_EQ((*behind_prefill)[1].chunks(0).position(), 5u);
+  bench.Run();
+  EXPECT_EQ((*FollowUp(bench))[0].chunks(0).position(), 11u);
+}
+
+TEST(Scheduler, PlansNoFollowUpWhileSomebodyWaitsForRows) {
+  Bench bench;
+  bench.Add(1, 20);
+  EXPECT_EQ(FollowUp(bench), std::nullopt) << "the rest of its prompt is next";
+  bench.Run();
+  bench.Run();
+  const Step step(1, *bench.scheduler.PlanStep(), absl::UnixEpoch());
+  EXPECT_NE(bench.scheduler.PlanFollowUp(step), std::nullopt);
+  bench.Add(2, 5);
+  EXPECT_EQ(bench.scheduler.PlanFollowUp(step), std::nullopt) << "it came while the step ran";
+}
+
+TEST(Scheduler, PlansNoFollowUpBehindTheLastToken) {
+  Bench bench;
+  bench.Add(1, 5, 2);
+  bench.Add(2, 5, 3);
+  bench.Run();
+  const auto plans = FollowUp(bench);
+  ASSERT_NE(plans, std::nullopt);
+  ASSERT_THAT((*plans)[0].chunks(), SizeIs(1));
+  EXPECT_EQ((*plans)[0].chunks(0).sequence(), 2u);
+  bench.Run();
+  bench.scheduler.Remove(SequenceId(1));
+  EXPECT_EQ(FollowUp(bench), std::nullopt) << "nobody goes on";
+}
+
+TEST(Scheduler, PlansNoFollowUpForSuspects) {
+  Bench bench;
+  bench.Add(1, 5);
+  bench.Run();
+  bench.scheduler.Find(SequenceId(1))->suspicion.OnCrash(0, 10, {});
+  EXPECT_EQ(FollowUp(bench), std::nullopt);
+}
+
+TEST(Scheduler, AFollowUpReleasesWhatHasEndedMeanwhile) {
+  Bench bench;
+  bench.Add(1, 5);
+  bench.Add(2, 5);
+  bench.Run();
+  const Step step(1, *bench.scheduler.PlanStep(), absl::UnixEpoch());
+  bench.scheduler.Remove(SequenceId(1));
+  const auto plans = bench.scheduler.PlanFollowUp(step);
+  ASSERT_NE(plans, std::nullopt);
+  EXPECT_THAT((*plans)[0].release(), ElementsAre(1));
+  EXPECT_THAT((*plans)[0].chunks(), SizeIs(1));
+}
+
+TEST(Scheduler, SavesNothingInAFollowUp) {
+  Bench bench(kLongChunks, CachingGroup());
+  bench.Add(1, 3);
+  bench.Run();
+  for (int position = 3; position < 40; ++position) {
+    EXPECT_EQ(FollowUp(bench) == std::nullopt, (position + 2) % 16 == 0) << position;
+    bench.Run();
+  }
+}
+
 TEST(Scheduler, SeriousSuspectsRunOneAtATime) {
   Bench bench;
   for (uint64_t id = 1; id <= 4; ++id) bench.Add(id, 10);

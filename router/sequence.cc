@@ -119,6 +119,7 @@ v1::SequenceStart Sequence::Start() {
   start.set_top_logprobs(top_logprobs_);
   start.set_want_prompt_logprobs(scores_missing());
   start.set_resume(lease_.resume().value);
+  start.mutable_stop_tokens()->Add(stop_tokens_.begin(), stop_tokens_.end());
   if (HasPenalties(sampling_)) start.mutable_resumed_tokens()->Add(log_.begin(), log_.begin() + computed_);
   return start;
 }

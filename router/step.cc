@@ -9,14 +9,15 @@
 
 namespace braid {
 
-Step::Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time issued)
-    : number_(number), issued_(issued), ranks_(plans.size()) {
+Step::Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time begun)
+    : number_(number), begun_(begun), ranks_(plans.size()) {
   for (size_t rank = 0; rank < plans.size(); ++rank) {
     for (const v1::SequenceChunk& chunk : plans[rank].chunks()) {
       ranks_[rank].chunks.push_back({.sequence = SequenceId(chunk.sequence()),
                                      .position = static_cast<int>(chunk.position()),
-                                     .rows = chunk.tokens_size(),
+                                     .rows = chunk.follows() ? 1 : chunk.tokens_size(),
                                      .sample = chunk.sample(),
+                                     .follows = chunk.follows(),
                                      .drafts = {chunk.tokens().end() - chunk.drafts(), chunk.tokens().end()}});
       ranks_[rank].chunks.back().computed = ranks_[rank].chunks.back().sure_rows();
     }
@@ -46,7 +47,11 @@ absl::Status Step::OnDone(int rank, v1::StepDone done, const v1::Hello& worker) 
   }
   int next = 0;
   for (Chunk& chunk : answer.chunks) {
-    if (chunk.sample) chunk.computed += done.sampled(next++).more_size();
+    if (LeftOut(chunk, done, next)) {
+      chunk.rows = chunk.computed = 0;
+    } else if (chunk.sample) {
+      chunk.computed += done.sampled(next++).more_size();
+    }
     if (Planted(Bug::kCountsRejectedDrafts)) chunk.computed = chunk.rows;
   }
   answer.done = std::move(done);
@@ -54,10 +59,15 @@ absl::Status Step::OnDone(int rank, v1::StepDone done, const v1::Hello& worker) 
   return absl::OkStatus();
 }
 
+bool Step::LeftOut(const Chunk& chunk, const v1::StepDone& done, int next) {
+  if (!chunk.follows) return false;
+  return next == done.sampled_size() || done.sampled(next).sequence() != chunk.sequence.value;
+}
+
 absl::Status Step::CheckSampled(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size) {
   int next = 0;
   for (const Chunk& chunk : rank.chunks) {
-    if (!chunk.sample) continue;
+    if (!chunk.sample || LeftOut(chunk, done, next)) continue;
     if (next == done.sampled_size() || done.sampled(next).sequence() != chunk.sequence.value) {
       return InvalidArgument(absl::StrCat("step_done.sampled[", next, "] should be sequence ", chunk.sequence.value));
     }

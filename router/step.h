@@ -13,7 +13,8 @@
 namespace braid {
 
 // One step in flight: what each rank was asked and which have answered. It is committed when all have, and only then
-// does anything of it count; if the epoch is lost before that, it never happened.
+// does anything of it count; if the epoch is lost before that, it never happened. Its plan may be sent before the step
+// before it is done; then it has begun when that is committed.
 class Step {
  public:
   struct Chunk {
@@ -21,16 +22,19 @@ class Step {
     int position = 0;
     int rows = 0;
     bool sample = false;
+    bool follows = false;
     std::vector<TokenId> drafts;  // the tokens of the last rows that may turn out not to count
     int computed = 0;             // rows that count: without those of drafts until the answer says which were right
     int sure_rows() const { return rows - static_cast<int>(drafts.size()); }
   };
 
   // `plans` by rank.
-  Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time issued);
+  Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time begun);
 
   uint64_t number() const { return number_; }
-  absl::Time issued() const { return issued_; }
+  // When the workers could begin with it, as far as the router knows.
+  absl::Time begun() const { return begun_; }
+  void set_begun(absl::Time begun) { begun_ = begun; }
   int size() const { return static_cast<int>(ranks_.size()); }
   int rows() const;
   const std::vector<Chunk>& chunks(int rank) const { return ranks_[static_cast<size_t>(rank)].chunks; }
@@ -49,12 +53,14 @@ class Step {
     std::vector<Chunk> chunks;
     std::optional<v1::StepDone> done;
   };
+  // The next of `done.sampled` is not of this chunk, and need not be.
+  static bool LeftOut(const Chunk& chunk, const v1::StepDone& done, int next);
   static absl::Status CheckSampled(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
   static absl::Status CheckSampled(const Chunk& chunk, const v1::Sampled& sampled, uint32_t vocab_size);
   static absl::Status CheckScores(const Rank& rank, const v1::StepDone& done, uint32_t vocab_size);
 
   uint64_t number_;
-  absl::Time issued_;
+  absl::Time begun_;
   std::vector<Rank> ranks_;
   int answers_ = 0;
 };

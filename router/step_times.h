@@ -20,8 +20,9 @@ class StepTimes {
 
   // A step without rows says nothing, nor does a time that is not positive.
   void Add(int rows, double seconds);
-  // Only ratios mean something before the first Add. REQUIRES: rows >= 1.
+  // Only ratios mean something while empty(), before the first Add. REQUIRES: rows >= 1.
   double Seconds(int rows) const;
+  bool empty() const { return empty_; }
 
  private:
   static constexpr size_t kKnots = 13;  // 1 to 4,096 rows; in proportion beyond

@@ -62,7 +62,9 @@ std::string Describe(const v1::AttachResponse& message) {
         if (start.resume() != 0) text += fmt::format(" with snapshot {}", start.resume());
       }
       for (const v1::SequenceChunk& chunk : plan.chunks()) {
-        text += fmt::format(", {}[{}+{}]{}", chunk.sequence(), chunk.position(), chunk.tokens_size() - chunk.drafts(),
+        const std::string rows =
+            chunk.follows() ? ">" : fmt::format("+{}", static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts());
+        text += fmt::format(", {}[{}{}]{}", chunk.sequence(), chunk.position(), rows,
                             std::string(chunk.sample() ? 1 + chunk.drafts() : 0, '?'));
         for (const v1::SnapshotSave& save : chunk.saves()) {
           text += fmt::format(" save {}[{}]", save.snapshot(), save.position());

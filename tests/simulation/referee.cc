@@ -57,8 +57,9 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
     if (sequences_[{router, id}].owner != to) {
       return world_->Fail(fmt::format("worker {} is to run sequence {}, which it has not", to.value, id.value));
     }
-    step.rows[id] = {to, chunk.position(),
-                     chunk.position() + static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts()};
+    if (chunk.follows()) CheckFollows(router, plan, chunk);
+    const uint32_t sure = chunk.follows() ? 1 : static_cast<uint32_t>(chunk.tokens_size()) - chunk.drafts();
+    step.rows[id] = {to, chunk.position(), chunk.position() + sure};
     world_->Count("drafts", chunk.drafts());
     SequenceBook& sequence = sequences_[{router, id}];
     if (chunk.position() > sequence.run.size()) {
@@ -67,6 +68,7 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
     }
     sequence.run.resize(chunk.position());
     sequence.run.insert(sequence.run.end(), chunk.tokens().begin(), chunk.tokens().end());
+    if (chunk.follows()) sequence.run.push_back(epoch.steps[plan.step() - 1].rows[id].first);
     for (const v1::SnapshotSave& save : chunk.saves()) {
       world_->Count("snapshots saved");
       if (sequence.no_cache) world_->Fail(fmt::format("sequence {} is saved against its will", id.value));
@@ -75,9 +77,27 @@ void Referee::OnPlan(int router, WorkerId to, const v1::StepPlan& plan) {
       snapshot.tokens.assign(sequence.run.begin(), sequence.run.begin() + save.position());
     }
     if (!chunk.sample()) continue;
-    sequence.epoch = plan.epoch();
-    sequence.step = plan.step();
+    if (std::exchange(sequence.epoch, plan.epoch()) != plan.epoch()) sequence.steps.clear();
+    sequence.steps.push_back(plan.step());
   }
+  if (plan.step() > 1 && !epoch.steps[plan.step() - 1].silent.empty()) {
+    world_->Count("steps planned ahead, by worker");
+    if (plan.step() > 2 && !epoch.steps[plan.step() - 2].silent.empty()) {
+      world_->Fail(fmt::format("step {} of epoch {} is the third in flight", plan.step(), plan.epoch()));
+    }
+  }
+}
+
+// The step before it is to choose one token for it, whatever happens.
+void Referee::CheckFollows(int router, const v1::StepPlan& plan, const v1::SequenceChunk& chunk) {
+  const StepBook& before = epochs_[plan.epoch()].steps[plan.step() - 1];
+  const SequenceBook& sequence = sequences_[{router, SequenceId(chunk.sequence())}];
+  const auto rows = before.rows.find(SequenceId(chunk.sequence()));
+  const bool samples =
+      sequence.epoch == plan.epoch() && !sequence.steps.empty() && sequence.steps.back() == plan.step() - 1;
+  if (rows != before.rows.end() && samples && chunk.tokens().empty() && rows->second.end == chunk.position()) return;
+  world_->Fail(fmt::format("step {} of epoch {}: the chunk of sequence {} at {} follows nothing", plan.step(),
+                           plan.epoch(), chunk.sequence(), chunk.position()));
 }
 
 void Referee::OnResume(const Worker& worker, uint64_t id, SequenceBook* sequence) {
@@ -162,8 +182,12 @@ void Referee::OnStepDone(int router, WorkerId from, const v1::StepDone& done) {
   StepBook& step = found->second;
   if (!step.silent.contains(from)) return;
   for (const v1::Sampled& sampled : done.sampled()) {
-    step.rows[SequenceId(sampled.sequence())].right = static_cast<uint32_t>(sampled.more_size());
+    StepBook::Rows& rows = step.rows[SequenceId(sampled.sequence())];
+    rows.right = static_cast<uint32_t>(sampled.more_size());
     world_->Count("drafts that were right", sampled.more_size());
+    std::vector<TokenId>& run = sequences_[{router, SequenceId(sampled.sequence())}].run;
+    rows.first = sampled.token().token();
+    if (rows.end < run.size() && run[rows.end] == kUnknown) run[rows.end] = rows.first;
   }
   step.silent.erase(from);
   if (!step.silent.empty()) return;
@@ -189,9 +213,17 @@ void Referee::OnRouterLoses(int router, WorkerId worker, bool broken) {
   if (was_over || !broken || leaving_.contains({router, worker}) || epoch.steps.empty() ||
       epoch.steps.rbegin()->second.silent.empty())
     return;
+  std::map<SequenceId, StepBook::Rows> in_flight;
+  for (const auto& [number, step] : epoch.steps) {
+    for (const auto& [id, rows] : step.rows) {
+      if (step.silent.empty()) break;
+      const auto [book, is_new] = in_flight.try_emplace(id, rows);
+      book->second.end = rows.end;
+    }
+  }
   SequenceBook* serious = nullptr;
   int serious_count = 0;
-  for (const auto& [id, rows] : epoch.steps.rbegin()->second.rows) {
+  for (const auto& [id, rows] : in_flight) {
     const auto found = sequences_.find({router, id});
     if (found == sequences_.end() || found->second.cancelled) continue;
     SequenceBook& sequence = found->second;
@@ -249,9 +281,14 @@ void Referee::OnRouterSays(int router, SequenceId to, const v1::GenerateSequence
   if (epoch == epochs_.end()) {
     return world_->Fail(fmt::format("sequence {} gets a token that no step has chosen", to.value));
   }
-  if (!epoch->second.steps[sequence.step].silent.empty()) {
+  if (sequence.steps.empty()) {
+    return world_->Fail(fmt::format("sequence {} gets a token, and none is to be chosen", to.value));
+  }
+  const uint64_t step = sequence.steps.front();
+  sequence.steps.pop_front();
+  if (!epoch->second.steps[step].silent.empty()) {
     world_->Fail(fmt::format("sequence {} gets a token of step {} of epoch {}, which not all have answered", to.value,
-                             sequence.step, sequence.epoch));
+                             step, sequence.epoch));
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -37,12 +38,14 @@ class Referee {
  private:
   using Worker = std::pair<int, WorkerId>;      // router, id
   using Sequence = std::pair<int, SequenceId>;  // router, id
+  static constexpr TokenId kUnknown = -1;
   struct StepBook {
     std::set<WorkerId> silent;  // asked and have not answered
     struct Rows {
       WorkerId worker;
       uint32_t begin = 0, end = 0;  // without those of drafts,
       uint32_t right = 0;           // which were that many
+      TokenId first = kUnknown;     // the token that was chosen behind `end`
     };
     std::map<SequenceId, Rows> rows;
   };
@@ -61,9 +64,10 @@ class Referee {
   };
   struct SequenceBook {
     WorkerId owner;
-    uint32_t length = 0;           // committed positions that the owner holds
-    uint64_t epoch = 0, step = 0;  // the last that samples its next token
-    int64_t tokens = -1;           // said so far; -1: nothing
+    uint32_t length = 0;  // committed positions that the owner holds
+    uint64_t epoch = 0;
+    std::deque<uint64_t> steps;  // of this epoch, that sample its next tokens
+    int64_t tokens = -1;         // said so far; -1: nothing
     bool accepted = false;
     std::vector<std::pair<uint64_t, std::string>> crashes;  // epoch and worker; since it last got past these positions
     uint32_t crash_begin = 0, crash_end = 0;
@@ -72,13 +76,14 @@ class Referee {
     std::string scope;
     bool no_cache = false;
     std::vector<TokenId> prompt;
-    std::vector<TokenId> run;  // the tokens that the owner was sent or has begun with
+    std::vector<TokenId> run;  // the tokens that the owner was sent or has begun with; kUnknown: it knows it alone
   };
   void OnPlan(int router, WorkerId to, const v1::StepPlan& plan);
   void OnResume(const Worker& worker, uint64_t snapshot, SequenceBook* sequence);
   void OnBegin(int router, WorkerId to, const v1::Begin& begin);
   void OnBegun(int router, WorkerId from, const v1::Begun& begun);
   void OnStepDone(int router, WorkerId from, const v1::StepDone& done);
+  void CheckFollows(int router, const v1::StepPlan& plan, const v1::SequenceChunk& chunk);
 
   World* const world_;
   std::map<uint64_t, EpochBook> epochs_;

@@ -68,6 +68,15 @@ void SimRouter::Loop() {
   for (Action& action : core_->TakeActions()) {
     std::visit([this](auto& what) { Do(what); }, action);
   }
+  ScheduleWake();
+}
+
+void SimRouter::ScheduleWake() {
+  if (std::exchange(wake_at_, core_->WakeAt()) == core_->WakeAt() || wake_at_ == absl::InfiniteFuture()) return;
+  const absl::Duration late = world_->random().Between(absl::Microseconds(5), absl::Microseconds(300));
+  process_->After(std::max(wake_at_ - process_->Now(), absl::ZeroDuration()) + late, [this, wake_at = wake_at_] {
+    if (wake_at == wake_at_) Loop();
+  });
 }
 
 void SimRouter::Accept(std::shared_ptr<Connection> connection) {

@@ -73,6 +73,7 @@ class SimRouter {
 
   void Post(std::function<void(absl::Time now)> input);
   void Loop();
+  void ScheduleWake();
   void Tick();
   void Lose(const Connection& connection);
   void Cancel(SequenceId id);
@@ -92,6 +93,7 @@ class SimRouter {
   const std::unique_ptr<RouterCore> core_;
   std::deque<std::function<void(absl::Time now)>> inbox_;
   bool scheduled_ = false;
+  absl::Time wake_at_ = absl::InfiniteFuture();  // by this clock
   uint64_t last_sequence_ = 0;
   uint32_t last_worker_ = 0;
   std::map<SequenceId, Call> calls_;

@@ -254,14 +254,21 @@ void SimWorker::Do(WorkerProtocol::AbandonExchange& order) {
 void SimWorker::Do(WorkerProtocol::BeginEpoch& order) {
   last_step_ = 0;
   for (const v1::SequenceKept& kept : order.begin.keep()) {
-    for (const v1::SequenceChunk& chunk : last_plan_.chunks()) {
-      if (chunk.sequence() == kept.sequence() && chunk.position() == kept.length()) {
+    for (const v1::StepPlan& plan : last_plans_) {
+      for (const v1::SequenceChunk& chunk : plan.chunks()) {
+        if (chunk.sequence() != kept.sequence()) continue;
+        const bool newest = plan.step() == last_plans_.back().step();
+        if (chunk.follows() && newest && chunk.position() > kept.length()) {
+          world_->Count("sequences rolled back by two steps");
+        }
+        if (chunk.position() != kept.length()) continue;
         world_->Count("sequences rolled back");
         if (chunk.drafts() > 0) world_->Count("sequences rolled back with drafts");
         if (chunk.tokens_size() > kConvColumns - 2) world_->Count("sequences rolled back beyond the conv ring");
       }
     }
   }
+  last_plans_.clear();
   steps_.Start([this, begin = order.begin] {
     const std::vector<uint64_t> missing = runner_.Begin(begin);
     world_->Count("sequences missing at a begin", static_cast<int64_t>(missing.size()));
@@ -271,7 +278,8 @@ void SimWorker::Do(WorkerProtocol::BeginEpoch& order) {
 
 void SimWorker::Do(WorkerProtocol::RunStep& order) {
   CheckStep(order.plan);
-  last_plan_ = order.plan;
+  if (last_plans_.size() == 2) last_plans_.pop_front();
+  last_plans_.push_back(order.plan);
   steps_.Start([this, member = members_.at(order.plan.epoch()), plan = order.plan] {
     member->experts().BeginStep(plan.step());
     absl::StatusOr<v1::StepDone> done = runner_.Run(plan, member->experts());
@@ -279,6 +287,7 @@ void SimWorker::Do(WorkerProtocol::RunStep& order) {
       for (const uint64_t rows : member->experts().TakeExpertRows()) done->add_expert_rows(rows);
     }
     world_->Count(done.ok() ? "steps run by a worker" : "steps failed at a worker");
+    if (!done.ok()) failed_epoch_ = plan.epoch();
     Report([this, epoch = plan.epoch(), done = std::move(done), suspects = member->suspects()] {
       protocol_.OnStepRan(epoch, done, suspects);
     });
@@ -315,6 +324,10 @@ void SimWorker::Compute(int rows) {
 void SimWorker::CheckStep(const v1::StepPlan& plan) {
   if (plan.epoch() != begun_epoch_ || stopped_.contains(plan.epoch())) {
     world_->Fail(fmt::format("{} runs step {} of epoch {}, which is over", options_.name, plan.step(), plan.epoch()));
+  }
+  if (plan.epoch() == failed_epoch_) {
+    world_->Fail(
+        fmt::format("{} runs step {} of epoch {} behind one that failed", options_.name, plan.step(), plan.epoch()));
   }
   if (plan.step() != last_step_ + 1) {
     world_->Fail(fmt::format("{} runs step {} after step {}", options_.name, plan.step(), last_step_));

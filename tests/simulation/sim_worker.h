@@ -112,7 +112,8 @@ class SimWorker {
   // The second set of books: what this worker has been told on this stream.
   uint64_t begun_epoch_ = 0, last_step_ = 0;  // of the last Begin that it followed, on any stream; of its last step
   std::set<uint64_t> stopped_;
-  v1::StepPlan last_plan_;
+  uint64_t failed_epoch_ = 0;            // a step of it has failed here
+  std::deque<v1::StepPlan> last_plans_;  // two at most
   Past<v1::AttachRequest> past_;
 
   Task set_up_, steps_;  // last: their code uses the rest
