@@ -264,6 +264,8 @@ void GroupCore::BeginEpoch(absl::Time now) {
 }
 
 void GroupCore::IssueStep(absl::Time now) {
+  const bool look_ahead = now >= look_ahead_at_;
+  if (look_ahead) look_ahead_at_ = absl::InfiniteFuture();  // once, whatever comes of it
   if (!membership_.running()) return;
   if (paused_at_ != absl::InfinitePast()) {
     probe_->epoch_pause_seconds.Observe(absl::ToDoubleSeconds(now - paused_at_));
@@ -275,8 +277,7 @@ void GroupCore::IssueStep(absl::Time now) {
     if (!plans) return;
     Send(*std::move(plans), now);
     ScheduleLookAhead();
-  } else if (now >= look_ahead_at_) {
-    look_ahead_at_ = absl::InfiniteFuture();
+  } else if (look_ahead) {
     ahead_share_ = std::max(ahead_share_ * kShareIfInTime, kAheadShareMin);
     std::optional<std::vector<v1::StepPlan>> plans = scheduler_.PlanFollowUp(steps_.front());
     if (!plans) return;

@@ -1168,6 +1168,20 @@ TEST_F(StepsAheadTest, WhatComesBeforeItIsTimeIsInTheNextStep) {
   RunToTheEnd();
 }
 
+TEST_F(StepsAheadTest, TheRouterIsWokenForItOnce) {
+  StartSlow();
+  cluster.Generate(NewRequest(Prompt(10), 60));
+  for (int i = 0; i < 5; ++i) ASSERT_NO_FATAL_FAILURE(RunStep());
+  while (cluster.core.WakeAt() == absl::InfiniteFuture()) ASSERT_NO_FATAL_FAILURE(RunStep());
+  cluster.Attach();  // an epoch with it is ready before the step is done
+  for (int round = 0; round < 20; ++round) cluster.Round();
+  cluster.now = std::max(cluster.now, cluster.core.WakeAt());
+  cluster.Round();
+  EXPECT_EQ(cluster.core.WakeAt(), absl::InfiniteFuture());
+  EXPECT_EQ(cluster.steps_running(1), 1) << "that epoch comes first";
+  RunToTheEnd();
+}
+
 TEST_F(StepsAheadTest, OneWorkerMayBeAStepAheadOfAnother) {
   StartSlow();
   const uint64_t id = cluster.Generate(NewRequest(Prompt(10), 60));
