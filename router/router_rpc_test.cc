@@ -252,9 +252,9 @@ TEST_F(RouterRpcTest, ShuttingDownFinishesWhatRunsAndRefusesTheRest) {
   Start({});
   AttachedWorker worker(channel_, "a");
   AwaitReady();
+  absl::ReleasableMutexLock pause(&worker.pause());  // else it may have ended before the router is told to
   Call running(*stub_, NewRequest(kPrompt, 50));
   ASSERT_TRUE(running.Read());
-  absl::ReleasableMutexLock pause(&worker.pause());
   std::thread shutdown([this] { router_->Shutdown(absl::Seconds(60)); });
   AwaitStatus([](const auto& s) { return s.state() == v1::GetStatusResponse::STATE_DRAINING; });
   EXPECT_EQ(router_->NotReady(), "draining");

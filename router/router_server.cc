@@ -49,6 +49,8 @@ constexpr int kStreamsMax = Roster::kAttachedMax + 64;  // and those being sent 
 constexpr int kMessageBytesMax = 16 << 20;  // a prompt of a whole context, or a step's results, and to spare
 constexpr int kInputsPerRound = 256;        // handled before the core acts
 constexpr absl::Duration kCloseGrace = absl::Seconds(5);  // for a worker to read the last words
+// For who has not read the end of an answer when the router stops.
+constexpr absl::Duration kReadGrace = absl::Seconds(1);
 
 // Gateways and workers ping when they have nothing to say; so do we, to notice a host that vanished.
 void SetTransportOptions(grpc::ServerBuilder& builder) {
@@ -125,12 +127,12 @@ class RouterServer final : public Router {
       if (server_ == nullptr) return;
       if (thread_.joinable()) {
         CHECK(inbox_.TryPush(DrainRequested{}));
-        drained_.WaitForNotificationWithTimeout(grace);
+        if (drained_.WaitForNotificationWithTimeout(grace)) AwaitLastBytes();
         CHECK(inbox_.TryPush(StopRequested{}));
         stopped_.WaitForNotification();
       }
       // Calls whose peer does not read are cut off.
-      server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+      server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kReadGrace));
       inbox_.Close();
       if (thread_.joinable()) thread_.join();
     });
@@ -170,6 +172,12 @@ class RouterServer final : public Router {
    private:
     RouterServer* const router_;
   };
+
+  // What has just ended may still be on its way to who asked; a server that shuts down need not wait for that.
+  void AwaitLastBytes() const {
+    const absl::Time end = Clock::Real().Now() + kReadGrace;
+    while (!calls_.all_free() && Clock::Real().Now() < end) absl::SleepFor(absl::Milliseconds(1));
+  }
 
   // On gRPC's threads.
 

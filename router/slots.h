@@ -9,7 +9,7 @@ namespace braid {
 // A number of places, each given back when its Slot is destroyed. Thread-safe; must outlive its slots.
 class Slots {
  public:
-  explicit Slots(int count) : free_(count) {}
+  explicit Slots(int count) : count_(count), free_(count) {}
 
   class Slot {
    public:
@@ -31,7 +31,10 @@ class Slots {
     return std::nullopt;
   }
 
+  bool all_free() const { return free_.load() == count_; }
+
  private:
+  const int count_;
   std::atomic<int> free_;
 };
 
