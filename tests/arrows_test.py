@@ -44,7 +44,7 @@ def folder(path):
 
 def test_includes_follow_the_arrows():
     wrong = []
-    for path in sources(".h", ".cc"):
+    for path in sources(".h", ".cc", ".cu"):
         for target in includes(path):
             top = target.split("/")[0]
             if top not in ARROWS or top == folder(path):
@@ -99,16 +99,18 @@ def test_no_class_is_two():
         if folder(path) == "tests" or path.match("kernels/cpu/vec*.h"):
             continue
         for name in definition.findall(path.read_text()):
+            # kernels/cuda/ has a namespace of its own, braid::gpu: a GPU's RmsNorm beside the CPU's.
+            name = f"gpu::{name}" if path.parent == ROOT / "kernels/cuda" else name
             homes.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     twice = [f"{name}: {', '.join(paths)}" for name, paths in homes.items() if len(paths) > 1]
     assert not twice, "\n".join(twice)
 
 
 def test_every_source_is_built():
-    """A .cc is in its CMakeLists.txt; a header is there too, or somebody includes it."""
+    """A .cc or .cu is in its CMakeLists.txt; a header is there too, or somebody includes it."""
     cmake = "\n".join(p.read_text() for p in sources("CMakeLists.txt"))
-    included = {target for p in sources(".h", ".cc") for target in includes(p)}
-    orphans = [str(p.relative_to(ROOT)) for p in sources(".cc", ".h")
+    included = {target for p in sources(".h", ".cc", ".cu") for target in includes(p)}
+    orphans = [str(p.relative_to(ROOT)) for p in sources(".cc", ".cu", ".h")
                if not re.search(rf"(^|[\s/(]){re.escape(p.name)}\b", cmake, re.M)
                and str(p.relative_to(ROOT)) not in included]
     assert not orphans, "built and included by nobody: " + ", ".join(orphans)
@@ -116,7 +118,7 @@ def test_every_source_is_built():
 
 def test_lines_fit_the_page():
     """But for the sentences and lists that the demo model learns from: they are data."""
-    long_lines = [f"{p.relative_to(ROOT)}:{i}" for p in sources(".h", ".cc", ".py", ".proto", ".sh")
+    long_lines = [f"{p.relative_to(ROOT)}:{i}" for p in sources(".h", ".cc", ".cu", ".py", ".proto", ".sh")
                   if p.parent != ROOT / "model/demo/train"
                   for i, line in enumerate(p.read_text().splitlines(), 1) if len(line) > 120]
     assert not long_lines, "over 120 columns: " + ", ".join(long_lines)
