@@ -28,8 +28,8 @@
 
 #ifdef __CUDACC__
 
-// T name[n], n a constant, one for the block. Its contents are undefined at first.
-#define SHARED_ARRAY(T, name, n) __shared__ T name[n]
+// T name[n], n a constant, one for the block, at a multiple of 16 bytes. Its contents are undefined at first.
+#define SHARED_ARRAY(T, name, n) __shared__ __align__(16) T name[n]
 // First in a kernel that is declared __launch_bounds__(n): lets the emulator hold launches to it.
 #define LAUNCH_BOUNDS(n) static_assert((n) % 32 == 0, "whole warps")
 
@@ -76,8 +76,9 @@ cudaError_t AllowSharedBytes(void (*kernel)(Parameters...), size_t bytes) {
 }
 
 namespace internal {
-// Traps nothing on a GPU, where the hardware does.
-__device__ __forceinline__ void CheckAligned(const void*, size_t) {}
+// The line of a call, for the emulator's messages. A GPU traps what is misaligned by itself.
+struct Here {};
+__device__ __forceinline__ void CheckAligned(const void*, size_t, Here) {}
 }  // namespace internal
 
 }  // namespace braid::gpu
@@ -128,9 +129,9 @@ struct Word<16> {
 
 // p[0, N). REQUIRES: p lies at a multiple of N * sizeof(T).
 template <int N, typename T>
-__device__ __forceinline__ Vec<T, N> LoadVec(const T* p) {
+__device__ __forceinline__ Vec<T, N> LoadVec(const T* p, internal::Here at = internal::Here()) {
   using Word = typename internal::Word<sizeof(T) * N>::type;
-  internal::CheckAligned(p, sizeof(Word));
+  internal::CheckAligned(p, sizeof(Word), at);
   const Word word = *reinterpret_cast<const Word*>(p);
   Vec<T, N> vec;
   memcpy(&vec, &word, sizeof word);
@@ -138,9 +139,9 @@ __device__ __forceinline__ Vec<T, N> LoadVec(const T* p) {
 }
 
 template <int N, typename T>
-__device__ __forceinline__ void StoreVec(T* p, const Vec<T, N>& vec) {
+__device__ __forceinline__ void StoreVec(T* p, const Vec<T, N>& vec, internal::Here at = internal::Here()) {
   using Word = typename internal::Word<sizeof(T) * N>::type;
-  internal::CheckAligned(p, sizeof(Word));
+  internal::CheckAligned(p, sizeof(Word), at);
   Word word;
   memcpy(&word, &vec, sizeof word);
   *reinterpret_cast<Word*>(p) = word;
