@@ -50,7 +50,7 @@ def test_includes_follow_the_arrows():
             if top not in ARROWS or top == folder(path):
                 continue
             # Kernels for a GPU run in the emulator of tests/ when they are tested.
-            if path.match("kernels/cuda/*_test.cc") and target.startswith("tests/cuda_emulator/"):
+            if path.match("kernels/cuda/*test*") and target.startswith("tests/cuda_emulator/"):
                 continue
             if top not in ARROWS[folder(path)]:
                 wrong.append(f"{path.relative_to(ROOT)} includes {target}")

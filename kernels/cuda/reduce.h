@@ -13,6 +13,13 @@ __device__ __forceinline__ float WarpSum(float value) {
   return value;
 }
 
+__device__ __forceinline__ float WarpMax(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
+
 // Over the block's kThreads. `scratch` is shared, of kThreads / 32; nobody else may use it from the call to the
 // block's next barrier.
 template <int kThreads>

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/matrix.h"
+
+namespace braid::gpu {
+
+// y[r] = W_e x[source[r]] for the rows r of each expert e; with swiglu, of each pair (gate, up) of outputs
+// silu(gate) * up. A plain matrix is one expert with all rows.
+//
+// The bits of an output depend on its row of x and on W alone: every tile adds up the columns in the same order.
+//   type kBF16: tensor cores, in steps of 16 columns (of a 32: those with k % 8 below 4, then the others), accumulated
+//   in
+//     float32. kQ4_0: the products of a block's quants, which bfloat16 holds, and then times the scale: no weight is
+//     rounded.
+//   type kF32: fused multiply-adds by ascending column, of weights as floats.
+struct GroupedLinear {
+  int E = 1, N = 0, K = 0;           // K a multiple of 8, N of 8 (of 16 with swiglu)
+  DType type = DType::kBF16;         // of x: kBF16 or kF32
+  const void* x = nullptr;           // (M, K)
+  const int32_t* source = nullptr;   // (rows), the row of x that each row reads; nullptr: row r reads row r
+  const int32_t* offsets = nullptr;  // (E + 1), ascending: expert e has the rows [offsets[e], offsets[e + 1])
+  int rows_max = 0;                  // no fewer than offsets[E]: what the launch is made for
+  Matrix w;                          // (E * N, K), the experts' matrices one behind the other; kF32 only for kF32
+  bool swiglu = false;               // W's outputs: eight gates, their eight ups, eight gates, ...
+  DType y_type = DType::kBF16;       // kBF16 or kF32
+  void* y = nullptr;                 // (rows, N), or (rows, N / 2) with swiglu
+};
+absl::Status Check(const GroupedLinear& op);
+
+struct GroupedLinearConfig {
+  int tile_rows = 0;  // 16 or 64
+};
+// By the rows that an expert has on average: a tile should hold them all, so that its weights are read once.
+GroupedLinearConfig Choose(const GroupedLinear& op);
+cudaError_t Run(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream);
+
+// Run's halves, by op.type.
+cudaError_t RunMma(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream);
+cudaError_t RunFma(const GroupedLinear& op, cudaStream_t stream);
+
+}  // namespace braid::gpu

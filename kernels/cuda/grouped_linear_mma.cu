@@ -1,0 +1,253 @@
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/grouped_linear.h"
+#include "kernels/cuda/grouped_tile.h"
+#include "kernels/cuda/numbers.h"
+#include "kernels/cuda/ptx_mma.h"
+#include "kernels/cuda/quants.h"
+
+// A block has a tile of rows and kTileOutputs outputs of one expert and walks K in slices of kSlice columns: while it
+// multiplies a slice out of shared memory, the next one is on its way to registers.
+//
+// Tensor cores do not care which column is which, as long as both operands agree. So lane t of a quad takes the columns
+// [8 t, 8 t + 8) of each 32, 16 bytes at once, for two steps: four of them each. A row's eight 16-byte chunks are
+// stored with the upper and lower four swapped in odd rows, so that eight lanes, of two rows, read 128 different bytes.
+
+namespace braid::gpu {
+namespace {
+
+constexpr int kSlice = 64, kTileOutputs = 64, kWarps = 4, kThreads = 32 * kWarps;
+constexpr int kChunks = kSlice / 8;  // of eight numbers
+
+__device__ inline int ChunkAt(int row, int chunk) { return (row * kChunks + (chunk ^ row % 2 * 4)) * 8; }
+
+__device__ inline uint32_t WordOf(const Vec<__nv_bfloat16, 8>& v, int pair) {
+  uint32_t word;
+  memcpy(&word, &v.v[2 * pair], 4);
+  return word;
+}
+
+// A slice of kRows rows of bfloat16, from registers to shared memory. kEach vectors per thread, kRows * kChunks in all.
+template <int kRows>
+struct Bf16Slice {
+  static constexpr int kEach = kRows * kChunks / kThreads;
+  static_assert(kRows * kChunks % kThreads == 0);
+  Vec<__nv_bfloat16, 8> held[kEach];
+
+  // row(i) gives row i's numbers, or nullptr for zeros.
+  template <typename F>
+  __device__ void Load(const F& row, int column, int columns) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int vector = threadIdx.x + i * kThreads, k = column + vector % kChunks * 8;
+      const __nv_bfloat16* from = row(vector / kChunks);
+      held[i] = {};
+      if (from != nullptr && k < columns) held[i] = LoadVec<8>(from + k);
+    }
+  }
+  __device__ void Store(__nv_bfloat16* to) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int vector = threadIdx.x + i * kThreads;
+      StoreVec(to + ChunkAt(vector / kChunks, vector % kChunks), held[i]);
+    }
+  }
+};
+
+// Weights as bfloat16: products go straight into the result.
+struct Bf16Weights {
+  Bf16Slice<kTileOutputs> slice;
+  __nv_bfloat16* shared;
+
+  __device__ void Load(const GroupedLinear& op, int64_t first, int outputs, int column) {
+    const auto* data = static_cast<const __nv_bfloat16*>(op.w.data);
+    slice.Load([&](int n) { return n < outputs ? data + (first + n) * op.K : nullptr; }, column, op.K);
+  }
+  __device__ void Store() const { slice.Store(shared); }
+  // The 32 columns `half` of the slice.
+  template <int kTilesM>
+  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
+                              int c_stride) const {
+    const Vec<__nv_bfloat16, 8> b = LoadVec<8>(shared + ChunkAt(n + lane / 4, half * 4 + lane % 4));
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+#pragma unroll
+      for (int m = 0; m < kTilesM; ++m)
+        MmaBf16(c[m * c_stride], a[step][m], {WordOf(b, 2 * step), WordOf(b, 2 * step + 1)});
+    }
+  }
+};
+
+// Weights as Q4_0: quants are multiplied as whole numbers, the block's sum then by its scale.
+struct Q4Weights {
+  static constexpr int kBlocks = kSlice / 32;
+  static_assert(kTileOutputs * kBlocks == kThreads, "a thread has a block");
+  Vec<uint8_t, 16> held;
+  float held_scale;
+  uint8_t* quants;  // (kTileOutputs, kBlocks, 16)
+  float* scales;    // (kBlocks, kTileOutputs)
+
+  __device__ void Load(const GroupedLinear& op, int64_t first, int outputs, int column) {
+    const int n = threadIdx.x / kBlocks, k = column + threadIdx.x % kBlocks * 32;
+    held = {};
+    held_scale = 0;
+    if (n >= outputs || k >= op.K) return;
+    const int64_t block = (first + n) * (op.K / 32) + k / 32;
+    held = LoadVec<16>(static_cast<const uint8_t*>(op.w.data) + block * 16);
+    held_scale = HalfToFloat(op.w.scales[block]);
+  }
+  __device__ void Store() const {
+    StoreVec(quants + threadIdx.x * 16, held);
+    scales[threadIdx.x % kBlocks * kTileOutputs + threadIdx.x / kBlocks] = held_scale;
+  }
+  template <int kTilesM>
+  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
+                              int c_stride) const {
+    // Columns [8 t, 8 t + 8): the low nibbles of bytes 0 to 7, of 8 to 15, then the high ones.
+    const int t = lane % 4;
+    const Vec<uint32_t, 2> bytes =
+        LoadVec<2>(reinterpret_cast<const uint32_t*>(quants + ((n + lane / 4) * kBlocks + half) * 16 + t % 2 * 8));
+    uint32_t b[2][2];
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      const uint32_t nibbles = bytes[step] >> (t < 2 ? 0 : 4);
+      b[step][0] = Bf16PairOfQuants(nibbles), b[step][1] = Bf16PairOfQuants(nibbles >> 16);
+    }
+    const Vec<float, 2> scale = LoadVec<2>(scales + half * kTileOutputs + n + 2 * t);
+#pragma unroll
+    for (int m = 0; m < kTilesM; ++m) {
+      float sum[4] = {};
+      MmaBf16(sum, a[0][m], b[0]);
+      MmaBf16(sum, a[1][m], b[1]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) c[m * c_stride][i] = fmaf(sum[i], scale[i % 2], c[m * c_stride][i]);
+    }
+  }
+};
+
+// Two neighbouring outputs of a row.
+__device__ inline void StorePair(const GroupedLinear& op, int64_t at, float first, float second) {
+  if (op.y_type == DType::kBF16) {
+    StoreFloats(static_cast<__nv_bfloat16*>(op.y) + at, Floats<2>{first, second});
+  } else {
+    StoreFloats(static_cast<float*>(op.y) + at, Floats<2>{first, second});
+  }
+}
+
+// kWarpsM x (kWarps / kWarpsM) warps, each with kTilesM x kTilesN results of 16 x 8.
+template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN, typename Weights>
+__device__ void GroupedLinearTile(const GroupedLinear& op, Weights& weights, __nv_bfloat16* shared_x) {
+  constexpr int kWarpsN = kWarps / kWarpsM, kRows = kWarpsM * kTilesM * 16;
+  static_assert(kWarpsN * kTilesN * 8 == kTileOutputs);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp_m = warp % kWarpsM * kTilesM * 16, warp_n = warp / kWarpsM * kTilesN * 8;
+  const GroupedTile tile = FindTile(op, blockIdx.y, kRows, lane);
+  if (tile.begin == tile.end) return;  // all of the block
+  const int first_output = blockIdx.x * kTileOutputs, outputs = min(kTileOutputs, op.N - first_output);
+  const int64_t first_weight = static_cast<int64_t>(tile.expert) * op.N + first_output;
+
+  const auto row_of_x = [&](int m) -> const __nv_bfloat16* {
+    const int64_t row = tile.begin + m;
+    if (row >= tile.end) return nullptr;
+    return static_cast<const __nv_bfloat16*>(op.x) + (op.source == nullptr ? row : op.source[row]) * op.K;
+  };
+  Bf16Slice<kRows> x;
+  float c[kTilesM][kTilesN][4] = {};
+  x.Load(row_of_x, 0, op.K);
+  weights.Load(op, first_weight, outputs, 0);
+  for (int column = 0; column < op.K; column += kSlice) {
+    __syncthreads();  // nobody reads the slice before
+    x.Store(shared_x);
+    weights.Store();
+    __syncthreads();
+    if (column + kSlice < op.K) {
+      x.Load(row_of_x, column + kSlice, op.K);
+      weights.Load(op, first_weight, outputs, column + kSlice);
+    }
+#pragma unroll
+    for (int half = 0; half < kSlice / 32; ++half) {
+      uint32_t a[2][kTilesM][4];
+#pragma unroll
+      for (int m = 0; m < kTilesM; ++m) {
+        const int row = warp_m + m * 16 + lane / 4;
+        const Vec<__nv_bfloat16, 8> upper = LoadVec<8>(shared_x + ChunkAt(row, half * 4 + lane % 4));
+        const Vec<__nv_bfloat16, 8> lower = LoadVec<8>(shared_x + ChunkAt(row + 8, half * 4 + lane % 4));
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) a[step][m][i] = WordOf(i % 2 == 0 ? upper : lower, 2 * step + i / 2);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTilesN; ++n)
+        weights.template MultiplyAdd<kTilesM>(&c[0][n], a, warp_n + n * 8, half, lane, kTilesN);
+    }
+  }
+
+#pragma unroll
+  for (int m = 0; m < kTilesM; ++m) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t row = tile.begin + warp_m + m * 16 + i * 8 + lane / 4;
+      if (row >= tile.end) continue;
+#pragma unroll
+      for (int n = 0; n < kTilesN; n += kSwiGlu ? 2 : 1) {
+        const int output = first_output + warp_n + n * 8 + lane % 4 * 2;
+        if (output >= op.N) continue;
+        const float* v = &c[m][n][2 * i];
+        if constexpr (kSwiGlu) {
+          const float* up = &c[m][n + 1][2 * i];
+          const int64_t at = row * (op.N / 2) + (output - lane % 4 * 2) / 2 + lane % 4 * 2;
+          StorePair(op, at, Silu(v[0]) * up[0], Silu(v[1]) * up[1]);
+        } else {
+          StorePair(op, row * op.N + output, v[0], v[1]);
+        }
+      }
+    }
+  }
+}
+
+template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN>
+__global__ void __launch_bounds__(kThreads) Bf16LinearKernel(GroupedLinear op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(__nv_bfloat16, shared_x, kWarpsM * kTilesM * 16 * kSlice);
+  SHARED_ARRAY(__nv_bfloat16, shared_w, kTileOutputs * kSlice);
+  Bf16Weights weights;
+  weights.shared = shared_w;
+  GroupedLinearTile<kSwiGlu, kWarpsM, kTilesM, kTilesN>(op, weights, shared_x);
+}
+
+template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN>
+__global__ void __launch_bounds__(kThreads) Q4LinearKernel(GroupedLinear op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(__nv_bfloat16, shared_x, kWarpsM * kTilesM * 16 * kSlice);
+  SHARED_ARRAY(uint8_t, quants, kTileOutputs * kSlice / 2);
+  SHARED_ARRAY(float, scales, kTileOutputs* kSlice / 32);
+  Q4Weights weights;
+  weights.quants = quants;
+  weights.scales = scales;
+  GroupedLinearTile<kSwiGlu, kWarpsM, kTilesM, kTilesN>(op, weights, shared_x);
+}
+
+template <bool kSwiGlu>
+cudaError_t RunFor(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream) {
+  const bool q4 = op.w.type == DType::kQ4_0;
+  const dim3 grid((op.N + kTileOutputs - 1) / kTileOutputs, TilesMax(op, config.tile_rows)), block(kThreads);
+  switch (config.tile_rows) {
+    case 16:
+      return Launch(q4 ? Q4LinearKernel<kSwiGlu, 1, 1, 2> : Bf16LinearKernel<kSwiGlu, 1, 1, 2>, grid, block, 0, stream,
+                    op);
+    case 64:
+      return Launch(q4 ? Q4LinearKernel<kSwiGlu, 2, 2, 4> : Bf16LinearKernel<kSwiGlu, 2, 2, 4>, grid, block, 0, stream,
+                    op);
+    default:
+      return cudaErrorInvalidConfiguration;
+  }
+}
+
+}  // namespace
+
+cudaError_t RunMma(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream) {
+  return op.swiglu ? RunFor<true>(op, config, stream) : RunFor<false>(op, config, stream);
+}
+
+}  // namespace braid::gpu

@@ -1,0 +1,209 @@
+#include "kernels/cuda/grouped_linear.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cuda/test_matrix.h"
+#include "kernels/cuda/test_tensors.h"
+#include "kernels/linear.h"
+#include "kernels/random_weights.h"
+#include "kernels/ref/dequant.h"
+
+namespace braid::gpu {
+namespace {
+
+using simt::GlobalArray;
+
+struct Case {
+  DType x, w;
+  DType y;
+};
+
+// Rows of x for a few experts, one of whom has none.
+struct Problem {
+  Problem(Case types, int N, int K, std::vector<int> rows_of, uint32_t seed)
+      : types(types),
+        N(N),
+        K(K),
+        E(static_cast<int>(rows_of.size())),
+        random(seed),
+        w(random, types.w, E * N, K),
+        w_copy(w.matrix()) {
+    offsets.push_back(0);
+    for (int rows : rows_of) offsets.push_back(offsets.back() + rows);
+    const int M = offsets.back() / 2 + 1;
+    x = random.Floats(size_t(M) * K, 2);
+    if (types.x == DType::kBF16) x = AsFloats(Rounded<__nv_bfloat16>(x));
+    for (int r = 0; r < offsets.back(); ++r) source.push_back(random.Below(M));
+  }
+
+  // The rows [first, first + count) of every expert.
+  template <typename X, typename Y>
+  std::vector<float> RunTyped(GroupedLinearConfig config, bool swiglu, int first, int count, int extra) {
+    std::vector<int32_t> some_source, some_offsets = {0};
+    for (int e = 0; e < E; ++e) {
+      for (int r = std::min(offsets[e] + first, offsets[e + 1]);
+           r < std::min(offsets[e] + first + count, offsets[e + 1]); ++r)
+        some_source.push_back(source[r]);
+      some_offsets.push_back(static_cast<int32_t>(some_source.size()));
+    }
+    GlobalArray<X> x_array(Rounded<X>(x));
+    GlobalArray<int32_t> source_array(some_source), offset_array(some_offsets);
+    GlobalArray<Y> y(some_source.size() * N / (swiglu ? 2 : 1));
+    const GroupedLinear op{E,
+                           N,
+                           K,
+                           types.x,
+                           x_array.data(),
+                           source_array.data(),
+                           offset_array.data(),
+                           static_cast<int>(some_source.size()) + extra,
+                           w_copy.matrix(),
+                           swiglu,
+                           types.y,
+                           y.data()};
+    EXPECT_TRUE(Check(op).ok()) << Check(op);
+    EXPECT_EQ(gpu::Run(op, config, nullptr), cudaSuccess);
+    return AsFloats(y.values());
+  }
+  std::vector<float> Run(GroupedLinearConfig config, bool swiglu = false, int first = 0, int count = 1 << 20,
+                         int extra = 0) {
+    if (types.x == DType::kF32) {
+      return types.y == DType::kF32 ? RunTyped<float, float>(config, swiglu, first, count, extra)
+                                    : RunTyped<float, __nv_bfloat16>(config, swiglu, first, count, extra);
+    }
+    return types.y == DType::kF32 ? RunTyped<__nv_bfloat16, float>(config, swiglu, first, count, extra)
+                                  : RunTyped<__nv_bfloat16, __nv_bfloat16>(config, swiglu, first, count, extra);
+  }
+
+  // With u = 2^-24: K products, each of them and each sum rounded; tensor cores may cut off where they should round.
+  void ExpectNearReference(const std::vector<float>& got, bool swiglu) const {
+    const double rounding = types.y == DType::kBF16 ? kRounding<__nv_bfloat16> : 0;
+    std::vector<float> row(K);
+    std::vector<double> value(N), bound(N);
+    for (int e = 0; e < E; ++e) {
+      for (int r = offsets[e]; r < offsets[e + 1]; ++r) {
+        for (int n = 0; n < N; ++n) {
+          Dequantize(types.w, w.matrix().row(int64_t{e} * N + n), K, row.data());
+          double magnitude = value[n] = 0;
+          for (int k = 0; k < K; ++k) {
+            const double product = double{row[k]} * double{x[size_t(source[r]) * K + k]};
+            value[n] += product, magnitude += std::abs(product);
+          }
+          bound[n] = 2 * (K + 2) * 0x1p-24 * magnitude;
+        }
+        for (int n = 0; n < N; ++n) {
+          if (!swiglu) {
+            ASSERT_NEAR(got[size_t(r) * N + n], value[n], bound[n] + rounding * std::abs(value[n])) << r << " " << n;
+          } else if (n % 16 < 8) {
+            // |silu'| is below 1.1; silu and the product are off by a few u.
+            const double gate = value[n], up = value[n + 8], silu = gate / (1 + std::exp(-gate));
+            const double off =
+                1.1 * bound[n] * std::abs(up) + std::abs(silu) * bound[n + 8] + 1.1 * bound[n] * bound[n + 8];
+            ASSERT_NEAR(got[size_t(r) * N / 2 + n / 16 * 8 + n % 8], silu * up,
+                        off + (8 * 0x1p-24 + rounding) * std::abs(silu * up))
+                << r << " " << n;
+          }
+        }
+      }
+    }
+  }
+
+  Case types;
+  int N, K, E;
+  RandomNumbers random;
+  RandomMatrix w;
+  DeviceCopy w_copy;
+  std::vector<int32_t> offsets, source;
+  std::vector<float> x;
+};
+
+constexpr Case kCases[] = {{DType::kF32, DType::kF32, DType::kF32},   {DType::kF32, DType::kBF16, DType::kF32},
+                           {DType::kF32, DType::kQ4_0, DType::kBF16}, {DType::kBF16, DType::kBF16, DType::kBF16},
+                           {DType::kBF16, DType::kBF16, DType::kF32}, {DType::kBF16, DType::kQ4_0, DType::kBF16},
+                           {DType::kBF16, DType::kQ4_0, DType::kF32}};
+
+TEST(GroupedLinearKernel, AgreesWithTheReference) {
+  for (const Case& types : kCases) {
+    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    for (const uint64_t seed : simt::Seeds()) {
+      simt::SetSeed(seed);
+      for (const auto& [N, K] : {std::array{16, 32}, {80, 96}, {64, 160}}) {
+        Problem problem(types, N, K, {3, 0, 17, 1}, static_cast<uint32_t>(seed));
+        const GroupedLinearConfig config{seed % 2 == 0 ? 16 : 64};
+        problem.ExpectNearReference(problem.Run(config), false);
+        problem.ExpectNearReference(problem.Run(config, true), true);
+      }
+    }
+  }
+}
+
+TEST(GroupedLinearKernel, TakesColumnsThatAreNoWholeSlice) {
+  for (const Case& types : kCases) {
+    if (types.w == DType::kQ4_0) continue;
+    for (const int K : {8, 40, 72}) {
+      Problem problem(types, 24, K, {5, 2}, 3);
+      problem.ExpectNearReference(problem.Run({16}), false);
+      problem.ExpectNearReference(problem.Run({64}), false);
+    }
+  }
+}
+
+TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
+  for (const Case& types : kCases) {
+    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    for (const uint64_t seed : simt::Seeds()) {
+      simt::SetSeed(seed);
+      Problem problem(types, 48, 96, {70, 0, 5}, 4);
+      for (const bool swiglu : {false, true}) {
+        const std::vector<float> whole = problem.Run({16}, swiglu);
+        EXPECT_TRUE(SameBits(problem.Run({64}, swiglu), whole));
+        EXPECT_TRUE(SameBits(problem.Run({64}, swiglu, 0, 1 << 20, 300), whole)) << "in a grid made for more";
+        const size_t width = swiglu ? 24 : 48;
+        const std::vector<float> some =
+            problem.Run({16}, swiglu, 3, 4);  // rows 3 to 6 of the first, 3 and 4 of the last
+        EXPECT_TRUE(std::equal(some.begin(), some.begin() + 4 * width, whole.begin() + 3 * width));
+        EXPECT_TRUE(std::equal(some.begin() + 4 * width, some.end(), whole.begin() + 73 * width));
+      }
+    }
+  }
+}
+
+TEST(GroupedLinearKernel, FindsTilesAmongManyExperts) {
+  std::vector<int> rows(70);
+  for (int e = 0; e < 70; ++e) rows[e] = e % 3 == 0 ? 0 : e % 7;
+  rows[69] = 20;
+  Problem problem({DType::kBF16, DType::kBF16, DType::kF32}, 8, 32, rows, 6);
+  problem.ExpectNearReference(problem.Run({16}), false);
+}
+
+TEST(GroupedLinear, TakesTilesThatHoldAnExpertsRows) {
+  GroupedLinear op;
+  op.E = 32;
+  op.rows_max = 4;
+  EXPECT_EQ(Choose(op).tile_rows, 16);
+  op.rows_max = 4 * 1024;
+  EXPECT_EQ(Choose(op).tile_rows, 64);
+}
+
+TEST(GroupedLinear, CheckNamesWhatIsWrong) {
+  alignas(16) float numbers[64] = {};
+  const int32_t offsets[2] = {};
+  GroupedLinear good{1, 16, 32, DType::kF32, numbers, nullptr, offsets, 1, {DType::kF32, 16, 32, numbers}};
+  good.y = numbers;
+  EXPECT_TRUE(Check(good).ok()) << Check(good);
+  GroupedLinear op = good;
+  op.E = 2;
+  EXPECT_EQ(Check(op).message(), "w must be (E * N, K)");
+  op = good, op.type = DType::kBF16;
+  EXPECT_EQ(Check(op).message(), "w must not be F32 if x is BF16");
+  op = good, op.N = op.w.rows = 24, op.swiglu = true;
+  EXPECT_EQ(Check(op).message(), "N must be a multiple of 8, or of 16 with swiglu");
+  op = good, op.w.type = DType::kQ4_0;
+  EXPECT_EQ(Check(op).message(), "w's scales must be set");
+}
+
+}  // namespace
+}  // namespace braid::gpu

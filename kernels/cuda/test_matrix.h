@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/matrix.h"
+#include "kernels/matrix.h"
+#include "tests/cuda_emulator/global_array.h"
+
+namespace braid::gpu {
+
+// A matrix of a file as it lies on a device.
+class DeviceCopy {
+ public:
+  explicit DeviceCopy(const braid::Matrix& from) {
+    matrix_ = {from.type, from.rows, from.columns};
+    const size_t bytes = from.row_bytes() * static_cast<size_t>(from.rows);
+    if (from.type != DType::kQ4_0) {
+      data_ = std::make_unique<simt::GlobalArray<uint8_t>>(bytes);
+      std::memcpy(data_->data(), from.data, bytes);
+    } else {
+      const size_t blocks = bytes / 18;
+      data_ = std::make_unique<simt::GlobalArray<uint8_t>>(blocks * 16);
+      scales_ = std::make_unique<simt::GlobalArray<uint16_t>>(blocks);
+      for (size_t i = 0; i < blocks; ++i) {
+        std::memcpy(scales_->data() + i, from.data + i * 18, 2);
+        std::memcpy(data_->data() + i * 16, from.data + i * 18 + 2, 16);
+      }
+      matrix_.scales = scales_->data();
+    }
+    matrix_.data = data_->data();
+  }
+  const Matrix& matrix() const { return matrix_; }
+
+ private:
+  std::unique_ptr<simt::GlobalArray<uint8_t>> data_;
+  std::unique_ptr<simt::GlobalArray<uint16_t>> scales_;
+  Matrix matrix_;
+};
+
+}  // namespace braid::gpu
