@@ -53,7 +53,7 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   static_assert((!std::is_reference_v<Parameters> && ...), "a GPU cannot follow a reference to the host");
   const simt::LaunchConfig config{reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream};
   return simt::Submit(config, (sizeof(Parameters) + ... + 0),
-                      [kernel, copies = std::tuple<Parameters...>(args...)] { std::apply(kernel, copies); });
+                      [kernel, ... copies = Parameters(args)] { kernel(copies...); });
 }
 
 template <typename... Parameters>
