@@ -113,7 +113,7 @@ void Abandon(Fiber* fiber) {
   __tsan_destroy_fiber(fiber->tsan);
   fiber->tsan = nullptr;
 #endif
-  fiber->fake_stack = nullptr;
+  fiber->stack_pointer = fiber->fake_stack = nullptr;
 }
 
 void Switch(Fiber* from, Fiber* to) {

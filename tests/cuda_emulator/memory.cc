@@ -15,7 +15,9 @@ namespace {
 
 constexpr size_t kZone = 64;  // between arrays
 // Of the most arrays with their zones, each rounded.
-constexpr size_t kSlotBytes = SharedMemory::kBytesMax + SharedMemory::kArraysMax * 3 * kZone + (4 << 10);
+constexpr size_t kPage = 4 << 10;
+constexpr size_t kSlotBytes =
+    (SharedMemory::kBytesMax + SharedMemory::kArraysMax * 3 * kZone) / kPage * kPage + 2 * kPage;
 
 // All there are. Leaked on purpose, like all that tests may still hold when the program ends.
 std::vector<const GlobalBytes*>& Globals() {
@@ -53,6 +55,17 @@ SharedMemory::SharedMemory() {
   if (mapped == MAP_FAILED) std::abort();
   slots_ = static_cast<char*>(mapped);
   Poison(slots_, kSlots * kSlotBytes);
+}
+
+void SharedMemory::RenewSlots() {
+  if (!kThreadSanitizer) return;
+  for (size_t slot = 0; slot < kSlots; ++slot) {
+    if (used_before_[slot] == 0) continue;
+    const void* mapped = mmap(slots_ + slot * kSlotBytes, used_before_[slot], PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (mapped == MAP_FAILED) std::abort();
+    used_before_[slot] = 0;
+  }
 }
 
 void SharedMemory::StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes) {
@@ -103,6 +116,8 @@ void* SharedMemory::Add(const Array& array) {
   FillUnwritten(seed_, slot_ + used_, used - used_);
   Unpoison(added.begin, added.bytes);
   used_ = used;
+  size_t& used_before = used_before_[(slot_ - slots_) / kSlotBytes];
+  used_before = std::max(used_before, (used_ + kPage - 1) / kPage * kPage);
   return added.begin;
 }
 

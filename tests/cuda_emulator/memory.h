@@ -36,6 +36,8 @@ class SharedMemory {
   };
 
   SharedMemory();
+  // Before the slots have other users: to ThreadSanitizer, memory that the caller has just got from the system.
+  void RenewSlots();
   void StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes);
   // The same for all threads that ask by the same key or index. Fails by internal::Fail.
   void* Static(const void* key, const char* name, size_t bytes, Here at);
@@ -50,7 +52,8 @@ class SharedMemory {
 
   char* slots_ = nullptr;
   char* slot_ = nullptr;
-  size_t used_ = 0;  // of the slot
+  size_t used_ = 0;                           // of the slot
+  std::array<size_t, kSlots> used_before_{};  // of every slot, since it was renewed
   uint64_t seed_ = 0;
   size_t static_bytes_ = 0, dynamic_bytes_ = 0, dynamic_bytes_max_ = 0;
   int arrays_count_ = 0;

@@ -7,7 +7,8 @@
 // orders:
 //   the host before the launch -> every thread -> the host after it;
 //   all that arrive at a barrier or __syncwarp -> all that leave it. (A shuffle orders nothing.)
-// So that thread k of one block is not before thread k of the next, neighbouring blocks run on other fibers.
+// So that thread k of one block is not before thread k of the next, neighbouring blocks run on other fibers, and each
+// stream has its own.
 //
 // This file is built without -fsanitize and does not allocate while it is on a fiber.
 
@@ -105,10 +106,8 @@ class Machine {
 
  private:
   static void FiberMain();
-  void PrepareFibers(int set);
-  void RunBlock(uint64_t number, uint64_t slot);
-  void BeginPart();
-  void EndPart();
+  Fiber* PrepareFibers(int set);
+  void RunBlock(uint64_t number, uint64_t slot, Fiber* fibers);
   [[noreturn]] void Throw();
   std::string Describe(const Failure& failure) const;
   std::string WhoWaits() const;
@@ -132,8 +131,9 @@ class Machine {
   uint64_t block_ = 0;
   std::unique_ptr<SharedMemory> shared_ = std::make_unique<SharedMemory>();
   std::unique_ptr<Thread[]> threads_{new Thread[kThreadsMax]};
-  std::vector<Fiber> fibers_[kFiberSets];
-  std::vector<char*> stacks_;  // by fiber, set after set of kThreadsMax
+  // By stream, where ThreadSanitizer needs it, and set; kThreadsMax each. An unused one has no stack, an abandoned one
+  // a stack but nothing to do.
+  std::map<std::pair<cudaStream_t, int>, std::unique_ptr<Fiber[]>> fibers_;
   Fiber host_;
   int current_ = -1;
   Schedule schedule_;
@@ -182,29 +182,21 @@ bool SamePlace(const Here& a, const Here& b) {
 
 // ---- The host's side.
 
-void Machine::PrepareFibers(int set) {
-  if (stacks_.empty()) stacks_.resize(kFiberSets * kThreadsMax);
-  if (fibers_[set].empty()) fibers_[set].resize(kThreadsMax);
+Fiber* Machine::PrepareFibers(int set) {
+  std::unique_ptr<Fiber[]>& fibers = fibers_[{kThreadSanitizer ? config_->stream.stream : nullptr, set}];
+  if (fibers == nullptr) fibers.reset(new Fiber[kThreadsMax]);
   for (int i = 0; i < threads_count_; ++i) {
-    char*& stack = stacks_[set * kThreadsMax + i];
-    if (stack == nullptr) {
+    Fiber& fiber = fibers[i];
+    if (fiber.stack == nullptr) {
       void* mapped = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
       if (mapped == MAP_FAILED || mprotect(mapped, kGuardBytes, PROT_NONE) != 0) std::abort();
-      stack = static_cast<char*>(mapped) + kGuardBytes;
+      fiber.stack = static_cast<char*>(mapped) + kGuardBytes;
     }
-    Fiber& fiber = fibers_[set][i];
-    if (fiber.stack == nullptr) Prepare(&fiber, stack, kStackBytes, FiberMain);
+    if (fiber.stack_pointer == nullptr) Prepare(&fiber, fiber.stack, kStackBytes, FiberMain);
   }
+  return fibers.get();
 }
-
-// Shared memory has so many slots; ThreadSanitizer must see one's next user after its last. Parts are in order, the
-// blocks of a part are not.
-void Machine::BeginPart() {
-  ReleaseFirst(&end_);
-  ReleaseFirst(&start_);
-}
-void Machine::EndPart() { Acquire(&end_); }
 
 void Machine::Run(const LaunchConfig& config, const Body& body) {
   config_ = &config;
@@ -223,14 +215,19 @@ void Machine::Run(const LaunchConfig& config, const Body& body) {
     for (uint64_t i = 0; i < blocks; ++i) order.push_back(i);
     for (uint64_t i = blocks; i > 1; --i) std::swap(order[i - 1], order[random.Next() % i]);
   }
-  for (int set = 0; set < kFiberSets && static_cast<uint64_t>(set) < blocks; ++set) PrepareFibers(set);
+  Fiber* sets[kFiberSets] = {};
+  for (int set = 0; set < kFiberSets && static_cast<uint64_t>(set) < blocks; ++set) sets[set] = PrepareFibers(set);
+  ReleaseFirst(&end_);
   for (uint64_t i = 0; i < blocks; ++i) {
-    if (i % SharedMemory::kSlots == 0) BeginPart();
+    if (i % SharedMemory::kSlots == 0) {
+      shared_->RenewSlots();
+      ReleaseFirst(&start_);
+    }
     const uint64_t number = !order.empty() ? order[i] : PolicyOf(seed) == Policy::kDescending ? blocks - 1 - i : i;
-    RunBlock(number, i);
+    RunBlock(number, i, sets[i % kFiberSets]);
     if (failure_.set) Throw();
-    if (i % SharedMemory::kSlots == SharedMemory::kSlots - 1 || i + 1 == blocks) EndPart();
   }
+  Acquire(&end_);
   if (const GlobalBytes* overrun = GlobalBytes::FindOverrun()) {
     throw Error(ErrorKind::kGlobalOverrun, Place(config.stream.at) + ": the launch wrote beside a GlobalArray of " +
                                                std::to_string(overrun->bytes()) + " bytes, seed " +
@@ -238,7 +235,7 @@ void Machine::Run(const LaunchConfig& config, const Body& body) {
   }
 }
 
-void Machine::RunBlock(uint64_t number, uint64_t slot) {
+void Machine::RunBlock(uint64_t number, uint64_t slot, Fiber* fibers) {
   ++counts.blocks;
   block_ = number;
   const dim3 &grid = config_->grid, &block = config_->block;
@@ -260,7 +257,7 @@ void Machine::RunBlock(uint64_t number, uint64_t slot) {
   }
   for (int i = 0; i < threads_count_; ++i) {
     Thread& thread = threads_[i];
-    thread.fiber = &fibers_[slot % kFiberSets][i];
+    thread.fiber = &fibers[i];
     thread.id = i;
     thread.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
     thread.state = State::kReady;
@@ -290,9 +287,8 @@ void Machine::Throw() {
     if (!thread.started || (thread.state == State::kExited && i != failure_.thread)) continue;
     ReleaseFor(thread.fiber, &end_);
     Abandon(thread.fiber);
-    *thread.fiber = Fiber();
   }
-  EndPart();
+  Acquire(&end_);
   throw Error(failure_.kind, Describe(failure_));
 }
 

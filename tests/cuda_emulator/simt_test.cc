@@ -5,9 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <numeric>
-#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/ptx_async_copy.h"
@@ -160,6 +161,22 @@ TEST(Barrier, SeparatesWhatIsBeforeFromWhatIsAfter) {
     RunKernel(seed, Rotate, 1, 96, out.data(), 20);
     for (int i = 0; i < 96; ++i) ASSERT_EQ(out[i], (i + 20) % 96);
   }
+}
+
+TEST(Launch, MayComeFromManyThreads) {
+  SetSeed(3);
+  GlobalArray<int> out(4 * 96);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&out, t] {
+      for (int i = 0; i < 5; ++i) {
+        const cudaStream_t stream = reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(t + 1));
+        Launch(Rotate, dim3(1), dim3(96), 0, stream, out.data() + t * 96, i);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int i = 0; i < 4 * 96; ++i) ASSERT_EQ(out[i], (i % 96 + 4) % 96);
 }
 
 __global__ void CountOdd(int* out) {
