@@ -98,9 +98,16 @@ struct Piece {
   }
 };
 
+// How many blocks must fit into an SM's registers. Decode waits for memory and wants many; what a tile of prefill keeps
+// in registers must not spill.
+constexpr int BlocksPerSm(int head_dim, int rows_per_warp) {
+  return rows_per_warp == 4 ? 4 : rows_per_warp == 2 || head_dim == 128 ? 5 : 8;
+}
+
 // Grid: tiles, key heads, and spans if the spans of a tile are split.
 template <int kHeadDim, int kRowsPerWarp, typename T>
-__global__ void __launch_bounds__(kThreads) PagedAttentionKernel(PagedAttention op) {
+__global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
+    PagedAttentionKernel(PagedAttention op) {
   LAUNCH_BOUNDS(kThreads);
   constexpr int kEach = kHeadDim / 32, kRows = kWarps * kRowsPerWarp;
   SHARED_ARRAY(__nv_bfloat16, keys, kPiece * Piece<kHeadDim>::kKeyStride);

@@ -1,0 +1,50 @@
+# The kernels of kernels/cuda, compiled by nvcc for every architecture we serve on, where a toolkit is installed.
+#
+# braid_cuda_kernels(NAME KERNELS a.cu b.cu)   the target NAME: an object a.cu.o for each, and a.cu.ptxas, what the
+#   assembler said of it. A warning, a spilled register or local memory is an error. Built with everything else only if
+#   BRAID_CUDA is on; the test cuda_kernels_compile builds it wherever there is an nvcc.
+option(BRAID_CUDA "Build the CUDA kernels" OFF)
+find_program(BRAID_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin /opt/cuda/bin)
+set(BRAID_CUDA_ARCHITECTURES 80 90a 100a CACHE STRING "GPUs to compile kernels for")
+
+if(BRAID_CUDA AND NOT BRAID_NVCC)
+  message(FATAL_ERROR "BRAID_CUDA is on, but there is no nvcc: install the CUDA 13 toolkit or set BRAID_NVCC")
+endif()
+
+# Without contraction: see kernels/cuda/numbers.h.
+set(BRAID_NVCC_OPTIONS -std=c++20 -O3 -fmad=false -Werror all-warnings
+    -Xptxas -v,-warn-spills,-warn-lmem-usage,-Werror -Xcompiler -fPIC)
+foreach(architecture ${BRAID_CUDA_ARCHITECTURES})
+  list(APPEND BRAID_NVCC_OPTIONS -gencode arch=compute_${architecture},code=sm_${architecture})
+endforeach()
+
+function(braid_cuda_kernels name)
+  cmake_parse_arguments(ARG "" "" "KERNELS" ${ARGN})
+  if(NOT BRAID_NVCC)
+    return()
+  endif()
+  set(objects)
+  foreach(kernel ${ARG_KERNELS})
+    set(source ${CMAKE_CURRENT_SOURCE_DIR}/${kernel})
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${kernel}.o)
+    set(report ${CMAKE_CURRENT_BINARY_DIR}/${kernel}.ptxas)
+    # nvcc knows no quiet success: what it says goes to the report, and to the screen when it fails.
+    add_custom_command(
+      OUTPUT ${object} BYPRODUCTS ${report}
+      COMMAND sh -c "\"$@\" > ${report} 2>&1 || { cat ${report}; exit 1; }" sh
+              ${BRAID_NVCC} -ccbin ${CMAKE_CXX_COMPILER} ${BRAID_NVCC_OPTIONS} -I${PROJECT_SOURCE_DIR} -MD -MF ${object}.d
+              -c ${source} -o ${object}
+      DEPENDS ${source} DEPFILE ${object}.d COMMENT "Compiling ${kernel} for ${BRAID_CUDA_ARCHITECTURES}" VERBATIM)
+    list(APPEND objects ${object})
+  endforeach()
+  if(BRAID_CUDA)
+    add_custom_target(${name} ALL DEPENDS ${objects})
+  else()
+    add_custom_target(${name} DEPENDS ${objects})
+  endif()
+endfunction()
+
+if(BUILD_TESTING AND BRAID_NVCC)
+  add_test(NAME cuda_kernels_compile COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target kernels_cuda)
+  set_tests_properties(cuda_kernels_compile PROPERTIES FIXTURES_SETUP cuda_kernels TIMEOUT 900)
+endif()
