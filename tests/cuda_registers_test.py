@@ -1,6 +1,8 @@
-"""What every kernel takes of an SM, for every GPU, is in kernels/cuda/registers.txt: who changes it sees it in a diff.
+"""The pages about kernels for a GPU are true. What each takes of an SM is in kernels/cuda/registers.txt: who changes it
+sees it in a diff.
 
-    tests/cuda_registers_test.py --update build/release/kernels/cuda    # after `cmake --build ... --target kernels_cuda`
+    cmake --build build/release --target kernels_cuda
+    tests/cuda_registers_test.py --update build/release/kernels/cuda
 
 The compiler has already refused spilled registers and local memory (cmake/cuda_kernels.cmake).
 """
@@ -14,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "kernels/cuda/registers.txt"
 DTYPES = ("F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")  # of base/dtype.h
 
-HEAD = """# Registers of a thread, static shared memory of a block in bytes, and the warps that the registers leave room for on an
-# SM (of 64), of every kernel on every architecture. tests/cuda_registers_test.py writes and checks this.
+HEAD = """# Of every kernel on every architecture: registers of a thread, static shared memory of a block in bytes,
+# and the warps of 64 on an SM that the registers leave room for. Written and checked by tests/cuda_registers_test.py.
 # {compiler}
 """
 
@@ -73,6 +75,13 @@ def test_registers_and_shared_memory_are_as_written_down():
         pytest.skip(f"the table is of another compiler than {compiler(nvcc)}")
     found = table(pathlib.Path(os.environ["BRAID_CUDA_REPORTS"]), compiler(nvcc))
     assert found.splitlines() == known.splitlines()
+
+
+def test_the_roofline_page_has_what_its_script_says():
+    sys.path.insert(0, str(ROOT / "kernels/cuda"))
+    import roofline
+    page = (ROOT / "kernels/cuda/README.md").read_text()
+    assert roofline.updated(page) == page, "run kernels/cuda/roofline.py --update"
 
 
 if __name__ == "__main__":

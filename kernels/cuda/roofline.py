@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""What a step costs at the least on one H100, op by op: bytes, operations, and the time of whichever takes longer.
+
+    kernels/cuda/roofline.py            # prints the tables
+    kernels/cuda/roofline.py --update   # writes them into kernels/cuda/README.md, between its marks
+
+Only what an op must move is counted: each weight that a step uses once, each activation once in and once out, the KV of
+each sequence once per key head, which its four query heads share. Measured times go beside these, they never go in.
+"""
+import pathlib
+import sys
+from dataclasses import dataclass
+
+BANDWIDTH, TENSOR, FMA = 3.35e12, 989e12, 67e12  # bytes/s, bf16 operations/s, float32 operations/s (H100 SXM5)
+LAUNCH = 2.5e-6  # between two dependent kernels of a graph: an estimate, to be measured
+
+# LFM2-8B-A1B.
+D, HEADS, KV_HEADS, HEAD_DIM, TAPS = 2048, 32, 8, 64, 3
+CONV_LAYERS, ATTENTION_LAYERS, DENSE_LAYERS, MOE_LAYERS = 18, 6, 2, 22
+DENSE_F, F, E, K, V = 7168, 1792, 32, 4, 65536
+Q, KV = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+BF16, F32, Q4 = 2, 4, 18 / 32
+
+SIZES = [("decode 1", 1, 1536, False), ("decode 32", 32, 1536, False), ("decode 128", 128, 1536, False),
+         ("decode 512", 512, 1536, False), ("decode 1024", 1024, 1536, False), ("decode 2048", 2048, 1536, False),
+         ("prefill 2048", 2048, 2048, True), ("prefill 8192", 8192, 8192, True)]
+EXPERT_OPS = ["experts gate, up, SwiGLU", "experts down"]
+
+
+@dataclass
+class Cost:
+    bytes: float
+    tensor: float = 0  # operations, a multiply-add being two
+    fma: float = 0
+
+    def seconds(self):
+        return max(self.bytes / BANDWIDTH, self.tensor / TENSOR, self.fma / FMA)
+
+    def bound(self):
+        times = {"memory": self.bytes / BANDWIDTH, "tensor": self.tensor / TENSOR, "FMA": self.fma / FMA}
+        return max(times, key=times.get)
+
+
+def experts_used(T):
+    return E * (1 - (1 - K / E) ** T)  # of uniform routing
+
+
+def dense(T, n, k, x=BF16, y=BF16, w=BF16):
+    return Cost(n * k * w + T * (k * x + n * y), tensor=2 * T * n * k)
+
+
+def ops(T, context, prefill, expert_bytes=BF16):
+    """(op, how often a step runs it, cost of one). T rows; in a prefill of one sequence, else of T sequences."""
+    pairs = T * K
+    seen = T * (context + 1) / 2 if prefill else T * context  # (row, position) pairs
+    kv_read = (context if prefill else seen) * 2 * KV * BF16
+    spans = 0 if prefill else T * HEADS * (context / 512) * (HEAD_DIM + 2) * F32 * 2  # written, read
+    rows_wanted = 1 if prefill else T
+    return [
+        ("gather", 1, Cost(T * D * (BF16 + F32))),
+        ("RMSNorm + residual", 48, Cost(T * D * (3 * F32 + BF16), fma=4 * T * D)),
+        ("conv in (cuBLASLt)", CONV_LAYERS, dense(T, 3 * D, D)),
+        ("short conv", CONV_LAYERS, Cost(T * D * (4 * BF16 + (1 if prefill else TAPS) * F32), fma=8 * T * D)),
+        ("conv out (cuBLASLt)", CONV_LAYERS, dense(T, D, D, y=F32)),
+        ("q, k, v (cuBLASLt)", ATTENTION_LAYERS, dense(T, Q + 2 * KV, D)),
+        ("heads: norm, RoPE, KV", ATTENTION_LAYERS, Cost(T * (Q + 2 * KV) * 2 * BF16, fma=10 * T * (Q + KV))),
+        ("attention", ATTENTION_LAYERS, Cost(T * Q * 2 * BF16 + kv_read + spans, fma=4 * seen * Q)),
+        ("attention out (cuBLASLt)", ATTENTION_LAYERS, dense(T, D, Q, y=F32)),
+        ("dense gate, up (cuBLASLt)", DENSE_LAYERS, dense(T, 2 * DENSE_F, D)),
+        ("SwiGLU", DENSE_LAYERS, Cost(T * DENSE_F * 3 * BF16)),
+        ("dense down (cuBLASLt)", DENSE_LAYERS, dense(T, D, DENSE_F, y=F32)),
+        ("router", MOE_LAYERS, Cost(E * D * F32 + T * (D * F32 + E * F32), fma=2 * T * E * D)),
+        ("choose experts", MOE_LAYERS, Cost(T * (E * F32 + K * 8))),
+        ("group rows", MOE_LAYERS, Cost(pairs * 12)),
+        ("experts gate, up, SwiGLU", MOE_LAYERS, Cost(experts_used(T) * 2 * F * D * expert_bytes
+                                                      + (T * D + pairs * F) * BF16, tensor=4 * pairs * F * D)),
+        ("experts down", MOE_LAYERS, Cost(experts_used(T) * F * D * expert_bytes + pairs * (F + D) * BF16,
+                                          tensor=2 * pairs * F * D)),
+        ("combine", MOE_LAYERS, Cost(pairs * D * BF16 + T * D * F32, fma=2 * pairs * D)),
+        ("head (cuBLASLt)", 1, dense(rows_wanted, V, D, y=F32)),
+    ]
+
+
+def micro(seconds):
+    value = seconds * 1e6
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def op_table():
+    lines = ["| op, per launch | " + " | ".join(name for name, *_ in SIZES) + " |", "|---" * (len(SIZES) + 1) + "|"]
+    columns = [ops(*size) for _, *size in SIZES]
+    for i, (name, count, _) in enumerate(columns[0]):
+        cells = [f"{micro(column[i][2].seconds())} {column[i][2].bound()[0]}" for column in columns]
+        lines.append(f"| {name} x {count} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def volume_table():
+    lines = ["| op, per launch | decode 1 MB | GFLOP | decode 1024 MB | GFLOP | prefill 8192 MB | GFLOP |",
+             "|---" * 7 + "|"]
+    columns = [ops(*SIZES[i][1:]) for i in (0, 4, 7)]
+    for i, (name, _, _) in enumerate(columns[0]):
+        cells = []
+        for column in columns:
+            cost = column[i][2]
+            cells.append(f"{cost.bytes / 1e6:,.2f} | {(cost.tensor + cost.fma) / 1e9:,.3f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def step_table():
+    lines = ["| step | floor, ms | tokens/s at the floor | share of attention | of experts | launches |"
+             " and their gaps, ms | experts in 4 bits, ms |", "|---" * 8 + "|"]
+    for name, T, context, prefill in SIZES:
+        table = ops(T, context, prefill)
+        total = sum(count * cost.seconds() for _, count, cost in table)
+
+        def share(names):
+            return sum(count * cost.seconds() for op, count, cost in table if op in names) / total
+
+        launches = sum(count for _, count, _ in table) + (0 if prefill else ATTENTION_LAYERS)  # the merge of spans
+        four = sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, Q4))
+        lines.append(f"| {name} | {total * 1e3:.2f} | {T / total:,.0f} | {share(['attention']):.0%} | "
+                     f"{share(EXPERT_OPS):.0%} | {launches} | {launches * LAUNCH * 1e3:.2f} | {four * 1e3:.2f} |")
+    return lines
+
+
+def pages():
+    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table()}
+
+
+def updated(text):
+    for name, lines in pages().items():
+        begin, end = f"<!-- {name}: kernels/cuda/roofline.py -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--update"]:
+        readme = pathlib.Path(__file__).with_name("README.md")
+        readme.write_text(updated(readme.read_text()))
+    else:
+        for name, lines in pages().items():
+            print(f"{name}\n" + "\n".join(lines) + "\n")
