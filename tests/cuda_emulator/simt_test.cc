@@ -21,7 +21,9 @@ namespace {
 
 using braid::gpu::kAllLanes;
 using braid::gpu::Launch;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
 // Runs one kernel of up to a few blocks under a seed.
 template <typename... P, typename... A>
@@ -30,7 +32,7 @@ void RunKernel(uint64_t seed, void (*kernel)(P...), int blocks, int threads, con
   ASSERT_EQ(Launch(kernel, dim3(blocks), dim3(threads), 0, nullptr, args...), cudaSuccess);
 }
 
-// The error that every seed finds, said of the line that has `// !` in it: its file and line are checked.
+// The error that every seed finds, of one of two blocks.
 template <typename... P, typename... A>
 std::string ErrorOf(ErrorKind kind, void (*kernel)(P...), int threads, const A&... args) {
   std::string message;
@@ -43,14 +45,14 @@ std::string ErrorOf(ErrorKind kind, void (*kernel)(P...), int threads, const A&.
       message = error.what();
       EXPECT_EQ(error.kind(), kind) << message;
       EXPECT_THAT(message, HasSubstr("seed " + std::to_string(seed)));
-      EXPECT_THAT(message, HasSubstr("of the launch at tests/cuda_emulator/simt_test.cc:"));
-      EXPECT_EQ(message.find("tests/cuda_emulator/simt_test.cc:"), 0u) << message;
+      EXPECT_THAT(message, ContainsRegex("of the launch at .*simt_test.cc:[0-9]+, seed"));
+      EXPECT_THAT(message, MatchesRegex("[^ ]*simt_test.cc:[0-9]+: .*"));
     }
   }
   return message;
 }
 
-std::string Line(int line) { return "tests/cuda_emulator/simt_test.cc:" + std::to_string(line); }
+std::string Line(int line) { return "simt_test.cc:" + std::to_string(line); }
 
 // ---- Launches.
 
@@ -231,8 +233,8 @@ __global__ void Deadlock() {
 
 TEST(Barrier, IsReportedWhenEverybodyWaits) {
   const std::string message = ErrorOf(ErrorKind::kDeadlock, Deadlock, 32);
-  EXPECT_THAT(message, HasSubstr("16 threads at __syncwarp " + Line(kDeadlockLine) + ": 0 2 4 6 8 10 12 14 .."));
-  EXPECT_THAT(message, HasSubstr("16 threads at the barrier " + Line(kDeadlockLine + 2) + ": 1 3 5"));
+  EXPECT_THAT(message, ContainsRegex("16 threads at __syncwarp .*" + Line(kDeadlockLine) + ": 0 2 4 6 8 10 12 14 .."));
+  EXPECT_THAT(message, ContainsRegex("16 threads at the barrier .*" + Line(kDeadlockLine + 2) + ": 1 3 5"));
 }
 
 constexpr int kSpinLine = __LINE__ + 4;
@@ -248,7 +250,7 @@ __global__ void SpinForever(int* flag) {
 TEST(Spinning, IsReportedWhenNothingElseCanHappen) {
   GlobalArray<int> flag(std::vector<int>{0});
   const std::string message = ErrorOf(ErrorKind::kLivelock, SpinForever, 32, flag.data());
-  EXPECT_THAT(message, HasSubstr("1 threads at the spinning loop " + Line(kSpinLine) + ": 0"));
+  EXPECT_THAT(message, ContainsRegex("1 threads at the spinning loop .*" + Line(kSpinLine) + ": 0"));
   EXPECT_THAT(message, HasSubstr("31 threads at the barrier"));
 }
 
