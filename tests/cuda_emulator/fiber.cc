@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <thread>
+
 #ifdef SIMT_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -152,6 +154,10 @@ void Release(SyncPoint*) {}
 void Acquire(SyncPoint*) {}
 void ReleaseFor(Fiber*, SyncPoint*) {}
 #endif
+
+SpinLock::Held::Held(SpinLock* lock) : lock_(lock) {
+  while (lock_->flag_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+}
 
 #ifdef SIMT_ASAN
 void Poison(void* p, size_t bytes) { __asan_poison_memory_region(p, bytes); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -38,6 +39,24 @@ void Release(SyncPoint* point);
 void Acquire(SyncPoint* point);
 // As if the fiber itself, which is not running, released.
 void ReleaseFor(Fiber* fiber, SyncPoint* point);
+
+// Not a mutex, which would order whoever holds it one after another.
+class SpinLock {
+ public:
+  class Held {
+   public:
+    explicit Held(SpinLock* lock);
+    ~Held() { lock_->flag_.clear(std::memory_order_release); }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+
+   private:
+    SpinLock* const lock_;
+  };
+
+ private:
+  std::atomic_flag flag_;
+};
 
 // AddressSanitizer reports any access to what is poisoned.
 void Poison(void* p, size_t bytes);

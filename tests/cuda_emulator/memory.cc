@@ -19,6 +19,7 @@ constexpr size_t kPage = 4 << 10;
 constexpr size_t kSlotBytes =
     (SharedMemory::kBytesMax + SharedMemory::kArraysMax * 3 * kZone) / kPage * kPage + 2 * kPage;
 
+SpinLock globals_lock;
 // All there are. Leaked on purpose, like all that tests may still hold when the program ends.
 std::vector<const GlobalBytes*>& Globals() {
   static auto* const globals = new std::vector<const GlobalBytes*>;
@@ -148,16 +149,21 @@ GlobalBytes::GlobalBytes(size_t bytes) : bytes_(bytes), seed_(Seed()) {
   FillUnwritten(seed_, allocated_, all);
   Poison(allocated_, all);
   Unpoison(begin_, bytes);
+  const SpinLock::Held held(&globals_lock);
   Globals().push_back(this);
 }
 
 GlobalBytes::~GlobalBytes() {
-  Globals().erase(std::find(Globals().begin(), Globals().end(), this));
+  {
+    const SpinLock::Held held(&globals_lock);
+    Globals().erase(std::find(Globals().begin(), Globals().end(), this));
+  }
   Unpoison(allocated_, kGlobalZone + bytes_ + kGlobalZone);
   std::free(allocated_);
 }
 
 const GlobalBytes* GlobalBytes::FindOverrun() {
+  const SpinLock::Held held(&globals_lock);
   for (const GlobalBytes* global : Globals()) {
     if (!IsUnwritten(global->seed_, global->allocated_, kGlobalZone) ||
         !IsUnwritten(global->seed_, global->begin_ + global->bytes_, kGlobalZone))

@@ -60,7 +60,7 @@ class SharedMemory {
   std::array<Array, kArraysMax> arrays_;
 };
 
-// A kernel's tensor in "device memory": n of T, for tests. Not thread-safe.
+// A kernel's tensor in "device memory". See global_array.h.
 class GlobalBytes {
  public:
   explicit GlobalBytes(size_t bytes);

@@ -155,19 +155,7 @@ Machine& machine() {
   return *machine;
 }
 
-// Not a mutex, which would order launches of different host threads in ThreadSanitizer's eyes.
-class Lock {
- public:
-  Lock() {
-    while (flag_.test_and_set(std::memory_order_acquire)) {
-    }
-  }
-  ~Lock() { flag_.clear(std::memory_order_release); }
-
- private:
-  static std::atomic_flag flag_;
-};
-std::atomic_flag Lock::flag_;
+SpinLock run_lock;
 
 // Compilers' caches make paths relative to the folder of the build.
 const char* Shortened(const char* file) {
@@ -569,7 +557,7 @@ void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
   if (threads % 32 != 0) refuse("a block of " + name(block) + " threads: whole warps, please");
   size_t allowed = SharedMemory::kStaticBytesMax;
   {
-    const Lock lock;
+    const SpinLock::Held held(&run_lock);
     if (const auto found = AllowedBytes().find(config.kernel); found != AllowedBytes().end()) allowed = found->second;
   }
   if (config.shared_bytes > allowed)
@@ -581,7 +569,7 @@ void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
 }  // namespace
 
 void SetSeed(uint64_t seed) {
-  const Lock lock;
+  const SpinLock::Held held(&run_lock);
   machine().seed = seed;
 }
 uint64_t Seed() { return machine().seed; }
@@ -598,7 +586,7 @@ void AllowSharedBytes(const void* kernel, size_t bytes) {
   if (bytes > SharedMemory::kBytesMax)
     throw Error(ErrorKind::kLaunch, "AllowSharedBytes: " + std::to_string(bytes) + ", a block has at most " +
                                         std::to_string(SharedMemory::kBytesMax));
-  const Lock lock;
+  const SpinLock::Held held(&run_lock);
   AllowedBytes()[kernel] = std::max(bytes, SharedMemory::kStaticBytesMax);
 }
 
@@ -612,7 +600,7 @@ cudaError_t Submit(const LaunchConfig& config, size_t parameter_bytes, Body body
 }
 
 void Run(const LaunchConfig& config, const Body& body) {
-  const Lock lock;
+  const SpinLock::Held held(&run_lock);
   machine().Run(config, body);
 }
 
