@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -92,6 +93,36 @@ TEST(Launch, OrdersBlocksBySeed) {
   EXPECT_EQ(BlockOrder(1), (std::vector<int>{7, 6, 5, 4, 3, 2, 1, 0}));
   EXPECT_NE(BlockOrder(2), BlockOrder(4));
   EXPECT_EQ(BlockOrder(2), BlockOrder(2));
+}
+
+__global__ void LogThreads(int* log, int* length) {
+  for (int i = 0; i < 3; ++i) {
+    log[atomicAdd(length, 1)] = threadIdx.x;
+    __syncthreads();
+  }
+}
+
+std::vector<int> ThreadOrder(uint64_t seed) {
+  GlobalArray<int> log(64 * 3), length(std::vector<int>{0});
+  RunKernel(seed, LogThreads, 1, 64, log.data(), length.data());
+  return log.values();
+}
+
+TEST(Launch, OrdersThreadsBySeed) {
+  std::vector<int> ascending(64);
+  std::iota(ascending.begin(), ascending.end(), 0);
+  const std::vector<int> first = ThreadOrder(0), last = ThreadOrder(1);
+  EXPECT_TRUE(std::equal(ascending.begin(), ascending.end(), first.begin()));
+  EXPECT_TRUE(std::equal(ascending.rbegin(), ascending.rend(), last.begin()));
+  std::set<std::vector<int>> orders;
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    orders.insert(ThreadOrder(seed));
+    EXPECT_EQ(ThreadOrder(seed), ThreadOrder(seed)) << seed;
+  }
+  EXPECT_EQ(orders.size(), 10u);
+  // By priority, a warp goes as far as it can: all of it is there before the other starts.
+  const std::vector<int> by_priority = ThreadOrder(3);
+  for (int i = 1; i < 32; ++i) EXPECT_EQ(by_priority[i] / 32, by_priority[0] / 32);
 }
 
 __global__ void Nothing() {}
