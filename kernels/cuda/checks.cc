@@ -89,7 +89,7 @@ absl::Status Check(const PagedAttention& op) {
   RETURN_IF_ERROR(
       Require(op.T > 0 && op.heads > 0 && op.heads % op.kv_heads == 0, "heads must be a multiple of kv_heads"));
   RETURN_IF_ERROR(
-      Require(op.heads / op.kv_heads <= PagedAttention::kTileRows, "a key head must have at most 16 query heads"));
+      Require(op.heads / op.kv_heads <= PagedAttention::kGroupMax, "a key head must have at most 16 query heads"));
   RETURN_IF_ERROR(Require(op.partials == nullptr || (op.spans > 0 && op.spans <= 65535),
                           "spans must be in [1, 65535] with partials"));
   RETURN_IF_ERROR(Require(op.tiles == nullptr || op.tile_count >= 0, "tile_count must not be negative"));

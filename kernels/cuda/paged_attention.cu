@@ -4,6 +4,8 @@
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/reduce.h"
 
+// Attention in float32, and the merge of spans.
+//
 // A block holds a piece of keys and values in shared memory, for all the query heads of a key head and the rows of a
 // tile. From there on warps are on their own: each has kRowsPerWarp (row, head) pairs, from scores to weighted sums.
 // For scores a lane has two positions of the piece, for sums it has kEach dimensions.
@@ -50,7 +52,7 @@ template <int kEach, typename T>
 __device__ void StoreResult(const Softmax<kEach>& row, const PagedAttention& op, int64_t t, int head, int lane) {
   Floats<kEach> y;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) y[i] = row.values[i] / row.sum;
+  for (int i = 0; i < kEach; ++i) y[i] = row.values[i] / row.sum + 0.0f;  // one zero, not two
   StoreFloats(static_cast<T*>(op.y) + ((t * op.heads + head) * 32 + lane) * kEach, y);
 }
 
@@ -105,7 +107,7 @@ constexpr int BlocksPerSm(int head_dim, int rows_per_warp) {
 }
 
 // Grid: tiles, key heads, and spans if the spans of a tile are split.
-template <int kHeadDim, int kRowsPerWarp, typename T>
+template <int kHeadDim, int kRowsPerWarp>
 __global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
     PagedAttentionKernel(PagedAttention op) {
   LAUNCH_BOUNDS(kThreads);
@@ -128,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
   const float scale = 1.44269504f / sqrtf(static_cast<float>(kHeadDim));
   for (int i = threadIdx.x; i < rows * kHeadDim; i += kThreads) {
     const int64_t t = tile.first_row + i / kHeadDim / group, head = kv_head * group + i / kHeadDim % group;
-    queries[i] = ToFloat(static_cast<const T*>(op.q)[(t * op.heads + head) * kHeadDim + i % kHeadDim]) * scale;
+    queries[i] = static_cast<const float*>(op.q)[(t * op.heads + head) * kHeadDim + i % kHeadDim] * scale;
   }
 
   int positions[kRowsPerWarp];
@@ -205,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
       for (int d = 0; d < kEach; ++d) partial[lane * kEach + d] = span_rows[i].values[d];
       if (lane == 0) partial[kHeadDim] = span_rows[i].max, partial[kHeadDim + 1] = span_rows[i].sum;
     } else {
-      StoreResult<kEach, T>(all_rows[i], op, t, head, lane);
+      StoreResult<kEach, float>(all_rows[i], op, t, head, lane);
     }
   }
 }
@@ -235,23 +237,23 @@ __global__ void __launch_bounds__(kThreads) MergeSpansKernel(PagedAttention op) 
   StoreResult<kEach, T>(row, op, t, head, lane);
 }
 
-template <int kHeadDim, typename T>
-cudaError_t RunTyped(const PagedAttention& op, cudaStream_t stream) {
+template <int kHeadDim>
+cudaError_t RunSpans(const PagedAttention& op, cudaStream_t stream) {
   const int group = op.heads / op.kv_heads, tiles = op.tiles == nullptr ? op.T : op.tile_count;
-  const auto kernel = op.tiles != nullptr || group > 2 * kWarps ? PagedAttentionKernel<kHeadDim, 4, T>
-                      : group > kWarps                          ? PagedAttentionKernel<kHeadDim, 2, T>
-                                                                : PagedAttentionKernel<kHeadDim, 1, T>;
+  const auto kernel = op.tiles != nullptr || group > 2 * kWarps ? PagedAttentionKernel<kHeadDim, 4>
+                      : group > kWarps                          ? PagedAttentionKernel<kHeadDim, 2>
+                                                                : PagedAttentionKernel<kHeadDim, 1>;
   const dim3 grid(tiles, op.kv_heads, op.partials == nullptr ? 1 : op.spans);
-  const cudaError_t error = Launch(kernel, grid, dim3(kThreads), 0, stream, op);
-  if (error != cudaSuccess || op.partials == nullptr) return error;
-  const dim3 merge_grid(op.T, (op.heads + kWarps - 1) / kWarps);
-  return Launch(MergeSpansKernel<kHeadDim, T>, merge_grid, dim3(kThreads), 0, stream, op);
+  return Launch(kernel, grid, dim3(kThreads), 0, stream, op);
 }
 
 template <int kHeadDim>
 cudaError_t RunFor(const PagedAttention& op, cudaStream_t stream) {
-  return op.type == DType::kBF16 ? RunTyped<kHeadDim, __nv_bfloat16>(op, stream)
-                                 : RunTyped<kHeadDim, float>(op, stream);
+  const bool mma = op.type == DType::kBF16;
+  const cudaError_t error = mma ? RunSpansMma(op, stream) : RunSpans<kHeadDim>(op, stream);
+  if (error != cudaSuccess || op.partials == nullptr) return error;
+  const auto merge = mma ? MergeSpansKernel<kHeadDim, __nv_bfloat16> : MergeSpansKernel<kHeadDim, float>;
+  return Launch(merge, dim3(op.T, (op.heads + kWarps - 1) / kWarps), dim3(kThreads), 0, stream, op);
 }
 
 }  // namespace

@@ -17,17 +17,20 @@ struct AttentionTile {
 // head h / (heads / kv_heads). A padding row's y is left alone.
 //
 // The rule of kernels/attention.h: the context is walked in pieces of kPieceTokens, each span of kSpanTokens is reduced
-// on its own over its pieces in ascending order, and the spans are merged in ascending order. A dot product adds up the
-// even and the odd dimensions, each in ascending order, and then both; a weighted sum goes by ascending position, over
-// positions that the row sees and no others. Tiles, the split over spans and the rows beside it leave a row's bits as
-// they are. All arithmetic is float32, of keys and values in bfloat16.
+// on its own over its pieces in ascending order, and the spans are merged in ascending order. Tiles, the split over
+// spans and the rows beside it leave a row's bits as they are.
+//
+// In float32, plain arithmetic: a dot product adds up the even and the odd dimensions, each in ascending order, and
+// then both; a weighted sum goes by ascending position. In bfloat16, tensor cores: weights are rounded to bfloat16, and
+// a NaN or infinity among a tile's values reaches all of its rows, also those before it.
 struct PagedAttention {
   int T = 0, heads = 0, kv_heads = 0, head_dim = 0;  // head_dim 32, 64 or 128
   DType type = DType::kBF16;                         // of q and y: kF32 or kBF16
   const void* q = nullptr;                           // (T, heads, head_dim)
   KvRows rows;
   KvArena arena;
-  // The rows in tiles of at most RowsMax(heads / kv_heads); nullptr: each row is a tile. A row in none has no result.
+  // The rows in tiles of at most RowsMax(type, heads / kv_heads) whose contexts end near each other, as those of a
+  // prefill do; nullptr: each row is a tile. A row in none has no result.
   const AttentionTile* tiles = nullptr;
   int tile_count = 0;
   // Where the results of spans go, if a tile's spans are to be worked on at once; nullptr if a block is to walk all of
@@ -38,9 +41,9 @@ struct PagedAttention {
 
   static constexpr int kPieceTokens = 64;
   static constexpr int kSpanTokens = 512;
-  static constexpr int kTileRows = 16;  // a row and a query head of the key head count as one
+  static constexpr int kGroupMax = 16;
 
-  static constexpr int RowsMax(int group) { return kTileRows / group; }
+  static constexpr int RowsMax(DType type, int group) { return (type == DType::kBF16 ? 64 : 16) / group; }
   static constexpr int SpansOf(int position) { return position / kSpanTokens + 1; }
   static constexpr int64_t PartialNumbers(int T, int heads, int head_dim, int spans) {
     return int64_t{T} * heads * spans * (head_dim + 2);
@@ -48,5 +51,8 @@ struct PagedAttention {
 };
 absl::Status Check(const PagedAttention& op);
 cudaError_t Run(const PagedAttention& op, cudaStream_t stream);
+
+// Its part for kBF16, up to the merge of spans.
+cudaError_t RunSpansMma(const PagedAttention& op, cudaStream_t stream);
 
 }  // namespace braid::gpu

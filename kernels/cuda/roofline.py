@@ -64,7 +64,7 @@ def ops(T, context, prefill, expert_bytes=BF16):
         ("conv out (cuBLASLt)", CONV_LAYERS, dense(T, D, D, y=F32)),
         ("q, k, v (cuBLASLt)", ATTENTION_LAYERS, dense(T, Q + 2 * KV, D)),
         ("heads: norm, RoPE, KV", ATTENTION_LAYERS, Cost(T * (Q + 2 * KV) * 2 * BF16, fma=10 * T * (Q + KV))),
-        ("attention", ATTENTION_LAYERS, Cost(T * Q * 2 * BF16 + kv_read + spans, fma=4 * seen * Q)),
+        ("attention", ATTENTION_LAYERS, Cost(T * Q * 2 * BF16 + kv_read + spans, tensor=4 * seen * Q)),
         ("attention out (cuBLASLt)", ATTENTION_LAYERS, dense(T, D, Q, y=F32)),
         ("dense gate, up (cuBLASLt)", DENSE_LAYERS, dense(T, 2 * DENSE_F, D)),
         ("SwiGLU", DENSE_LAYERS, Cost(T * DENSE_F * 3 * BF16)),
