@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "kernels/cuda/choose_experts.h"
 #include "kernels/cuda/combine.h"
+#include "kernels/cuda/draw_tokens.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/group_rows.h"
 #include "kernels/cuda/grouped_linear.h"
@@ -174,5 +175,13 @@ absl::Status Check(const GroupedLinear& op) {
 }
 
 GroupedLinearConfig Choose(const GroupedLinear& op) { return {op.rows_max <= 16 * op.E ? 16 : 64}; }
+
+absl::Status Check(const DrawTokens& op) {
+  RETURN_IF_ERROR(Require(op.T >= 0 && op.V > 0 && op.V % 8 == 0 && op.V <= DrawTokens::kTokensMax,
+                          "V must be a multiple of 8, at most 1048576"));
+  return Require(
+      op.T == 0 || (Given(op.logits) && op.temperature != nullptr && op.uniform != nullptr && op.tokens != nullptr),
+      "logits, temperature, uniform and tokens must be set");
+}
 
 }  // namespace braid::gpu

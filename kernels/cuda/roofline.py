@@ -78,6 +78,7 @@ def ops(T, context, prefill, expert_bytes=BF16):
                                           tensor=2 * pairs * F * D)),
         ("combine", MOE_LAYERS, Cost(pairs * D * BF16 + T * D * F32, fma=2 * pairs * D)),
         ("head (cuBLASLt)", 1, dense(rows_wanted, V, D, y=F32)),
+        ("draw tokens", 1, Cost(rows_wanted * V * F32)),
     ]
 
 

@@ -1,0 +1,144 @@
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/draw_tokens.h"
+#include "kernels/cuda/numbers.h"
+
+// A block has a row, a warp its blocks of kBlock logits, a lane eight neighbours of each. First for the highest logit;
+// then, to draw, for the sum of weights of each block. The sums are added up by ascending block, in double, as far as
+// the one where the token is, and there by lanes.
+
+namespace braid::gpu {
+namespace {
+
+constexpr int kWarps = 8, kThreads = 32 * kWarps, kBlock = 256;
+
+struct Best {
+  float logit;
+  int token;
+  __device__ bool Before(const Best& other) const {
+    return logit > other.logit || (logit == other.logit && token < other.token);
+  }
+};
+
+struct Weights {
+  float max, scale, min_share;
+  __device__ double Sum(const Floats<8>& logits) const {
+    double sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += static_cast<double>(Of(logits[i]));
+    return sum;
+  }
+  __device__ float Of(float logit) const {
+    const float weight = exp2f((logit - max) * scale);
+    return weight < min_share ? 0 : weight;
+  }
+};
+
+// Those of a lane; -infinity behind the end.
+__device__ inline Floats<8> LoadLogits(const float* row, int V, int block, int lane) {
+  const int at = block * kBlock + lane * 8;
+  if (at < V) return LoadFloats<8>(row + at);
+  Floats<8> none;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) none[i] = -INFINITY;
+  return none;
+}
+
+// The first token, by id, at which the sums of weights exceed `share` of all; `best` if rounding finds none. For a
+// warp.
+__device__ inline int Draw(const float* row, int V, const Weights& weights, const double* sums, int blocks,
+                           double share, int best, int lane) {
+  double total = 0;
+  for (int b = 0; b < blocks; ++b) total += sums[b];
+  const double target = share * total;
+  double before = 0;
+  int block = 0;
+  while (block < blocks && before + sums[block] <= target) before += sums[block++];
+  if (block == blocks) return best;
+  const Floats<8> logits = LoadLogits(row, V, block, lane);
+  const double own = weights.Sum(logits);
+  double through = own;  // of the block, up to and with this lane
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const double left = __shfl_up_sync(kAllLanes, through, distance);
+    if (lane >= distance) through += left;
+  }
+  double sum = __shfl_up_sync(kAllLanes, through, 1);
+  sum = before + (lane == 0 ? 0 : sum);
+  int found = -1, last = -1;  // last: with any weight
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float weight = weights.Of(logits[i]);
+    if (weight == 0) continue;
+    sum += static_cast<double>(weight);
+    last = block * kBlock + lane * 8 + i;
+    if (found < 0 && sum > target) found = last;
+  }
+  const unsigned lanes = __ballot_sync(kAllLanes, found >= 0);
+  if (lanes != 0) return __shfl_sync(kAllLanes, found, __ffs(static_cast<int>(lanes)) - 1);
+  const unsigned weighty = __ballot_sync(kAllLanes, last >= 0);  // only rounding leads to the block's end
+  return weighty == 0 ? best : __shfl_sync(kAllLanes, last, 31 - __clz(static_cast<int>(weighty)));
+}
+
+__global__ void __launch_bounds__(kThreads) DrawTokensKernel(DrawTokens op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(float, best_logits, kWarps);
+  SHARED_ARRAY(int, best_tokens, kWarps);
+  DynShared shared;
+  const int blocks = (op.V + kBlock - 1) / kBlock;
+  double* sums = shared.Take<double>(blocks);
+  const int64_t t = blockIdx.x;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const float* row = op.logits + t * op.V;
+
+  Best best{-INFINITY, op.V};
+  bool is_nan = false;
+  for (int b = warp; b < blocks; b += kWarps) {
+    const Floats<8> logits = LoadLogits(row, op.V, b, lane);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const Best candidate{logits[i], b * kBlock + lane * 8 + i};
+      is_nan = is_nan || logits[i] != logits[i];
+      if (candidate.Before(best)) best = candidate;
+    }
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const Best other{__shfl_xor_sync(kAllLanes, best.logit, distance),
+                     __shfl_xor_sync(kAllLanes, best.token, distance)};
+    if (other.Before(best)) best = other;
+  }
+  if (lane == 0) best_logits[warp] = best.logit, best_tokens[warp] = best.token;
+  const bool any_nan = __syncthreads_or(is_nan) != 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    const Best other{best_logits[w], best_tokens[w]};
+    if (other.Before(best)) best = other;
+  }
+
+  const bool valid = !any_nan && best.logit > -INFINITY && best.logit < INFINITY;
+  const float temperature = op.temperature[t];
+  int token = valid ? best.token : -1;
+  if (valid && temperature > 0) {  // so for all of the block
+    const Weights weights{best.logit, fminf(1.44269504f / temperature, 3e38f),
+                          op.min_share == nullptr ? 0 : op.min_share[t]};
+    for (int b = warp; b < blocks; b += kWarps) {
+      double sum = weights.Sum(LoadLogits(row, op.V, b, lane));
+#pragma unroll
+      for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
+      if (lane == 0) sums[b] = sum;
+    }
+    __syncthreads();
+    if (warp == 0) token = Draw(row, op.V, weights, sums, blocks, op.uniform[t], best.token, lane);
+  }
+  if (threadIdx.x == 0) op.tokens[t] = token;
+}
+
+}  // namespace
+
+cudaError_t Run(const DrawTokens& op, cudaStream_t stream) {
+  if (op.T == 0) return cudaSuccess;
+  return Launch(DrawTokensKernel, dim3(op.T), dim3(kThreads), DynSharedBytes<double>((op.V + kBlock - 1) / kBlock),
+                stream, op);
+}
+
+}  // namespace braid::gpu
