@@ -282,6 +282,22 @@ TEST_F(RouterRpcTest, WithoutGraceRunningCallsEndAsNotFinished) {
   pause.Release();
 }
 
+TEST_F(RouterRpcTest, SendsAwayAWorkerThatComesWhileItShutsDown) {
+  for (int round = 0; round < 50; ++round) {  // before, after or while it stops
+    Start({});
+    const auto stub = v1::WorkerControl::NewStub(channel_);
+    grpc::ClientContext context;
+    SetDeadline(context);
+    const auto stream = stub->Attach(&context);
+    if (round % 2 == 0) std::this_thread::yield();
+    router_->Shutdown(absl::ZeroDuration());
+    v1::AttachResponse message;
+    while (stream->Read(&message)) {
+    }
+    EXPECT_FALSE(stream->Finish().ok());
+  }
+}
+
 TEST_F(RouterRpcTest, RefusesBadRequestsAndGoesOn) {
   Start({});
   AttachedWorker worker(channel_, "a");

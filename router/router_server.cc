@@ -68,6 +68,8 @@ int CallsMax(const RouterOptions& options) {
   return options.groups * options.sequences_max + options.queue_max + kCallsBeyondQueue;
 }
 
+absl::Status ShuttingDown() { return absl::UnavailableError("the router is shutting down"); }
+
 class RouterServer final : public Router {
  public:
   RouterServer(const RouterOptions& options, Metrics* metrics)
@@ -133,6 +135,7 @@ class RouterServer final : public Router {
       }
       // Calls whose peer does not read are cut off.
       server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(kReadGrace));
+      over_.Notify();
       inbox_.Close();
       if (thread_.joinable()) thread_.join();
     });
@@ -205,7 +208,7 @@ class RouterServer final : public Router {
 
   void Run() {
     const absl::Duration tick = std::clamp(options_.heartbeat / 5, absl::Milliseconds(5), absl::Milliseconds(100));
-    while (!stopped_.HasBeenNotified()) {
+    while (!over_.HasBeenNotified()) {  // whoever still came when it was stopped is sent away, else the server waits
       std::optional<Input> input = inbox_.Pop(std::min(tick, core_.WakeAt() - Clock::Real().Now()));
       const absl::Time now = Clock::Real().Now();
       for (int n = 0; input && n < kInputsPerRound; ++n) {
@@ -228,6 +231,7 @@ class RouterServer final : public Router {
     core_.OnCancel(input.call->id());
   }
   void On(const WorkerOpened& input, absl::Time now) {
+    if (stopping_) return input.stream->Close(ShuttingDown());
     attached_.emplace(input.stream->id(), input.stream);
     core_.OnWorkerOpened(input.stream->id(), now);
     input.stream->Read();
@@ -246,7 +250,7 @@ class RouterServer final : public Router {
     draining_ = true;
   }
   void On(const StopRequested&, absl::Time now) {
-    core_.Stop(absl::UnavailableError("the router is shutting down"), now);
+    core_.Stop(ShuttingDown(), now);
     stopping_ = true;
   }
 
@@ -300,7 +304,7 @@ class RouterServer final : public Router {
       not_ready_ = std::move(not_ready);
     }
     if (draining_ && core_.idle() && !drained_.HasBeenNotified()) drained_.Notify();
-    if (stopping_) stopped_.Notify();
+    if (stopping_ && !stopped_.HasBeenNotified()) stopped_.Notify();
   }
 
   const RouterOptions options_;
@@ -322,7 +326,7 @@ class RouterServer final : public Router {
   std::string not_ready_ ABSL_GUARDED_BY(status_mutex_);
 
   std::once_flag shutdown_;
-  absl::Notification drained_, stopped_;
+  absl::Notification drained_, stopped_, over_;
   int port_ = 0;
   Gateways gateways_{this};
   Workers workers_{this};
