@@ -104,15 +104,19 @@ def test_a_group_dies_and_the_other_takes_over(workload):
         groups = [[i for i in range(4) if epochs[i] == epoch] for epoch in sorted(set(epochs))]
         assert [len(group) for group in groups] == [2, 2]
 
+        def of_group(metric, group):
+            return sum(cluster.worker_metric(metric, i) for i in group)
+
         def kill():
-            busy.extend(sum(cluster.worker_metric("braid_worker_sequences", i) for i in group) for group in groups)
-            for i in groups[0]:
+            rows.extend(of_group("braid_worker_rows_total", group) for group in groups)
+            running.append(max(of_group("braid_worker_sequences", group) for group in groups))
+            for i in max(groups, key=lambda group: of_group("braid_worker_sequences", group)):
                 cluster.kill(f"worker-{i}")
 
-        busy = []
+        rows, running = [], []
         histories = ask_together(cluster.url, workload.requests, at_token=(TOKENS // 2, kill))
         problems = workload.problems(histories)
         assert not problems, "\n".join(problems)
-        assert min(busy) > 0, busy
+        assert min(rows) > 0 and running[0] > 0, (rows, running)
         assert cluster.router_metric("braid_router_groups_ready") == 1
         print(f"a group died: pause {max(history.longest_pause()[0] for history in histories):.2f} s")
