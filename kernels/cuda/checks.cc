@@ -166,7 +166,9 @@ absl::Status Check(const GroupedLinear& op) {
   RETURN_IF_ERROR(Require(op.y_type == DType::kF32 || op.y_type == DType::kBF16, "y_type must be F32 or BF16"));
   RETURN_IF_ERROR(Require(op.E > 0 && op.N > 0 && op.K > 0, "E, N and K must be positive"));
   RETURN_IF_ERROR(CheckMatrix(op.w, "w"));
-  RETURN_IF_ERROR(Require(int64_t{op.E} * op.N == op.w.rows && op.K == op.w.columns, "w must be (E * N, K)"));
+  const bool whole_matrices = op.places == nullptr ? op.w.rows == int64_t{op.E} * op.N : op.w.rows % op.N == 0;
+  RETURN_IF_ERROR(Require(whole_matrices && op.K == op.w.columns,
+                          op.places == nullptr ? "w must be (E * N, K)" : "w must be some matrices of (N, K)"));
   RETURN_IF_ERROR(Require(op.type == DType::kF32 || op.w.type != DType::kF32, "w must not be F32 if x is BF16"));
   RETURN_IF_ERROR(Require(op.N % (op.swiglu ? 16 : 8) == 0, "N must be a multiple of 8, or of 16 with swiglu"));
   RETURN_IF_ERROR(Require(op.rows_max >= 0 && op.rows_max / 16 + op.E <= 65535, "rows_max must fit a grid"));

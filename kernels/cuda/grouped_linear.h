@@ -27,6 +27,9 @@ struct GroupedLinear {
   bool swiglu = false;               // W's outputs: eight gates, their eight ups, eight gates, ...
   DType y_type = DType::kBF16;       // kBF16 or kF32
   void* y = nullptr;                 // (rows, N), or (rows, N / 2) with swiglu
+  // (E): expert e's matrix is the places[e]-th of those in w, of which there may then be fewer than E, as on a device
+  // that holds some of the experts, in any order. Not read for an expert without rows. nullptr: it is the e-th.
+  const int32_t* places = nullptr;
 };
 absl::Status Check(const GroupedLinear& op);
 

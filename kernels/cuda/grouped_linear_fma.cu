@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kThreads) FmaLinearKernel(GroupedLinear op) {
   const GroupedTile tile = FindTile(op, blockIdx.y, kTileRows, threadIdx.x % 32);
   if (tile.begin == tile.end) return;  // all of the block
   const int first_output = blockIdx.x * kTileOutputs, n = threadIdx.x % kTileOutputs;
+  const int64_t first_weight = FirstWeight(op, tile.expert) + first_output;
   const int first_row = threadIdx.x / kTileOutputs * kRowsPerThread;
   float sums[kRowsPerThread] = {};
   for (int column = 0; column < op.K; column += kSlice) {
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) FmaLinearKernel(GroupedLinear op) {
       const int output = i / (kSlice / 8), k = i % (kSlice / 8) * 8;
       Floats<8> w = {};
       if (first_output + output < op.N && column + k < op.K)
-        w = LoadEight<kType>(op.w, static_cast<int64_t>(tile.expert) * op.N + first_output + output, column + k);
+        w = LoadEight<kType>(op.w, first_weight + output, column + k);
 #pragma unroll
       for (int j = 0; j < 8; ++j) shared_w[output * kWeightStride + k + j] = w[j];
     }

@@ -143,7 +143,7 @@ __device__ void GroupedLinearTile(const GroupedLinear& op, Weights& weights, __n
   const GroupedTile tile = FindTile(op, blockIdx.y, kRows, lane);
   if (tile.begin == tile.end) return;  // all of the block
   const int first_output = blockIdx.x * kTileOutputs, outputs = min(kTileOutputs, op.N - first_output);
-  const int64_t first_weight = static_cast<int64_t>(tile.expert) * op.N + first_output;
+  const int64_t first_weight = FirstWeight(op, tile.expert) + first_output;
 
   const auto row_of_x = [&](int m) -> const __nv_bfloat16* {
     const int64_t row = tile.begin + m;

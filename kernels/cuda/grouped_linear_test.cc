@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <optional>
 
 #include "kernels/cuda/test_matrix.h"
 #include "kernels/cuda/test_tensors.h"
@@ -52,18 +54,25 @@ struct Problem {
     GlobalArray<X> x_array(Rounded<X>(x));
     GlobalArray<int32_t> source_array(some_source), offset_array(some_offsets);
     GlobalArray<Y> y(some_source.size() * N / (swiglu ? 2 : 1));
-    const GroupedLinear op{E,
-                           N,
-                           K,
-                           types.x,
-                           x_array.data(),
-                           source_array.data(),
-                           offset_array.data(),
-                           static_cast<int>(some_source.size()) + extra,
-                           w_copy.matrix(),
-                           swiglu,
-                           types.y,
-                           y.data()};
+    GroupedLinear op{E,
+                     N,
+                     K,
+                     types.x,
+                     x_array.data(),
+                     source_array.data(),
+                     offset_array.data(),
+                     static_cast<int>(some_source.size()) + extra,
+                     w_copy.matrix(),
+                     swiglu,
+                     types.y,
+                     y.data()};
+    GlobalArray<int32_t> place_array(places);
+    std::optional<DeviceCopy> placed;
+    if (!places.empty()) {
+      placed.emplace(PlacedWeights());
+      op.places = place_array.data();
+      op.w = placed->matrix();
+    }
     EXPECT_TRUE(Check(op).ok()) << Check(op);
     EXPECT_EQ(gpu::Run(op, config, nullptr), cudaSuccess);
     return AsFloats(y.values());
@@ -111,12 +120,27 @@ struct Problem {
     }
   }
 
+  // The matrices of the experts that have a place, in the order of their places.
+  braid::Matrix PlacedWeights() {
+    const braid::Matrix from = w.matrix();
+    const size_t bytes = from.row_bytes() * static_cast<size_t>(N);
+    const int count = *std::max_element(places.begin(), places.end()) + 1;
+    placed_bytes.resize(count * bytes);
+    for (int e = 0; e < E; ++e)
+      if (places[e] >= 0) std::memcpy(&placed_bytes[places[e] * bytes], from.row(int64_t{e} * N), bytes);
+    braid::Matrix matrix = from;
+    matrix.data = placed_bytes.data();
+    matrix.rows = count * N;
+    return matrix;
+  }
+
   Case types;
   int N, K, E;
   RandomNumbers random;
   RandomMatrix w;
   DeviceCopy w_copy;
-  std::vector<int32_t> offsets, source;
+  std::vector<int32_t> offsets, source, places;
+  std::vector<std::byte> placed_bytes;
   std::vector<float> x;
 };
 
@@ -171,6 +195,17 @@ TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
   }
 }
 
+TEST(GroupedLinearKernel, FindsTheMatricesOfExpertsWhereverTheyLie) {
+  for (const Case& types : kCases) {
+    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    Problem problem(types, 48, 96, {20, 0, 5, 1}, 7);
+    const std::vector<float> in_order = problem.Run({16});
+    problem.places = {2, -1, 0, 1};  // the expert without rows has none
+    EXPECT_TRUE(SameBits(problem.Run({16}), in_order));
+    EXPECT_TRUE(SameBits(problem.Run({64}), in_order));
+  }
+}
+
 TEST(GroupedLinearKernel, FindsTilesAmongManyExperts) {
   std::vector<int> rows(70);
   for (int e = 0; e < 70; ++e) rows[e] = e % 3 == 0 ? 0 : e % 7;
@@ -197,6 +232,10 @@ TEST(GroupedLinear, CheckNamesWhatIsWrong) {
   GroupedLinear op = good;
   op.E = 2;
   EXPECT_EQ(Check(op).message(), "w must be (E * N, K)");
+  op = good, op.E = 3, op.places = offsets;
+  EXPECT_TRUE(Check(op).ok()) << "one matrix of three is here";
+  op.N = 8, op.w.rows = 12;
+  EXPECT_EQ(Check(op).message(), "w must be some matrices of (N, K)");
   op = good, op.type = DType::kBF16;
   EXPECT_EQ(Check(op).message(), "w must not be F32 if x is BF16");
   op = good, op.N = op.w.rows = 24, op.swiglu = true;

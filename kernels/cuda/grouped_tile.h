@@ -15,6 +15,11 @@ struct GroupedTile {
   int expert, begin, end;  // rows [begin, end); none: a tile behind the last
 };
 
+// The first row of an expert's matrix in w. REQUIRES: the expert has rows.
+__device__ inline int64_t FirstWeight(const GroupedLinear& op, int expert) {
+  return static_cast<int64_t>(op.places == nullptr ? expert : op.places[expert]) * op.N;
+}
+
 // REQUIRES: all lanes of the warp are here, for the same tile.
 __device__ inline GroupedTile FindTile(const GroupedLinear& op, int tile, int tile_rows, int lane) {
   int before = 0;  // tiles of the experts already looked at
