@@ -1,4 +1,5 @@
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/head_dim.h"
 #include "kernels/cuda/kv_rows.h"
 #include "kernels/cuda/numbers.h"
 #include "kernels/cuda/paged_attention.h"
@@ -260,14 +261,7 @@ cudaError_t RunFor(const PagedAttention& op, cudaStream_t stream) {
 
 cudaError_t Run(const PagedAttention& op, cudaStream_t stream) {
   if (op.T == 0 || (op.tiles != nullptr && op.tile_count == 0)) return cudaSuccess;
-  switch (op.head_dim) {
-    case 32:
-      return RunFor<32>(op, stream);
-    case 64:
-      return RunFor<64>(op, stream);
-    default:
-      return RunFor<128>(op, stream);
-  }
+  return WithHeadDim(op.head_dim, [&](auto head_dim) { return RunFor<head_dim>(op, stream); });
 }
 
 }  // namespace braid::gpu

@@ -1,4 +1,5 @@
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/head_dim.h"
 #include "kernels/cuda/kv_rows.h"
 #include "kernels/cuda/numbers.h"
 #include "kernels/cuda/paged_attention.h"
@@ -294,14 +295,7 @@ cudaError_t RunFor(const PagedAttention& op, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t RunSpansMma(const PagedAttention& op, cudaStream_t stream) {
-  switch (op.head_dim) {
-    case 32:
-      return RunFor<32>(op, stream);
-    case 64:
-      return RunFor<64>(op, stream);
-    default:
-      return RunFor<128>(op, stream);
-  }
+  return WithHeadDim(op.head_dim, [&](auto head_dim) { return RunFor<head_dim>(op, stream); });
 }
 
 }  // namespace braid::gpu
