@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "kernels/cuda/registers.txt"
-DTYPES = ("F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")  # of base/dtype.h
+STORED = ("F32", "BF16", "Q4_0", "FP8")  # of kernels/cuda/quants.h
 
 HEAD = """# Of every kernel on every architecture: registers of a thread, static shared memory of a block in bytes,
 # and the warps of 64 on an SM that the registers leave room for. Written and checked by tests/cuda_registers_test.py.
@@ -37,7 +37,7 @@ def demangled(names):
     short = {}
     for name, full in zip(names, plain.splitlines()):
         full = re.sub(r"\(anonymous namespace\)::|braid::gpu::|^void ", "", full)
-        full = re.sub(r"\(braid::DType\)(\d)", lambda match: DTYPES[int(match.group(1))], full)
+        full = re.sub(r"\(Stored\)(\d)", lambda match: STORED[int(match.group(1))], full)
         short[name] = re.sub(r"\(.*", "", full).replace("__nv_bfloat16", "bf16")
     return short
 

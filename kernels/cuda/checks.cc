@@ -37,6 +37,10 @@ absl::Status CheckMatrix(const Matrix& m, std::string_view name) {
   };
   RETURN_IF_ERROR(require(Given(m.data), " must be set, at a multiple of 16 bytes"));
   RETURN_IF_ERROR(require(m.rows > 0 && m.columns > 0, " must have rows and columns"));
+  if (m.type == kFp8) {
+    RETURN_IF_ERROR(require(m.scales != nullptr, "'s scales must be set"));
+    return require(m.columns % 16 == 0, "'s columns must be a multiple of 16");
+  }
   switch (m.type) {
     case DType::kF32:
     case DType::kBF16:
@@ -45,7 +49,7 @@ absl::Status CheckMatrix(const Matrix& m, std::string_view name) {
       RETURN_IF_ERROR(require(m.scales != nullptr, "'s scales must be set"));
       return require(m.columns % 32 == 0, "'s columns must be whole blocks of its type");
     default:
-      return require(false, "'s type must be F32, BF16 or Q4_0");
+      return require(false, "'s type must be F32, BF16, FP8 or Q4_0");
   }
 }
 

@@ -9,18 +9,18 @@ namespace {
 constexpr int kThreads = 256;
 
 // A block copies one row.
-template <DType kType, typename T>
+template <Stored kStored, typename T>
 __global__ void __launch_bounds__(kThreads) GatherKernel(Gather op) {
   LAUNCH_BOUNDS(kThreads);
   const int64_t t = blockIdx.x, row = op.ids[t];
   T* y = static_cast<T*>(op.y) + t * op.table.columns;
   for (int column = 8 * threadIdx.x; column < op.table.columns; column += 8 * blockDim.x)
-    StoreFloats(y + column, LoadEight<kType>(op.table, row, column));
+    StoreFloats(y + column, LoadEight<kStored>(op.table, row, column));
 }
 
-template <DType kType>
+template <Stored kStored>
 cudaError_t RunFrom(const Gather& op, cudaStream_t stream) {
-  const auto kernel = op.type == DType::kBF16 ? GatherKernel<kType, __nv_bfloat16> : GatherKernel<kType, float>;
+  const auto kernel = op.type == DType::kBF16 ? GatherKernel<kStored, __nv_bfloat16> : GatherKernel<kStored, float>;
   return Launch(kernel, dim3(op.T), dim3(WarpsOf(op.table.columns / 8, kThreads)), 0, stream, op);
 }
 
@@ -28,14 +28,7 @@ cudaError_t RunFrom(const Gather& op, cudaStream_t stream) {
 
 cudaError_t Run(const Gather& op, cudaStream_t stream) {
   if (op.T == 0) return cudaSuccess;
-  switch (op.table.type) {
-    case DType::kQ4_0:
-      return RunFrom<DType::kQ4_0>(op, stream);
-    case DType::kBF16:
-      return RunFrom<DType::kBF16>(op, stream);
-    default:
-      return RunFrom<DType::kF32>(op, stream);
-  }
+  return WithStored(op.table.type, [&](auto stored) { return RunFrom<stored>(op, stream); });
 }
 
 }  // namespace braid::gpu

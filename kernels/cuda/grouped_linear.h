@@ -14,7 +14,7 @@ namespace braid::gpu {
 //   type kBF16: tensor cores, in steps of 16 columns (of a 32: those with k % 8 below 4, then the others), accumulated
 //   in
 //     float32. kQ4_0: the products of a block's quants, which bfloat16 holds, and then times the scale: no weight is
-//     rounded.
+//     rounded. kFp8: the bits that the same weights give as kBF16, which holds them.
 //   type kF32: fused multiply-adds by ascending column, of weights as floats.
 struct GroupedLinear {
   int E = 1, N = 0, K = 0;           // K a multiple of 8, N of 8 (of 16 with swiglu)

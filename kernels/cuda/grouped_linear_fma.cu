@@ -14,7 +14,7 @@ constexpr int kSlice = 32, kTileRows = 16, kTileOutputs = 64, kThreads = 128, kR
 static_assert(kTileRows / kRowsPerThread * kTileOutputs == kThreads);
 constexpr int kWeightStride = kSlice + 1;  // lanes read neighbouring rows of weights
 
-template <DType kType>
+template <Stored kStored>
 __global__ void __launch_bounds__(kThreads) FmaLinearKernel(GroupedLinear op) {
   LAUNCH_BOUNDS(kThreads);
   SHARED_ARRAY(float, shared_x, kTileRows* kSlice);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) FmaLinearKernel(GroupedLinear op) {
       const int output = i / (kSlice / 8), k = i % (kSlice / 8) * 8;
       Floats<8> w = {};
       if (first_output + output < op.N && column + k < op.K)
-        w = LoadEight<kType>(op.w, first_weight + output, column + k);
+        w = LoadEight<kStored>(op.w, first_weight + output, column + k);
 #pragma unroll
       for (int j = 0; j < 8; ++j) shared_w[output * kWeightStride + k + j] = w[j];
     }
@@ -81,11 +81,9 @@ __global__ void __launch_bounds__(kThreads) FmaLinearKernel(GroupedLinear op) {
 }  // namespace
 
 cudaError_t RunFma(const GroupedLinear& op, cudaStream_t stream) {
-  const auto kernel = op.w.type == DType::kQ4_0   ? FmaLinearKernel<DType::kQ4_0>
-                      : op.w.type == DType::kBF16 ? FmaLinearKernel<DType::kBF16>
-                                                  : FmaLinearKernel<DType::kF32>;
   const dim3 grid((op.N + kTileOutputs - 1) / kTileOutputs, TilesMax(op, kTileRows));
-  return Launch(kernel, grid, dim3(kThreads), 0, stream, op);
+  return WithStored(op.w.type,
+                    [&](auto stored) { return Launch(FmaLinearKernel<stored>, grid, dim3(kThreads), 0, stream, op); });
 }
 
 cudaError_t Run(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream) {

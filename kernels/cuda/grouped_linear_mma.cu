@@ -124,6 +124,52 @@ struct Q4Weights {
   }
 };
 
+// Weights as FP8: each is a bfloat16 number once it is multiplied by its scale, and then as good as one that was stored
+// so. A row's four 16-byte vectors are stored with the halves of the slice swapped in the rows 2 and 3 of each four:
+// half a warp reads four rows' 32 bytes of one half at a time.
+struct Fp8Weights {
+  static_assert(kTileOutputs * 2 == kThreads, "a thread has half a slice of a row");
+  Vec<uint8_t, 16> held[2];
+  uint32_t held_scale;
+  uint8_t* quants;   // (kTileOutputs, kSlice)
+  uint32_t* scales;  // (kTileOutputs)
+
+  __device__ static int At(int n, int half) { return n * kSlice + (half ^ n / 2 % 2) * 32; }
+
+  __device__ void Load(const GroupedLinear& op, int64_t first, int outputs, int column) {
+    const int n = threadIdx.x / 2, k = column + threadIdx.x % 2 * 32;
+    const int64_t row = first + n;
+    held[0] = held[1] = {};
+    held_scale = 0;
+    if (n >= outputs) return;
+    const uint8_t* from = static_cast<const uint8_t*>(op.w.data) + row * op.K + k;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (k + i * 16 < op.K) held[i] = LoadVec<16>(from + i * 16);
+    held_scale = Fp8ScalePair(op.w, row, column);
+  }
+  __device__ void Store() const {
+    uint8_t* to = quants + At(threadIdx.x / 2, threadIdx.x % 2);
+    StoreVec(to, held[0]);
+    StoreVec(to + 16, held[1]);
+    if (threadIdx.x % 2 == 0) scales[threadIdx.x / 2] = held_scale;
+  }
+  template <int kTilesM>
+  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
+                              int c_stride) const {
+    const int row = n + lane / 4;
+    const Vec<uint32_t, 2> bytes = LoadVec<2>(reinterpret_cast<const uint32_t*>(quants + At(row, half) + lane % 4 * 8));
+    const uint32_t scale = scales[row];
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      const uint32_t b[2] = {MultiplyBf16Pairs(Bf16PairOfE4M3(bytes[step]), scale),
+                             MultiplyBf16Pairs(Bf16PairOfE4M3(bytes[step] >> 16), scale)};
+#pragma unroll
+      for (int m = 0; m < kTilesM; ++m) MmaBf16(c[m * c_stride], a[step][m], b);
+    }
+  }
+};
+
 // Two neighbouring outputs of a row.
 __device__ inline void StorePair(const GroupedLinear& op, int64_t at, float first, float second) {
   if (op.y_type == DType::kBF16) {
@@ -228,17 +274,34 @@ __global__ void __launch_bounds__(kThreads) Q4LinearKernel(GroupedLinear op) {
   GroupedLinearTile<kSwiGlu, kWarpsM, kTilesM, kTilesN>(op, weights, shared_x);
 }
 
+template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN>
+__global__ void __launch_bounds__(kThreads) Fp8LinearKernel(GroupedLinear op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(__nv_bfloat16, shared_x, kWarpsM * kTilesM * 16 * kSlice);
+  SHARED_ARRAY(uint8_t, quants, kTileOutputs * kSlice);
+  SHARED_ARRAY(uint32_t, scales, kTileOutputs);
+  Fp8Weights weights;
+  weights.quants = quants;
+  weights.scales = scales;
+  GroupedLinearTile<kSwiGlu, kWarpsM, kTilesM, kTilesN>(op, weights, shared_x);
+}
+
+// By the type of the weights.
+template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN>
+auto KernelFor(DType weights) {
+  return weights == DType::kQ4_0 ? Q4LinearKernel<kSwiGlu, kWarpsM, kTilesM, kTilesN>
+         : weights == kFp8       ? Fp8LinearKernel<kSwiGlu, kWarpsM, kTilesM, kTilesN>
+                                 : Bf16LinearKernel<kSwiGlu, kWarpsM, kTilesM, kTilesN>;
+}
+
 template <bool kSwiGlu>
 cudaError_t RunFor(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream) {
-  const bool q4 = op.w.type == DType::kQ4_0;
   const dim3 grid((op.N + kTileOutputs - 1) / kTileOutputs, TilesMax(op, config.tile_rows)), block(kThreads);
   switch (config.tile_rows) {
     case 16:
-      return Launch(q4 ? Q4LinearKernel<kSwiGlu, 1, 1, 2> : Bf16LinearKernel<kSwiGlu, 1, 1, 2>, grid, block, 0, stream,
-                    op);
+      return Launch(KernelFor<kSwiGlu, 1, 1, 2>(op.w.type), grid, block, 0, stream, op);
     case 64:
-      return Launch(q4 ? Q4LinearKernel<kSwiGlu, 2, 2, 4> : Bf16LinearKernel<kSwiGlu, 2, 2, 4>, grid, block, 0, stream,
-                    op);
+      return Launch(KernelFor<kSwiGlu, 2, 2, 4>(op.w.type), grid, block, 0, stream, op);
     default:
       return cudaErrorInvalidConfiguration;
   }

@@ -6,6 +6,9 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <ostream>
+#include <string>
+#include <utility>
 
 #include "kernels/cuda/test_matrix.h"
 #include "kernels/cuda/test_tensors.h"
@@ -31,8 +34,14 @@ struct Problem {
         K(K),
         E(static_cast<int>(rows_of.size())),
         random(seed),
-        w(random, types.w, E * N, K),
-        w_copy(w.matrix()) {
+        w(random, types.w == kFp8 ? DType::kF32 : types.w, E * N, K),
+        weights(size_t(E) * N * K) {
+    Dequantize(w.matrix().type, w.matrix().data, int64_t{E} * N * K, weights.data());
+    if (types.w == kFp8) {
+      w_copy.emplace(std::vector<float>(weights), K, &weights);
+    } else {
+      w_copy.emplace(w.matrix());
+    }
     offsets.push_back(0);
     for (int rows : rows_of) offsets.push_back(offsets.back() + rows);
     const int M = offsets.back() / 2 + 1;
@@ -62,17 +71,12 @@ struct Problem {
                      source_array.data(),
                      offset_array.data(),
                      static_cast<int>(some_source.size()) + extra,
-                     w_copy.matrix(),
+                     w_copy->matrix(),
                      swiglu,
                      types.y,
                      y.data()};
     GlobalArray<int32_t> place_array(places);
-    std::optional<DeviceCopy> placed;
-    if (!places.empty()) {
-      placed.emplace(PlacedWeights());
-      op.places = place_array.data();
-      op.w = placed->matrix();
-    }
+    if (!places.empty()) op.places = place_array.data();
     EXPECT_TRUE(Check(op).ok()) << Check(op);
     EXPECT_EQ(gpu::Run(op, config, nullptr), cudaSuccess);
     return AsFloats(y.values());
@@ -90,12 +94,11 @@ struct Problem {
   // With u = 2^-24: K products, each of them and each sum rounded; tensor cores may cut off where they should round.
   void ExpectNearReference(const std::vector<float>& got, bool swiglu) const {
     const double rounding = types.y == DType::kBF16 ? kRounding<__nv_bfloat16> : 0;
-    std::vector<float> row(K);
     std::vector<double> value(N), bound(N);
     for (int e = 0; e < E; ++e) {
       for (int r = offsets[e]; r < offsets[e + 1]; ++r) {
         for (int n = 0; n < N; ++n) {
-          Dequantize(types.w, w.matrix().row(int64_t{e} * N + n), K, row.data());
+          const float* row = &weights[(size_t(e) * N + n) * K];
           double magnitude = value[n] = 0;
           for (int k = 0; k < K; ++k) {
             const double product = double{row[k]} * double{x[size_t(source[r]) * K + k]};
@@ -120,38 +123,50 @@ struct Problem {
     }
   }
 
-  // The matrices of the experts that have a place, in the order of their places.
-  braid::Matrix PlacedWeights() {
+  // From now on the device has the matrices of the experts that have a place, in the order of their places.
+  void Place(std::vector<int32_t> places_of_experts) {
+    places = std::move(places_of_experts);
     const braid::Matrix from = w.matrix();
-    const size_t bytes = from.row_bytes() * static_cast<size_t>(N);
+    const size_t matrix_bytes = from.row_bytes() * static_cast<size_t>(N), matrix_size = size_t(N) * K;
     const int count = *std::max_element(places.begin(), places.end()) + 1;
-    placed_bytes.resize(count * bytes);
-    for (int e = 0; e < E; ++e)
-      if (places[e] >= 0) std::memcpy(&placed_bytes[places[e] * bytes], from.row(int64_t{e} * N), bytes);
-    braid::Matrix matrix = from;
-    matrix.data = placed_bytes.data();
-    matrix.rows = count * N;
-    return matrix;
+    std::vector<std::byte> bytes(count * matrix_bytes);
+    std::vector<float> placed(count * matrix_size);
+    for (int e = 0; e < E; ++e) {
+      if (places[e] < 0) continue;
+      std::memcpy(&bytes[places[e] * matrix_bytes], from.row(int64_t{e} * N), matrix_bytes);
+      std::copy_n(&weights[e * matrix_size], matrix_size, &placed[places[e] * matrix_size]);
+    }
+    if (types.w == kFp8) {
+      w_copy.emplace(std::vector<float>(placed), K, &placed);
+    } else {
+      w_copy.emplace(braid::Matrix{from.type, count * N, K, bytes.data()});
+    }
   }
 
   Case types;
   int N, K, E;
   RandomNumbers random;
   RandomMatrix w;
-  DeviceCopy w_copy;
+  std::vector<float> weights;  // (E * N, K), what W stands for
+  std::optional<DeviceCopy> w_copy;
   std::vector<int32_t> offsets, source, places;
-  std::vector<std::byte> placed_bytes;
   std::vector<float> x;
 };
+
+std::string NameOf(DType type) { return type == kFp8 ? "FP8" : std::string(Name(type)); }
+std::ostream& operator<<(std::ostream& out, const Case& types) {
+  return out << NameOf(types.x) << " " << NameOf(types.w) << " " << NameOf(types.y);
+}
 
 constexpr Case kCases[] = {{DType::kF32, DType::kF32, DType::kF32},   {DType::kF32, DType::kBF16, DType::kF32},
                            {DType::kF32, DType::kQ4_0, DType::kBF16}, {DType::kBF16, DType::kBF16, DType::kBF16},
                            {DType::kBF16, DType::kBF16, DType::kF32}, {DType::kBF16, DType::kQ4_0, DType::kBF16},
-                           {DType::kBF16, DType::kQ4_0, DType::kF32}};
+                           {DType::kBF16, DType::kQ4_0, DType::kF32}, {DType::kF32, kFp8, DType::kF32},
+                           {DType::kBF16, kFp8, DType::kBF16}};
 
 TEST(GroupedLinearKernel, AgreesWithTheReference) {
   for (const Case& types : kCases) {
-    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    SCOPED_TRACE(testing::Message() << types);
     for (const uint64_t seed : simt::Seeds()) {
       simt::SetSeed(seed);
       for (const auto& [N, K] : {std::array{16, 32}, {80, 96}, {64, 160}}) {
@@ -167,7 +182,8 @@ TEST(GroupedLinearKernel, AgreesWithTheReference) {
 TEST(GroupedLinearKernel, TakesColumnsThatAreNoWholeSlice) {
   for (const Case& types : kCases) {
     if (types.w == DType::kQ4_0) continue;
-    for (const int K : {8, 40, 72}) {
+    for (int K : {8, 40, 72, 136}) {
+      if (types.w == kFp8) K = (K + 8) / 16 * 16;
       Problem problem(types, 24, K, {5, 2}, 3);
       problem.ExpectNearReference(problem.Run({16}), false);
       problem.ExpectNearReference(problem.Run({64}), false);
@@ -177,7 +193,7 @@ TEST(GroupedLinearKernel, TakesColumnsThatAreNoWholeSlice) {
 
 TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
   for (const Case& types : kCases) {
-    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    SCOPED_TRACE(testing::Message() << types);
     for (const uint64_t seed : simt::Seeds()) {
       simt::SetSeed(seed);
       Problem problem(types, 48, 96, {70, 0, 5}, 4);
@@ -195,12 +211,25 @@ TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
   }
 }
 
+TEST(GroupedLinearKernel, GivesFp8TheBitsOfTheSameWeightsInBfloat16) {
+  for (const uint64_t seed : simt::Seeds()) {
+    simt::SetSeed(seed);
+    Problem problem({DType::kBF16, kFp8, DType::kF32}, 48, 208, {70, 0, 5}, static_cast<uint32_t>(seed));
+    const std::vector<float> fp8 = problem.Run({16});
+    EXPECT_TRUE(SameBits(problem.Run({64}), fp8));
+    const std::vector<__nv_bfloat16> weights = Rounded<__nv_bfloat16>(problem.weights);
+    problem.w_copy.emplace(braid::Matrix{DType::kBF16, problem.E * problem.N, problem.K,
+                                         reinterpret_cast<const std::byte*>(weights.data())});
+    EXPECT_TRUE(SameBits(problem.Run({64}), fp8));
+  }
+}
+
 TEST(GroupedLinearKernel, FindsTheMatricesOfExpertsWhereverTheyLie) {
   for (const Case& types : kCases) {
-    SCOPED_TRACE(testing::Message() << Name(types.x) << " " << Name(types.w) << " " << Name(types.y));
+    SCOPED_TRACE(testing::Message() << types);
     Problem problem(types, 48, 96, {20, 0, 5, 1}, 7);
     const std::vector<float> in_order = problem.Run({16});
-    problem.places = {2, -1, 0, 1};  // the expert without rows has none
+    problem.Place({2, -1, 0, 1});  // the expert without rows has none
     EXPECT_TRUE(SameBits(problem.Run({16}), in_order));
     EXPECT_TRUE(SameBits(problem.Run({64}), in_order));
   }
@@ -242,6 +271,11 @@ TEST(GroupedLinear, CheckNamesWhatIsWrong) {
   EXPECT_EQ(Check(op).message(), "N must be a multiple of 8, or of 16 with swiglu");
   op = good, op.w.type = DType::kQ4_0;
   EXPECT_EQ(Check(op).message(), "w's scales must be set");
+  op.w.type = kFp8;
+  EXPECT_EQ(Check(op).message(), "w's scales must be set");
+  const uint16_t scales[16] = {};
+  op.w.scales = scales, op.K = op.w.columns = 24;
+  EXPECT_EQ(Check(op).message(), "w's columns must be a multiple of 16");
 }
 
 }  // namespace

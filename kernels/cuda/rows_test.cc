@@ -50,6 +50,22 @@ TYPED_TEST(RowKernels, GatherGivesTheBitsOfTheCpu) {
   }
 }
 
+TYPED_TEST(RowKernels, GatherGivesTheWeightsOfFp8) {
+  RandomNumbers random(9);
+  for (const int D : {16, 144, 2080}) {
+    std::vector<float> rounded;
+    const DeviceCopy copy(random.Floats(3 * D, 0.1f), D, &rounded);
+    GlobalArray<int32_t> ids(std::vector<int32_t>{2, 0});
+    GlobalArray<TypeParam> y(2 * D);
+    const Gather op{2, copy.matrix(), ids.data(), kTypeOf<TypeParam>, y.data()};
+    ASSERT_TRUE(Check(op).ok()) << Check(op);
+    ASSERT_EQ(Run(op, nullptr), cudaSuccess);
+    const std::vector<float> got = AsFloats(y.values());
+    EXPECT_TRUE(std::equal(got.begin(), got.begin() + D, rounded.begin() + 2 * D));
+    EXPECT_TRUE(std::equal(got.begin() + D, got.end(), rounded.begin()));
+  }
+}
+
 TEST(GatherKernel, CheckNamesWhatIsWrong) {
   alignas(16) float y[8] = {}, table[8] = {};
   int32_t id = 0;
@@ -58,7 +74,7 @@ TEST(GatherKernel, CheckNamesWhatIsWrong) {
   op.table.columns = 12;
   EXPECT_EQ(Check(op).message(), "table's columns must be a multiple of 8");
   op.table = {DType::kQ6_K, 1, 256, table};
-  EXPECT_EQ(Check(op).message(), "table's type must be F32, BF16 or Q4_0");
+  EXPECT_EQ(Check(op).message(), "table's type must be F32, BF16, FP8 or Q4_0");
   op.table = {DType::kF32, 1, 8, table + 1};
   EXPECT_EQ(Check(op).message(), "table must be set, at a multiple of 16 bytes");
 }
