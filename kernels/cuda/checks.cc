@@ -180,7 +180,16 @@ absl::Status Check(const GroupedLinear& op) {
                  "x, offsets and y must be set, x and y at multiples of 16 bytes");
 }
 
-GroupedLinearConfig Choose(const GroupedLinear& op) { return {op.rows_max <= 16 * op.E ? 16 : 64}; }
+GroupedLinearConfig Choose(const GroupedLinear& op) {
+  constexpr int kWide = GroupedLinearConfig::kWideRows;
+  constexpr int64_t kBlocksWanted = 256;  // about two for each SM
+  constexpr int kScalesMax = 128;         // of a row: a wide tile has all of them in shared memory
+  if (op.rows_max <= 16 * op.E) return {16};
+  const bool unfit = op.rows_max < kWide * 3 / 4 * op.E || op.w.type == DType::kQ4_0 ||
+                     (op.w.type == kFp8 && Fp8Blocks(op.K) > kScalesMax);
+  const int64_t blocks = int64_t{(op.rows_max + kWide - 1) / kWide} * ((op.N + 127) / 128);
+  return {unfit || blocks < kBlocksWanted ? 64 : kWide};
+}
 
 absl::Status Check(const DrawTokens& op) {
   RETURN_IF_ERROR(Require(op.T >= 0 && op.V > 0 && op.V % 8 == 0 && op.V <= DrawTokens::kTokensMax,

@@ -34,14 +34,17 @@ struct GroupedLinear {
 absl::Status Check(const GroupedLinear& op);
 
 struct GroupedLinearConfig {
-  int tile_rows = 0;  // 16 or 64
+  static constexpr int kWideRows = 128;
+  int tile_rows = 0;  // 16, 64 or kWideRows; the last for weights in BF16 or FP8 only
 };
-// By the rows that an expert has on average: a tile should hold them all, so that its weights are read once.
+// By the rows that an expert has on average: a tile should hold them all, so that its weights are read once, and few
+// that nobody needs. Wide tiles if there are enough of them to keep a GPU busy.
 GroupedLinearConfig Choose(const GroupedLinear& op);
 cudaError_t Run(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream);
 
-// Run's halves, by op.type.
+// Run's parts: by op.type, and RunMma's for wide tiles.
 cudaError_t RunMma(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream);
+cudaError_t RunWide(const GroupedLinear& op, cudaStream_t stream);
 cudaError_t RunFma(const GroupedLinear& op, cudaStream_t stream);
 
 }  // namespace braid::gpu

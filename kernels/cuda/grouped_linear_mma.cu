@@ -1,30 +1,17 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/grouped_linear.h"
+#include "kernels/cuda/grouped_mma.h"
 #include "kernels/cuda/grouped_tile.h"
 #include "kernels/cuda/numbers.h"
-#include "kernels/cuda/ptx_mma.h"
 #include "kernels/cuda/quants.h"
 
 // A block has a tile of rows and kTileOutputs outputs of one expert and walks K in slices of kSlice columns: while it
 // multiplies a slice out of shared memory, the next one is on its way to registers.
-//
-// Tensor cores do not care which column is which, as long as both operands agree. So lane t of a quad takes the columns
-// [8 t, 8 t + 8) of each 32, 16 bytes at once, for two steps: four of them each. A row's eight 16-byte chunks are
-// stored with the upper and lower four swapped in odd rows, so that eight lanes, of two rows, read 128 different bytes.
 
 namespace braid::gpu {
 namespace {
 
-constexpr int kSlice = 64, kTileOutputs = 64, kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kChunks = kSlice / 8;  // of eight numbers
-
-__device__ inline int ChunkAt(int row, int chunk) { return (row * kChunks + (chunk ^ row % 2 * 4)) * 8; }
-
-__device__ inline uint32_t WordOf(const Vec<__nv_bfloat16, 8>& v, int pair) {
-  uint32_t word;
-  memcpy(&word, &v.v[2 * pair], 4);
-  return word;
-}
+constexpr int kTileOutputs = 64, kWarps = 4, kThreads = 32 * kWarps;
 
 // A slice of kRows rows of bfloat16, from registers to shared memory. kEach vectors per thread, kRows * kChunks in all.
 template <int kRows>
@@ -65,15 +52,11 @@ struct Bf16Weights {
   __device__ void Store() const { slice.Store(shared); }
   // The 32 columns `half` of the slice.
   template <int kTilesM>
-  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
-                              int c_stride) const {
-    const Vec<__nv_bfloat16, 8> b = LoadVec<8>(shared + ChunkAt(n + lane / 4, half * 4 + lane % 4));
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-#pragma unroll
-      for (int m = 0; m < kTilesM; ++m)
-        MmaBf16(c[m * c_stride], a[step][m], {WordOf(b, 2 * step), WordOf(b, 2 * step + 1)});
-    }
+  __device__ void MultiplyAdd(float (*c)[4], int c_stride, const LeftOperand<kTilesM>& a, int n, int half,
+                              int lane) const {
+    RightOperand b;
+    b.LoadBf16(shared, n + lane / 4, half, lane);
+    gpu::MultiplyAdd(c, c_stride, a, b);
   }
 };
 
@@ -100,8 +83,8 @@ struct Q4Weights {
     scales[threadIdx.x % kBlocks * kTileOutputs + threadIdx.x / kBlocks] = held_scale;
   }
   template <int kTilesM>
-  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
-                              int c_stride) const {
+  __device__ void MultiplyAdd(float (*c)[4], int c_stride, const LeftOperand<kTilesM>& a, int n, int half,
+                              int lane) const {
     // Columns [8 t, 8 t + 8): the low nibbles of bytes 0 to 7, of 8 to 15, then the high ones.
     const int t = lane % 4;
     const Vec<uint32_t, 2> bytes =
@@ -116,25 +99,21 @@ struct Q4Weights {
 #pragma unroll
     for (int m = 0; m < kTilesM; ++m) {
       float sum[4] = {};
-      MmaBf16(sum, a[0][m], b[0]);
-      MmaBf16(sum, a[1][m], b[1]);
+      MmaBf16(sum, a.words[0][m], b[0]);
+      MmaBf16(sum, a.words[1][m], b[1]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) c[m * c_stride][i] = fmaf(sum[i], scale[i % 2], c[m * c_stride][i]);
     }
   }
 };
 
-// Weights as FP8: each is a bfloat16 number once it is multiplied by its scale, and then as good as one that was stored
-// so. A row's four 16-byte vectors are stored with the halves of the slice swapped in the rows 2 and 3 of each four:
-// half a warp reads four rows' 32 bytes of one half at a time.
+// Weights as FP8.
 struct Fp8Weights {
   static_assert(kTileOutputs * 2 == kThreads, "a thread has half a slice of a row");
   Vec<uint8_t, 16> held[2];
   uint32_t held_scale;
   uint8_t* quants;   // (kTileOutputs, kSlice)
   uint32_t* scales;  // (kTileOutputs)
-
-  __device__ static int At(int n, int half) { return n * kSlice + (half ^ n / 2 % 2) * 32; }
 
   __device__ void Load(const GroupedLinear& op, int64_t first, int outputs, int column) {
     const int n = threadIdx.x / 2, k = column + threadIdx.x % 2 * 32;
@@ -149,35 +128,19 @@ struct Fp8Weights {
     held_scale = Fp8ScalePair(op.w, row, column);
   }
   __device__ void Store() const {
-    uint8_t* to = quants + At(threadIdx.x / 2, threadIdx.x % 2);
+    uint8_t* to = quants + HalfAt(threadIdx.x / 2, threadIdx.x % 2);
     StoreVec(to, held[0]);
     StoreVec(to + 16, held[1]);
     if (threadIdx.x % 2 == 0) scales[threadIdx.x / 2] = held_scale;
   }
   template <int kTilesM>
-  __device__ void MultiplyAdd(float (*c)[4], const uint32_t (&a)[2][kTilesM][4], int n, int half, int lane,
-                              int c_stride) const {
-    const int row = n + lane / 4;
-    const Vec<uint32_t, 2> bytes = LoadVec<2>(reinterpret_cast<const uint32_t*>(quants + At(row, half) + lane % 4 * 8));
-    const uint32_t scale = scales[row];
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      const uint32_t b[2] = {MultiplyBf16Pairs(Bf16PairOfE4M3(bytes[step]), scale),
-                             MultiplyBf16Pairs(Bf16PairOfE4M3(bytes[step] >> 16), scale)};
-#pragma unroll
-      for (int m = 0; m < kTilesM; ++m) MmaBf16(c[m * c_stride], a[step][m], b);
-    }
+  __device__ void MultiplyAdd(float (*c)[4], int c_stride, const LeftOperand<kTilesM>& a, int n, int half,
+                              int lane) const {
+    RightOperand b;
+    b.LoadFp8(quants, scales[n + lane / 4], n + lane / 4, half, lane);
+    gpu::MultiplyAdd(c, c_stride, a, b);
   }
 };
-
-// Two neighbouring outputs of a row.
-__device__ inline void StorePair(const GroupedLinear& op, int64_t at, float first, float second) {
-  if (op.y_type == DType::kBF16) {
-    StoreFloats(static_cast<__nv_bfloat16*>(op.y) + at, Floats<2>{first, second});
-  } else {
-    StoreFloats(static_cast<float*>(op.y) + at, Floats<2>{first, second});
-  }
-}
 
 // kWarpsM x (kWarps / kWarpsM) warps, each with kTilesM x kTilesN results of 16 x 8.
 template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN, typename Weights>
@@ -192,9 +155,8 @@ __device__ void GroupedLinearTile(const GroupedLinear& op, Weights& weights, __n
   const int64_t first_weight = FirstWeight(op, tile.expert) + first_output;
 
   const auto row_of_x = [&](int m) -> const __nv_bfloat16* {
-    const int64_t row = tile.begin + m;
-    if (row >= tile.end) return nullptr;
-    return static_cast<const __nv_bfloat16*>(op.x) + (op.source == nullptr ? row : op.source[row]) * op.K;
+    const int row = RowOfX(op, tile, m);
+    return row < 0 ? nullptr : static_cast<const __nv_bfloat16*>(op.x) + static_cast<int64_t>(row) * op.K;
   };
   Bf16Slice<kRows> x;
   float c[kTilesM][kTilesN][4] = {};
@@ -211,45 +173,14 @@ __device__ void GroupedLinearTile(const GroupedLinear& op, Weights& weights, __n
     }
 #pragma unroll
     for (int half = 0; half < kSlice / 32; ++half) {
-      uint32_t a[2][kTilesM][4];
-#pragma unroll
-      for (int m = 0; m < kTilesM; ++m) {
-        const int row = warp_m + m * 16 + lane / 4;
-        const Vec<__nv_bfloat16, 8> upper = LoadVec<8>(shared_x + ChunkAt(row, half * 4 + lane % 4));
-        const Vec<__nv_bfloat16, 8> lower = LoadVec<8>(shared_x + ChunkAt(row + 8, half * 4 + lane % 4));
-#pragma unroll
-        for (int step = 0; step < 2; ++step) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) a[step][m][i] = WordOf(i % 2 == 0 ? upper : lower, 2 * step + i / 2);
-        }
-      }
+      LeftOperand<kTilesM> a;
+      a.Load(shared_x, warp_m, half, lane);
 #pragma unroll
       for (int n = 0; n < kTilesN; ++n)
-        weights.template MultiplyAdd<kTilesM>(&c[0][n], a, warp_n + n * 8, half, lane, kTilesN);
+        weights.template MultiplyAdd<kTilesM>(&c[0][n], kTilesN, a, warp_n + n * 8, half, lane);
     }
   }
-
-#pragma unroll
-  for (int m = 0; m < kTilesM; ++m) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t row = tile.begin + warp_m + m * 16 + i * 8 + lane / 4;
-      if (row >= tile.end) continue;
-#pragma unroll
-      for (int n = 0; n < kTilesN; n += kSwiGlu ? 2 : 1) {
-        const int output = first_output + warp_n + n * 8 + lane % 4 * 2;
-        if (output >= op.N) continue;
-        const float* v = &c[m][n][2 * i];
-        if constexpr (kSwiGlu) {
-          const float* up = &c[m][n + 1][2 * i];
-          const int64_t at = row * (op.N / 2) + (output - lane % 4 * 2) / 2 + lane % 4 * 2;
-          StorePair(op, at, Silu(v[0]) * up[0], Silu(v[1]) * up[1]);
-        } else {
-          StorePair(op, row * op.N + output, v[0], v[1]);
-        }
-      }
-    }
-  }
+  StoreResults<kSwiGlu>(op, tile, warp_m, first_output + warp_n, c, lane);
 }
 
 template <bool kSwiGlu, int kWarpsM, int kTilesM, int kTilesN>
@@ -302,6 +233,8 @@ cudaError_t RunFor(const GroupedLinear& op, const GroupedLinearConfig& config, c
       return Launch(KernelFor<kSwiGlu, 1, 1, 2>(op.w.type), grid, block, 0, stream, op);
     case 64:
       return Launch(KernelFor<kSwiGlu, 2, 2, 4>(op.w.type), grid, block, 0, stream, op);
+    case GroupedLinearConfig::kWideRows:
+      return op.w.type == DType::kQ4_0 ? cudaErrorInvalidConfiguration : RunWide(op, stream);
     default:
       return cudaErrorInvalidConfiguration;
   }

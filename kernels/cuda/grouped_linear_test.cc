@@ -164,6 +164,13 @@ constexpr Case kCases[] = {{DType::kF32, DType::kF32, DType::kF32},   {DType::kF
                            {DType::kBF16, DType::kQ4_0, DType::kF32}, {DType::kF32, kFp8, DType::kF32},
                            {DType::kBF16, kFp8, DType::kBF16}};
 
+// Configs for a case, smallest tiles first.
+std::vector<GroupedLinearConfig> ConfigsOf(const Case& types) {
+  std::vector<GroupedLinearConfig> configs = {{16}, {64}};
+  if (types.x == DType::kBF16 && types.w != DType::kQ4_0) configs.push_back({GroupedLinearConfig::kWideRows});
+  return configs;
+}
+
 TEST(GroupedLinearKernel, AgreesWithTheReference) {
   for (const Case& types : kCases) {
     SCOPED_TRACE(testing::Message() << types);
@@ -171,7 +178,8 @@ TEST(GroupedLinearKernel, AgreesWithTheReference) {
       simt::SetSeed(seed);
       for (const auto& [N, K] : {std::array{16, 32}, {80, 96}, {64, 160}}) {
         Problem problem(types, N, K, {3, 0, 17, 1}, static_cast<uint32_t>(seed));
-        const GroupedLinearConfig config{seed % 2 == 0 ? 16 : 64};
+        const std::vector<GroupedLinearConfig> configs = ConfigsOf(types);
+        const GroupedLinearConfig config = configs[seed % configs.size()];
         problem.ExpectNearReference(problem.Run(config), false);
         problem.ExpectNearReference(problem.Run(config, true), true);
       }
@@ -185,8 +193,8 @@ TEST(GroupedLinearKernel, TakesColumnsThatAreNoWholeSlice) {
     for (int K : {8, 40, 72, 136}) {
       if (types.w == kFp8) K = (K + 8) / 16 * 16;
       Problem problem(types, 24, K, {5, 2}, 3);
-      problem.ExpectNearReference(problem.Run({16}), false);
-      problem.ExpectNearReference(problem.Run({64}), false);
+      for (const GroupedLinearConfig& config : ConfigsOf(types))
+        problem.ExpectNearReference(problem.Run(config), false);
     }
   }
 }
@@ -199,14 +207,28 @@ TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
       Problem problem(types, 48, 96, {70, 0, 5}, 4);
       for (const bool swiglu : {false, true}) {
         const std::vector<float> whole = problem.Run({16}, swiglu);
-        EXPECT_TRUE(SameBits(problem.Run({64}, swiglu), whole));
-        EXPECT_TRUE(SameBits(problem.Run({64}, swiglu, 0, 1 << 20, 300), whole)) << "in a grid made for more";
+        for (const GroupedLinearConfig& config : ConfigsOf(types)) {
+          EXPECT_TRUE(SameBits(problem.Run(config, swiglu), whole)) << config.tile_rows;
+          EXPECT_TRUE(SameBits(problem.Run(config, swiglu, 0, 1 << 20, 300), whole)) << "in a grid made for more";
+        }
         const size_t width = swiglu ? 24 : 48;
         const std::vector<float> some =
             problem.Run({16}, swiglu, 3, 4);  // rows 3 to 6 of the first, 3 and 4 of the last
         EXPECT_TRUE(std::equal(some.begin(), some.begin() + 4 * width, whole.begin() + 3 * width));
         EXPECT_TRUE(std::equal(some.begin() + 4 * width, some.end(), whole.begin() + 73 * width));
       }
+    }
+  }
+}
+
+TEST(GroupedLinearKernel, GivesWideTilesTheBitsOfSmallOnes) {
+  for (const DType w : {DType::kBF16, kFp8}) {
+    for (const uint64_t seed : simt::Seeds()) {
+      simt::SetSeed(seed);
+      // More slices than are on their way at once, and ends of tiles in rows, outputs and columns.
+      Problem problem({DType::kBF16, w, DType::kF32}, 144, 336, {130, 3}, static_cast<uint32_t>(seed));
+      const bool swiglu = seed % 2 == 1;
+      EXPECT_TRUE(SameBits(problem.Run({GroupedLinearConfig::kWideRows}, swiglu), problem.Run({64}, swiglu)));
     }
   }
 }
@@ -230,8 +252,8 @@ TEST(GroupedLinearKernel, FindsTheMatricesOfExpertsWhereverTheyLie) {
     Problem problem(types, 48, 96, {20, 0, 5, 1}, 7);
     const std::vector<float> in_order = problem.Run({16});
     problem.Place({2, -1, 0, 1});  // the expert without rows has none
-    EXPECT_TRUE(SameBits(problem.Run({16}), in_order));
-    EXPECT_TRUE(SameBits(problem.Run({64}), in_order));
+    for (const GroupedLinearConfig& config : ConfigsOf(types))
+      EXPECT_TRUE(SameBits(problem.Run(config), in_order)) << config.tile_rows;
   }
 }
 
@@ -248,8 +270,20 @@ TEST(GroupedLinear, TakesTilesThatHoldAnExpertsRows) {
   op.E = 32;
   op.rows_max = 4;
   EXPECT_EQ(Choose(op).tile_rows, 16);
-  op.rows_max = 4 * 1024;
+  op.rows_max = 4 * 512;
+  op.N = 2048;
+  op.w.type = DType::kBF16;
   EXPECT_EQ(Choose(op).tile_rows, 64);
+  op.rows_max = 4 * 1024;
+  EXPECT_EQ(Choose(op).tile_rows, 128);
+  op.w.type = DType::kQ4_0;
+  EXPECT_EQ(Choose(op).tile_rows, 64);
+  op.w.type = kFp8, op.E = 1, op.rows_max = 256;
+  EXPECT_EQ(Choose(op).tile_rows, 64) << "32 wide tiles leave most of a GPU idle";
+}
+
+TEST(GroupedLinearKernel, HasNoWideTilesForFourBits) {
+  EXPECT_EQ(RunMma({.w = {DType::kQ4_0}}, {GroupedLinearConfig::kWideRows}, nullptr), cudaErrorInvalidConfiguration);
 }
 
 TEST(GroupedLinear, CheckNamesWhatIsWrong) {
