@@ -7,6 +7,7 @@
 #include "kernels/cuda/choose_experts.h"
 #include "kernels/cuda/combine.h"
 #include "kernels/cuda/draw_tokens.h"
+#include "kernels/cuda/edit_logits.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/group_rows.h"
 #include "kernels/cuda/grouped_linear.h"
@@ -14,6 +15,7 @@
 #include "kernels/cuda/qkv_heads.h"
 #include "kernels/cuda/short_conv.h"
 #include "kernels/cuda/swiglu.h"
+#include "kernels/cuda/verify_drafts.h"
 
 namespace braid::gpu {
 namespace {
@@ -197,6 +199,25 @@ absl::Status Check(const DrawTokens& op) {
   return Require(
       op.T == 0 || (Given(op.logits) && op.temperature != nullptr && op.uniform != nullptr && op.tokens != nullptr),
       "logits, temperature, uniform and tokens must be set");
+}
+
+absl::Status Check(const EditLogits& op) {
+  RETURN_IF_ERROR(Require(op.T >= 0 && op.V > 0, "V must be positive"));
+  RETURN_IF_ERROR(Require(op.edit_count >= 0 && (op.edit_count == 0 || op.edits != nullptr), "edits must be set"));
+  RETURN_IF_ERROR(
+      Require(op.masked_count >= 0 && op.masked_count <= op.V && (op.masked_count == 0 || op.masked != nullptr),
+              "masked must be set, and at most V"));
+  RETURN_IF_ERROR(Require(
+      (op.repetition == nullptr) == (op.presence == nullptr) && (op.repetition == nullptr) == (op.frequency == nullptr),
+      "repetition, presence and frequency go together"));
+  return Require(op.T == 0 || op.logits != nullptr, "logits must be set");
+}
+
+absl::Status Check(const VerifyDrafts& op) {
+  RETURN_IF_ERROR(Require(op.S >= 0, "S must not be negative"));
+  return Require(op.S == 0 || (op.first_rows != nullptr && op.inputs != nullptr && op.drawn != nullptr &&
+                               op.right != nullptr && op.last != nullptr),
+                 "first_rows, inputs, drawn, right and last must be set");
 }
 
 }  // namespace braid::gpu
