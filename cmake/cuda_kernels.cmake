@@ -28,12 +28,16 @@ function(braid_cuda_kernels name)
     set(source ${CMAKE_CURRENT_SOURCE_DIR}/${kernel})
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${kernel}.o)
     set(report ${CMAKE_CURRENT_BINARY_DIR}/${kernel}.ptxas)
-    # nvcc knows no quiet success: what it says goes to the report, and to the screen when it fails.
+    # nvcc knows no quiet success: what it says goes to the report, and to the screen when it fails. How many threads a
+    # block has is in the PTX only.
     add_custom_command(
       OUTPUT ${object} BYPRODUCTS ${report}
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${object}.keep
       COMMAND sh -c "\"$@\" > ${report} 2>&1 || { cat ${report}; exit 1; }" sh
               ${BRAID_NVCC} -ccbin ${CMAKE_CXX_COMPILER} ${BRAID_NVCC_OPTIONS} -I${PROJECT_SOURCE_DIR} -MD -MF ${object}.d
-              -c ${source} -o ${object}
+              --keep --keep-dir ${object}.keep -c ${source} -o ${object}
+      COMMAND sh -c "grep -hE '[.](entry|maxntid) ' ${object}.keep/*.ptx >> ${report}"
+      COMMAND ${CMAKE_COMMAND} -E rm -r ${object}.keep
       DEPENDS ${source} DEPFILE ${object}.d COMMENT "Compiling ${kernel} for ${BRAID_CUDA_ARCHITECTURES}" VERBATIM)
     list(APPEND objects ${object})
   endforeach()

@@ -13,11 +13,15 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "kernels/cuda"))
+import occupancy  # noqa: E402
+
 TABLE = ROOT / "kernels/cuda/registers.txt"
 STORED = ("F32", "BF16", "Q4_0", "FP8")  # of kernels/cuda/quants.h
 
-HEAD = """# Of every kernel on every architecture: registers of a thread, static shared memory of a block in bytes,
-# and the warps of 64 on an SM that the registers leave room for. Written and checked by tests/cuda_registers_test.py.
+HEAD = """# Of every kernel the threads of a block (at most), and on every architecture: registers of a thread, shared memory
+# of a block in bytes (with what a launch for LFM2-8B-A1B adds), the blocks that an SM runs at once, and their warps, of
+# 64. Written and checked by tests/cuda_registers_test.py.
 # {compiler}
 """
 
@@ -25,11 +29,6 @@ HEAD = """# Of every kernel on every architecture: registers of a thread, static
 def compiler(nvcc):
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     return "nvcc " + re.search(r"V([\d.]+)", said).group(1)
-
-
-def warps(registers):
-    """Registers are given out to a warp in units of 8 for each of its 32 threads."""
-    return min(64, 65536 // (32 * ((registers + 7) // 8 * 8)))
 
 
 def demangled(names):
@@ -44,24 +43,31 @@ def demangled(names):
 
 def table(reports, compiler_name):
     pattern = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'.*?Used (\d+) registers([^\n]*)", re.S)
-    rows, names = {}, set()
+    rows, names, threads = {}, set(), {}
     for path in sorted(reports.glob("*.cu.ptxas")):
-        for name, arch, registers, rest in pattern.findall(path.read_text()):
+        report = path.read_text()
+        threads.update(re.findall(r"\.entry (\w+).*?\.maxntid (\d+)", report, re.S))
+        for name, arch, registers, rest in pattern.findall(report):
             shared = re.search(r"(\d+) bytes smem", rest)
             rows.setdefault((path.name.removesuffix(".cu.ptxas"), name), {})[arch] = (
                 int(registers), int(shared.group(1)) if shared else 0)
             names.add(name)
     short = demangled(sorted(names))
     archs = sorted({arch for row in rows.values() for arch in row}, key=lambda arch: int(re.sub(r"\D", "", arch)))
-    lines = [HEAD.format(compiler=compiler_name), f"{'':55}" + "".join(f"{arch:>18}" for arch in archs) + "\n"]
+    lines = [HEAD.format(compiler=compiler_name), f"{'':46}threads" + "".join(f"{arch:>21}" for arch in archs) + "\n"]
     file_before = None
     for file, name in sorted(rows, key=lambda key: (key[0], short[key[1]])):
         if file != file_before:
             lines.append(f"{file}.cu\n")
             file_before = file
-        cells = (f"{registers:>6}{shared:>7}{warps(registers):>5}"
-                 for registers, shared in (rows[file, name][arch] for arch in archs))
-        lines.append(f"  {short[name]:<53}" + "".join(cells) + "\n")
+        block = int(threads[name])
+        line = f"  {short[name]:<46}{block:>5}"
+        for arch in archs:
+            registers, shared = rows[file, name][arch]
+            shared += occupancy.dynamic(short[name])
+            blocks = occupancy.blocks(arch, block, registers, shared)
+            line += f"{registers:>6}{shared:>7}{blocks:>4}{blocks * block // 32:>4}"
+        lines.append(line + "\n")
     return "".join(lines)
 
 
@@ -77,8 +83,50 @@ def test_registers_and_shared_memory_are_as_written_down():
     assert found.splitlines() == known.splitlines()
 
 
+# Prints blocks for each line of architecture, threads, registers and shared memory. Limits of a device are the caller's.
+ORACLE = r"""
+#include <cuda_occupancy.h>
+#include <cstdio>
+int main() {
+  int major, threads, registers, per_sm, shared;
+  while (std::scanf("%d %d %d %d %d", &major, &threads, &registers, &per_sm, &shared) == 5) {
+    cudaOccDeviceProp device;
+    device.computeMajor = major, device.computeMinor = 0;
+    device.maxThreadsPerBlock = 1024, device.maxThreadsPerMultiprocessor = 2048;
+    device.regsPerBlock = device.regsPerMultiprocessor = 65536, device.warpSize = 32, device.numSms = 1;
+    device.sharedMemPerBlock = 49152, device.sharedMemPerMultiprocessor = per_sm;
+    device.sharedMemPerBlockOptin = per_sm - 1024, device.reservedSharedMemPerBlock = 1024;
+    cudaOccFuncAttributes kernel;
+    kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers, kernel.sharedSizeBytes = 0;
+    kernel.partitionedGCConfig = PARTITIONED_GC_OFF, kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
+    kernel.maxDynamicSharedSizeBytes = per_sm - 1024, kernel.numBlockBarriers = 1;
+    cudaOccDeviceState state;
+    cudaOccResult result;
+    if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &kernel, &state, threads, shared) != CUDA_OCC_SUCCESS)
+      return 1;
+    std::printf("%d\n", result.activeBlocksPerMultiprocessor);
+  }
+}
+"""
+
+
+def test_occupancy_is_what_the_header_of_cuda_says(tmp_path):
+    import pytest
+    include = os.environ.get("BRAID_CUDA_INCLUDE", "")
+    if not include:
+        pytest.skip("no CUDA 13 headers")
+    (tmp_path / "oracle.cc").write_text(ORACLE)
+    subprocess.run(["c++", "-std=c++17", f"-I{include}", "oracle.cc", "-o", "oracle"], cwd=tmp_path, check=True)
+    asked = [(arch, threads, registers, shared) for arch in occupancy.SHARED for threads in (32, 96, 128, 256, 1024)
+             for registers in (16, 33, 64, 128, 232, 255) for shared in (0, 100, 16384, 48 << 10, 98304, 160 << 10)
+             if registers * threads <= 65536]
+    lines = "".join(f"{re.sub('[^0-9]', '', arch)[:-1]} {threads} {registers} {occupancy.SHARED[arch]} {shared}\n"
+                    for arch, threads, registers, shared in asked)
+    said = subprocess.run([tmp_path / "oracle"], input=lines, capture_output=True, text=True, check=True).stdout.split()
+    assert [occupancy.blocks(*one) for one in asked] == [int(blocks) for blocks in said]
+
+
 def test_the_roofline_page_has_what_its_script_says():
-    sys.path.insert(0, str(ROOT / "kernels/cuda"))
     import roofline
     page = (ROOT / "kernels/cuda/README.md").read_text()
     assert roofline.updated(page) == page, "run kernels/cuda/roofline.py --update"

@@ -8,6 +8,7 @@ Only what an op must move is counted: each weight that a step uses once, each ac
 each sequence once per key head, which its four query heads share. Measured times go beside these, they never go in.
 """
 import pathlib
+import re
 import sys
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ D, HEADS, KV_HEADS, HEAD_DIM, TAPS = 2048, 32, 8, 64, 3
 CONV_LAYERS, ATTENTION_LAYERS, DENSE_LAYERS, MOE_LAYERS = 18, 6, 2, 22
 DENSE_F, F, E, K, V = 7168, 1792, 32, 4, 65536
 Q, KV = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
-BF16, F32, Q4 = 2, 4, 18 / 32
+BF16, F32, Q4, FP8 = 2, 4, 18 / 32, 1 + 2 / 128  # bytes of a number, with its part of a scale
 
 SIZES = [("decode 1", 1, 1536, False), ("decode 32", 32, 1536, False), ("decode 128", 128, 1536, False),
          ("decode 512", 512, 1536, False), ("decode 1024", 1024, 1536, False), ("decode 2048", 2048, 1536, False),
@@ -45,12 +46,11 @@ def experts_used(T):
     return E * (1 - (1 - K / E) ** T)  # of uniform routing
 
 
-def dense(T, n, k, x=BF16, y=BF16, w=BF16):
-    return Cost(n * k * w + T * (k * x + n * y), tensor=2 * T * n * k)
-
-
-def ops(T, context, prefill, expert_bytes=BF16):
+def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16):
     """(op, how often a step runs it, cost of one). T rows; in a prefill of one sequence, else of T sequences."""
+    def dense(T, n, k, y=BF16):
+        return Cost(n * k * dense_bytes + T * (k * BF16 + n * y), tensor=2 * T * n * k)
+
     pairs = T * K
     seen = T * (context + 1) / 2 if prefill else T * context  # (row, position) pairs
     kv_read = (context if prefill else seen) * 2 * KV * BF16
@@ -111,7 +111,7 @@ def volume_table():
 
 def step_table():
     lines = ["| step | floor, ms | tokens/s at the floor | share of attention | of experts | launches |"
-             " and their gaps, ms | experts in 4 bits, ms |", "|---" * 8 + "|"]
+             " and their gaps, ms | all weights in FP8, ms | experts in 4 bits, ms |", "|---" * 9 + "|"]
     for name, T, context, prefill in SIZES:
         table = ops(T, context, prefill)
         total = sum(count * cost.seconds() for _, count, cost in table)
@@ -120,14 +120,56 @@ def step_table():
             return sum(count * cost.seconds() for op, count, cost in table if op in names) / total
 
         launches = sum(count for _, count, _ in table) + (0 if prefill else ATTENTION_LAYERS)  # the merge of spans
+        eight = sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, FP8, FP8))
         four = sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, Q4))
         lines.append(f"| {name} | {total * 1e3:.2f} | {T / total:,.0f} | {share(['attention']):.0%} | "
-                     f"{share(EXPERT_OPS):.0%} | {launches} | {launches * LAUNCH * 1e3:.2f} | {four * 1e3:.2f} |")
+                     f"{share(EXPERT_OPS):.0%} | {launches} | {launches * LAUNCH * 1e3:.2f} | {eight * 1e3:.2f} | "
+                     f"{four * 1e3:.2f} |")
     return lines
 
 
+# The kernels of a decode step of 128 sequences, and of a prefill where that has others.
+KERNELS = [
+    ("gather", "GatherKernel<BF16, float>", None),
+    ("RMSNorm + residual", "RmsNormKernel<256, 4>", None),
+    ("short conv", "ShortConvKernel<3, 1, bf16>", "ShortConvKernel<3, 8, bf16>"),
+    ("heads: norm, RoPE, KV", "QkvHeadsKernel<64, bf16>", None),
+    ("attention", "MmaAttentionKernel<64, 1, true>", "MmaAttentionKernel<64, 4, false>"),
+    ("merge of spans", "MergeSpansKernel<64, bf16>", None),
+    ("SwiGLU", "SwiGluKernel<bf16>", None),
+    ("router", "FmaLinearKernel<F32>", None),
+    ("choose experts", "ChooseExpertsKernel<1>", None),
+    ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
+    ("experts in BF16", "Bf16LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Bf16Stages>"),
+    ("in FP8", "Fp8LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Fp8Stages>"),
+    ("in 4 bits", "Q4LinearKernel<true, 1, 1, 2>", "Q4LinearKernel<true, 2, 2, 4>"),
+    ("combine", "CombineKernel<bf16>", None),
+    ("draw tokens", "DrawTokensKernel<false>", None),
+    ("with top K or top P", "DrawTokensKernel<true>", None),
+]
+
+
+def occupancy_table():
+    """Of Hopper, out of registers.txt."""
+    lines = pathlib.Path(__file__).with_name("registers.txt").read_text().splitlines()
+    archs = next(line for line in lines if "threads" in line and "sm_" in line).split()[1:]
+    rows = {}
+    for line in lines:
+        match = re.match(r"  (\S.*?)\s{2,}(\d[\d ]*)$", line)
+        if match:
+            threads, *numbers = match.group(2).split()
+            at = 4 * archs.index("sm_90a")
+            rows[match.group(1)] = [threads, *numbers[at:at + 4]]
+    table = ["| op | kernel | threads | registers | shared memory | blocks on an SM | warps, of 64 |", "|---" * 7 + "|"]
+    for op, decode, prefill in KERNELS:
+        for kernel in filter(None, (decode, prefill)):
+            table.append(f"| {op} | `{kernel}` | " + " | ".join(rows[kernel]) + " |")
+            op = ""
+    return table
+
+
 def pages():
-    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table()}
+    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "occupancy": occupancy_table()}
 
 
 def updated(text):
