@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "kernels/cuda/choose_experts.h"
 #include "kernels/cuda/combine.h"
@@ -13,6 +14,7 @@
 #include "kernels/cuda/grouped_linear.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/qkv_heads.h"
+#include "kernels/cuda/quantize_rows.h"
 #include "kernels/cuda/short_conv.h"
 #include "kernels/cuda/swiglu.h"
 #include "kernels/cuda/verify_drafts.h"
@@ -168,7 +170,12 @@ absl::Status Check(const SwiGlu& op) {
 }
 
 absl::Status Check(const GroupedLinear& op) {
-  RETURN_IF_ERROR(CheckActivations(op.type));
+  if (op.type == kFp8) {
+    RETURN_IF_ERROR(Require(op.w.type == kFp8, "w must be FP8 if x is"));
+    RETURN_IF_ERROR(Require(op.rows_max == 0 || op.x_scales != nullptr, "x_scales must be set"));
+  } else {
+    RETURN_IF_ERROR(CheckActivations(op.type));
+  }
   RETURN_IF_ERROR(Require(op.y_type == DType::kF32 || op.y_type == DType::kBF16, "y_type must be F32 or BF16"));
   RETURN_IF_ERROR(Require(op.E > 0 && op.N > 0 && op.K > 0, "E, N and K must be positive"));
   RETURN_IF_ERROR(CheckMatrix(op.w, "w"));
@@ -182,12 +189,20 @@ absl::Status Check(const GroupedLinear& op) {
                  "x, offsets and y must be set, x and y at multiples of 16 bytes");
 }
 
+absl::Status CheckFor(const GroupedLinear& op, int compute_capability) {
+  if (op.type != kFp8 || compute_capability >= 89) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "products of FP8 by FP8 need a GPU of compute capability 8.9 or newer, this one has %d.%d: weights "
+      "in FP8 can be multiplied by activations in BF16",
+      compute_capability / 10, compute_capability % 10));
+}
+
 GroupedLinearConfig Choose(const GroupedLinear& op) {
   constexpr int kWide = GroupedLinearConfig::kWideRows;
   constexpr int64_t kBlocksWanted = 256;  // about two for each SM
   constexpr int kScalesMax = 128;         // of a row: a wide tile has all of them in shared memory
   if (op.rows_max <= 16 * op.E) return {16};
-  const bool unfit = op.rows_max < kWide * 3 / 4 * op.E || op.w.type == DType::kQ4_0 ||
+  const bool unfit = op.rows_max < kWide * 3 / 4 * op.E || op.type != DType::kBF16 || op.w.type == DType::kQ4_0 ||
                      (op.w.type == kFp8 && Fp8Blocks(op.K) > kScalesMax);
   const int64_t blocks = int64_t{(op.rows_max + kWide - 1) / kWide} * ((op.N + 127) / 128);
   return {unfit || blocks < kBlocksWanted ? 64 : kWide};
@@ -218,6 +233,13 @@ absl::Status Check(const VerifyDrafts& op) {
   return Require(op.S == 0 || (op.first_rows != nullptr && op.inputs != nullptr && op.drawn != nullptr &&
                                op.right != nullptr && op.last != nullptr),
                  "first_rows, inputs, drawn, right and last must be set");
+}
+
+absl::Status Check(const QuantizeRows& op) {
+  RETURN_IF_ERROR(CheckActivations(op.type));
+  RETURN_IF_ERROR(Require(op.T >= 0 && op.D > 0 && op.D % 16 == 0, "D must be a multiple of 16"));
+  return Require(op.T == 0 || (Given(op.x) && Given(op.y) && op.scales != nullptr),
+                 "x, y and scales must be set, x and y at multiples of 16 bytes");
 }
 
 }  // namespace braid::gpu

@@ -88,6 +88,7 @@ cudaError_t RunFma(const GroupedLinear& op, cudaStream_t stream) {
 
 cudaError_t Run(const GroupedLinear& op, const GroupedLinearConfig& config, cudaStream_t stream) {
   if (op.rows_max == 0) return cudaSuccess;
+  if (op.type == kFp8) return RunFp8(op, config, stream);
   return op.type == DType::kBF16 ? RunMma(op, config, stream) : RunFma(op, stream);
 }
 

@@ -13,36 +13,9 @@ namespace {
 
 constexpr int kTileOutputs = 64, kWarps = 4, kThreads = 32 * kWarps;
 
-// A slice of kRows rows of bfloat16, from registers to shared memory. kEach vectors per thread, kRows * kChunks in all.
-template <int kRows>
-struct Bf16Slice {
-  static constexpr int kEach = kRows * kChunks / kThreads;
-  static_assert(kRows * kChunks % kThreads == 0);
-  Vec<__nv_bfloat16, 8> held[kEach];
-
-  // row(i) gives row i's numbers, or nullptr for zeros.
-  template <typename F>
-  __device__ void Load(const F& row, int column, int columns) {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int vector = threadIdx.x + i * kThreads, k = column + vector % kChunks * 8;
-      const __nv_bfloat16* from = row(vector / kChunks);
-      held[i] = {};
-      if (from != nullptr && k < columns) held[i] = LoadVec<8>(from + k);
-    }
-  }
-  __device__ void Store(__nv_bfloat16* to) const {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int vector = threadIdx.x + i * kThreads;
-      StoreVec(to + ChunkAt(vector / kChunks, vector % kChunks), held[i]);
-    }
-  }
-};
-
 // Weights as bfloat16: products go straight into the result.
 struct Bf16Weights {
-  Bf16Slice<kTileOutputs> slice;
+  HeldSlice<kTileOutputs, kThreads> slice;
   __nv_bfloat16* shared;
 
   __device__ void Load(const GroupedLinear& op, int64_t first, int outputs, int column) {
@@ -158,7 +131,7 @@ __device__ void GroupedLinearTile(const GroupedLinear& op, Weights& weights, __n
     const int row = RowOfX(op, tile, m);
     return row < 0 ? nullptr : static_cast<const __nv_bfloat16*>(op.x) + static_cast<int64_t>(row) * op.K;
   };
-  Bf16Slice<kRows> x;
+  HeldSlice<kRows, kThreads> x;
   float c[kTilesM][kTilesN][4] = {};
   x.Load(row_of_x, 0, op.K);
   weights.Load(op, first_weight, outputs, 0);

@@ -31,6 +31,34 @@ __device__ inline uint32_t WordOf(const Vec<__nv_bfloat16, 8>& v, int pair) {
   return word;
 }
 
+// A slice of kRows rows on its way through registers to shared memory: kEach vectors per thread, kRows * kChunks in
+// all.
+template <int kRows, int kThreads>
+struct HeldSlice {
+  static constexpr int kEach = kRows * kChunks / kThreads;
+  static_assert(kRows * kChunks % kThreads == 0);
+  Vec<__nv_bfloat16, 8> held[kEach];
+
+  // row(i) gives row i's numbers, or nullptr for zeros.
+  template <typename F>
+  __device__ void Load(const F& row, int column, int columns) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int vector = threadIdx.x + i * kThreads, k = column + vector % kChunks * 8;
+      const __nv_bfloat16* from = row(vector / kChunks);
+      held[i] = {};
+      if (from != nullptr && k < columns) held[i] = LoadVec<8>(from + k);
+    }
+  }
+  __device__ void Store(__nv_bfloat16* to) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int vector = threadIdx.x + i * kThreads;
+      StoreVec(to + ChunkAt(vector / kChunks, vector % kChunks), held[i]);
+    }
+  }
+};
+
 // Rows of x for two steps: the columns of `half`, of the 16 * kTilesM rows from `first` on.
 template <int kTilesM>
 struct LeftOperand {

@@ -1,4 +1,7 @@
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/fp8_block.h"
+#include "kernels/cuda/matrix.h"
+#include "kernels/cuda/numbers.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/rms_norm.h"
 
@@ -18,12 +21,9 @@ __device__ __forceinline__ Vec<float, N> Normed(const RmsNorm& op, int64_t at) {
   return x;
 }
 
+// What a row is multiplied by; keeps its sum, if somebody wants it.
 template <int kThreads, int N>
-__global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNorm op) {
-  LAUNCH_BOUNDS(kThreads);
-  SHARED_ARRAY(float, scratch, kThreads / 32);
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * op.D;
-
+__device__ __forceinline__ float Scale(const RmsNorm& op, int64_t row, float* scratch) {
   float squares = 0;
   for (int d = threadIdx.x * N; d < op.D; d += kThreads * N) {
     const Vec<float, N> x = Normed<N>(op, row + d);
@@ -31,27 +31,62 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNorm op) {
     for (int i = 0; i < N; ++i) squares = fmaf(x[i], x[i], squares);
     if (op.sum != nullptr) StoreVec(op.sum + row + d, x);
   }
-  const float scale = rsqrtf(BlockSum<kThreads>(squares, scratch) / op.D + op.eps);
+  return rsqrtf(BlockSum<kThreads>(squares, scratch) / op.D + op.eps);
+}
 
-  for (int d = threadIdx.x * N; d < op.D; d += kThreads * N) {
-    Vec<float, N> y = op.sum != nullptr ? LoadVec<N>(op.sum + row + d) : Normed<N>(op, row + d);
-    const Vec<float, N> weight = LoadVec<N>(op.weight + d);
+// N results, which it returns too.
+template <int N>
+__device__ __forceinline__ Vec<float, N> StoreNormed(const RmsNorm& op, int64_t row, int d, float scale) {
+  Vec<float, N> y = op.sum != nullptr ? LoadVec<N>(op.sum + row + d) : Normed<N>(op, row + d);
+  const Vec<float, N> weight = LoadVec<N>(op.weight + d);
 #pragma unroll
-    for (int i = 0; i < N; ++i) y[i] = y[i] * scale * weight[i];
-    if (op.y != nullptr) StoreVec(op.y + row + d, y);
-    if (op.y_bf16 != nullptr) {
-      Vec<__nv_bfloat16, N> rounded;
+  for (int i = 0; i < N; ++i) y[i] = y[i] * scale * weight[i];
+  if (op.y != nullptr) StoreVec(op.y + row + d, y);
+  if (op.y_bf16 != nullptr) {
+    Vec<__nv_bfloat16, N> rounded;
 #pragma unroll
-      for (int i = 0; i < N; ++i) rounded[i] = __float2bfloat16_rn(y[i]);
-      StoreVec(op.y_bf16 + row + d, rounded);
+    for (int i = 0; i < N; ++i) rounded[i] = __float2bfloat16_rn(y[i]);
+    StoreVec(op.y_bf16 + row + d, rounded);
+  }
+  return y;
+}
+
+template <int kThreads, int N>
+__global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNorm op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(float, scratch, kThreads / 32);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * op.D;
+  const float scale = Scale<kThreads, N>(op, row, scratch);
+  for (int d = threadIdx.x * N; d < op.D; d += kThreads * N) StoreNormed<N>(op, row, d, scale);
+}
+
+// The same for y_fp8. A warp's 32 fours are an FP8 block, the last of a row maybe a part of one.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) RmsNormFp8Kernel(RmsNorm op) {
+  LAUNCH_BOUNDS(kThreads);
+  SHARED_ARRAY(float, scratch, kThreads / 32);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * op.D;
+  const int64_t first_scale = static_cast<int64_t>(blockIdx.x) * ((op.D + kFp8Block - 1) / kFp8Block);
+  const float scale = Scale<kThreads, 4>(op, row, scratch);
+  const int lane = threadIdx.x % 32;
+  for (int first = threadIdx.x / 32 * kFp8Block; first < op.D; first += kThreads * 4) {
+    Floats<4> values = {};
+    if (first + lane * 4 < op.D) {
+      const Vec<float, 4> y = StoreNormed<4>(op, row, first + lane * 4, scale);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] = y[i];
     }
+    StoreFp8Block(values, min(kFp8Block, op.D - first), op.y_fp8 + row + first,
+                  op.y_scales + first_scale + first / kFp8Block, lane);
   }
 }
 
 template <int kThreads>
 cudaError_t RunWith(const RmsNorm& op, bool vector, cudaStream_t stream) {
-  return Launch(vector ? RmsNormKernel<kThreads, 4> : RmsNormKernel<kThreads, 1>, dim3(op.T), dim3(kThreads), 0, stream,
-                op);
+  const auto kernel = op.y_fp8 != nullptr ? RmsNormFp8Kernel<kThreads>
+                      : vector            ? RmsNormKernel<kThreads, 4>
+                                          : RmsNormKernel<kThreads, 1>;
+  return Launch(kernel, dim3(op.T), dim3(kThreads), 0, stream, op);
 }
 
 }  // namespace

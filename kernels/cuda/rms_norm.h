@@ -8,7 +8,8 @@
 namespace braid::gpu {
 
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight, in float. Where asked for, what is normed is x + add, and is kept
-// in `sum`. One of y and y_bf16 is set, or both.
+// in `sum`. At least one of y, y_bf16 and y_fp8 is set; the last is what QuantizeRows makes of y, and wants D to be a
+// multiple of 16 and vectors.
 struct RmsNorm {
   int T = 0, D = 0;
   const float* x = nullptr;       // (T, D)
@@ -18,6 +19,8 @@ struct RmsNorm {
   float* sum = nullptr;             // (T, D); may be x or add
   float* y = nullptr;               // (T, D); may be x, if that is not sum
   __nv_bfloat16* y_bf16 = nullptr;  // (T, D)
+  uint8_t* y_fp8 = nullptr;         // (T, D)
+  uint16_t* y_scales = nullptr;     // (T, Fp8Blocks(D)), with y_fp8
 };
 absl::Status Check(const RmsNorm& op);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cuda/quantize_fp8.h"
 #include "kernels/half.h"
 #include "kernels/random_weights.h"
 #include "kernels/rms_norm.h"
@@ -109,6 +110,34 @@ TEST(GpuRmsNorm, GivesARowTheSameBitsInAnyBatch) {
   }
 }
 
+// By the host's rule: of the floats that the same launch stores.
+TEST(GpuRmsNorm, QuantizesWhatItHasNormed) {
+  RandomNumbers random(23);
+  for (const uint64_t seed : simt::Seeds()) {
+    simt::SetSeed(seed);
+    for (const int D : {16, 128, 144, 400, 1040}) {
+      for (const int threads : {32, 64}) {
+        constexpr int kT = 2;
+        GlobalArray<float> x(random.Floats(size_t{kT} * D, 5)), weight(random.Floats(D)), y(size_t{kT} * D);
+        GlobalArray<uint8_t> y_fp8(size_t{kT} * D);
+        GlobalArray<uint16_t> scales(size_t{kT} * Fp8Blocks(D));
+        RmsNorm op{kT, D, x.data(), weight.data(), 1e-5f};
+        op.y = y.data(), op.y_fp8 = y_fp8.data(), op.y_scales = scales.data();
+        ASSERT_TRUE(Check(op).ok()) << Check(op);
+        ASSERT_EQ(gpu::Run(op, {threads, true}, nullptr), cudaSuccess);
+        const std::vector<float> normed = y.values();
+        for (int t = 0; t < kT; ++t) {
+          std::vector<uint8_t> quants(D);
+          std::vector<uint16_t> want(Fp8Blocks(D));
+          ASSERT_TRUE(QuantizeFp8(&normed[t * D], D, quants.data(), want.data()).ok());
+          for (int k = 0; k < D; ++k) ASSERT_EQ(y_fp8[t * D + k], quants[k]) << D << " " << k;
+          for (int b = 0; b < Fp8Blocks(D); ++b) ASSERT_EQ(scales[t * Fp8Blocks(D) + b], want[b]) << D << " " << b;
+        }
+      }
+    }
+  }
+}
+
 TEST(GpuRmsNorm, ChoosesWhatItMayRun) {
   alignas(16) float x[4096], weight[4096], y[4096];
   RmsNorm op{1, 2048, x, weight, 1e-5f};
@@ -133,6 +162,16 @@ TEST(GpuRmsNorm, RefusesWhatItCannotRun) {
   EXPECT_FALSE(Check(op).ok());  // a sum to nowhere
   op.sum = y;
   EXPECT_FALSE(Check(op).ok());  // over the sum
+  alignas(16) float numbers[32];
+  alignas(16) uint8_t y_fp8[32];
+  uint16_t scale;
+  op = {1, 32, numbers, numbers, 1e-5f};
+  op.y_fp8 = y_fp8;
+  EXPECT_FALSE(Check(op).ok());  // no scales
+  op.y_scales = &scale;
+  EXPECT_TRUE(Check(op).ok()) << Check(op);
+  op.D = 24;
+  EXPECT_FALSE(Check(op).ok());
 }
 
 }  // namespace

@@ -222,17 +222,26 @@ struct MmaBf16Data {
   float* d;
   const uint32_t *a, *b;
 };
+struct MmaE4M3Data {
+  float* d;
+  const uint32_t *a, *b;
+};
 struct LoadMatricesData {
   uint16_t row[8];
   uint32_t registers[4];
 };
-extern const WarpOperation kMmaBf16, kLoadMatrices, kLoadMatricesTransposed;
+extern const WarpOperation kMmaBf16, kMmaE4M3, kLoadMatrices, kLoadMatricesTransposed;
 
 }  // namespace internal
 
 SIMT_INLINE void MmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Here at) {
   internal::MmaBf16Data data{d, a, b};
   internal::AtWarp(internal::kMmaBf16, 0xFFFFFFFFu, &data, at);
+}
+
+SIMT_INLINE void MmaE4M3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Here at) {
+  internal::MmaE4M3Data data{d, a, b};
+  internal::AtWarp(internal::kMmaE4M3, 0xFFFFFFFFu, &data, at);
 }
 
 template <bool kTransposed>

@@ -2,9 +2,13 @@
 
 #include "tests/cuda_emulator/simt.h"
 
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -626,6 +630,42 @@ TEST(Mma, IsAMatrixProduct) {
         float want = 1;  // whole numbers: exact in any order
         for (int k = 0; k < 16; ++k) want += __bfloat162float(a[row * 16 + k]) * __bfloat162float(b[k * 8 + column]);
         ASSERT_EQ(d[row * 8 + column], want) << row << " " << column;
+      }
+    }
+  }
+}
+
+// The same of bytes: 16 x 32 and 32 x 8, B column by column.
+__global__ void MultiplyBytes(const uint8_t* a, const uint8_t* b, float* d) {
+  const int lane = threadIdx.x, group = lane / 4, at = lane % 4 * 4;
+  uint32_t left[4], right[2];
+  for (int i = 0; i < 4; ++i) std::memcpy(&left[i], a + (group + i % 2 * 8) * 32 + at + i / 2 * 16, 4);
+  for (int i = 0; i < 2; ++i) std::memcpy(&right[i], b + group * 32 + at + i * 16, 4);
+  float sums[4] = {1, 1, 1, 1};
+  braid::gpu::MmaE4M3(sums, left, right);
+  for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+TEST(Mma, IsAProductOfE4M3Too) {
+  const auto widened = [](uint8_t byte) {
+    const __half_raw half = __nv_cvt_fp8_to_halfraw(byte, __NV_E4M3);
+    return __half2float(__half(half));
+  };
+  GlobalArray<uint8_t> a(16 * 32), b(8 * 32);
+  // Up to 30 and down to 2^-9: sums are multiples of 2^-18 below 2^15, not all of them floats, but doubles.
+  for (int i = 0; i < 16 * 32; ++i) a[i] = static_cast<uint8_t>(i * 7 % 95 + i % 2 * 128);
+  for (int i = 0; i < 8 * 32; ++i) b[i] = static_cast<uint8_t>(i * 11 % 93 + i / 2 % 2 * 128);
+  for (uint64_t seed : Seeds()) {
+    GlobalArray<float> d(16 * 8);
+    RunKernel(seed, MultiplyBytes, 1, 32, a.data(), b.data(), d.data());
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        double want = 1, magnitude = 1;
+        for (int k = 0; k < 32; ++k) {
+          const double product = double{widened(a[row * 32 + k])} * double{widened(b[column * 32 + k])};
+          want += product, magnitude += std::abs(product);
+        }
+        ASSERT_NEAR(d[row * 8 + column], want, 32 * 0x1p-24 * magnitude) << row << " " << column;
       }
     }
   }

@@ -2,7 +2,9 @@
 // on each other's stacks.
 
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "tests/cuda_emulator/simt.h"
 
@@ -95,6 +97,37 @@ void MultiplyBf16(void* const* data, uint32_t mask) {
   });
 }
 
+float FloatOfE4M3(uint8_t byte) {
+  const int exponent = byte >> 3 & 15, fraction = byte & 7;
+  if (exponent == 15 && fraction == 7) return std::numeric_limits<float>::quiet_NaN();
+  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9)
+                                        : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
+  return (byte & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+// The same of A (16, 32) and B (32, 8) in bytes: where MmaBf16 has two columns in a register, there are four.
+void MultiplyE4M3(void* const* data, uint32_t mask) {
+  float a[16][32], b[32][8];
+  ForLanes(mask, [&](int lane) {
+    const MmaE4M3Data& mma = At<MmaE4M3Data>(data, lane);
+    const int group = lane / 4, at = lane % 4 * 4;
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < 4; ++j)
+        a[group + i % 2 * 8][at + i / 2 * 16 + j] = FloatOfE4M3(static_cast<uint8_t>(mma.a[i] >> 8 * j));
+    }
+    for (int i = 0; i < 2; ++i) {
+      for (int j = 0; j < 4; ++j) b[at + i * 16 + j][group] = FloatOfE4M3(static_cast<uint8_t>(mma.b[i] >> 8 * j));
+    }
+  });
+  ForLanes(mask, [&](int lane) {
+    float* d = At<MmaE4M3Data>(data, lane).d;
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+      for (int k = 0; k < 32; ++k) d[i] += a[row][k] * b[k][column];
+    }
+  });
+}
+
 // Lane 8 i + r gives the address of row r, of 16 bytes, of matrix i; lane l gets of each matrix its columns
 // 2 (l % 4), 2 (l % 4) + 1 of row l / 4, or of the transposed matrix.
 template <bool kTransposed>
@@ -131,6 +164,7 @@ const WarpOperation kReduceAnd = {"__reduce_and_sync", Reduce<uint32_t, And>, fa
 const WarpOperation kReduceOr = {"__reduce_or_sync", Reduce<uint32_t, Or>, false};
 const WarpOperation kReduceXor = {"__reduce_xor_sync", Reduce<uint32_t, Xor>, false};
 const WarpOperation kMmaBf16 = {"mma.m16n8k16", MultiplyBf16, false};
+const WarpOperation kMmaE4M3 = {"mma.m16n8k32", MultiplyE4M3, false};
 const WarpOperation kLoadMatrices = {"ldmatrix", LoadMatrices<false>, false};
 const WarpOperation kLoadMatricesTransposed = {"ldmatrix.trans", LoadMatrices<true>, false};
 
