@@ -19,9 +19,9 @@ import occupancy  # noqa: E402
 TABLE = ROOT / "kernels/cuda/registers.txt"
 STORED = ("F32", "BF16", "Q4_0", "FP8")  # of kernels/cuda/quants.h
 
-HEAD = """# Of every kernel the threads of a block (at most), and on every architecture: registers of a thread, shared memory
-# of a block in bytes (with what a launch for LFM2-8B-A1B adds), the blocks that an SM runs at once, and their warps, of
-# 64. Written and checked by tests/cuda_registers_test.py.
+HEAD = """# Of every kernel the threads of a block (at most), and on every architecture: registers of a thread, shared
+# memory of a block in bytes (with what a launch for LFM2-8B-A1B adds), the blocks that an SM runs at once, and their
+# warps, of 64. Written and checked by tests/cuda_registers_test.py.
 # {compiler}
 """
 
@@ -83,7 +83,7 @@ def test_registers_and_shared_memory_are_as_written_down():
     assert found.splitlines() == known.splitlines()
 
 
-# Prints blocks for each line of architecture, threads, registers and shared memory. Limits of a device are the caller's.
+# Prints the blocks on an SM for each line of architecture, threads, registers, an SM's shared memory and a block's.
 ORACLE = r"""
 #include <cuda_occupancy.h>
 #include <cstdio>
