@@ -13,7 +13,8 @@ import sys
 from dataclasses import dataclass
 
 BANDWIDTH, TENSOR, FMA = 3.35e12, 989e12, 67e12  # bytes/s, bf16 operations/s, float32 operations/s (H100 SXM5)
-LAUNCH = 2.5e-6  # between two dependent kernels of a graph: an estimate, to be measured
+# Between two dependent kernels of a graph; of a launch from the host, which hides behind work that is longer. Estimates.
+LAUNCH, HOST_LAUNCH = 2.5e-6, 4e-6
 
 # LFM2-8B-A1B.
 D, HEADS, KV_HEADS, HEAD_DIM, TAPS = 2048, 32, 8, 64, 3
@@ -128,48 +129,29 @@ def step_table():
     return lines
 
 
-# The kernels of a decode step of 128 sequences, and of a prefill where that has others.
-KERNELS = [
-    ("gather", "GatherKernel<BF16, float>", None),
-    ("RMSNorm + residual", "RmsNormKernel<256, 4>", None),
-    ("short conv", "ShortConvKernel<3, 1, bf16>", "ShortConvKernel<3, 8, bf16>"),
-    ("heads: norm, RoPE, KV", "QkvHeadsKernel<64, bf16>", None),
-    ("attention", "MmaAttentionKernel<64, 1, true>", "MmaAttentionKernel<64, 4, false>"),
-    ("merge of spans", "MergeSpansKernel<64, bf16>", None),
-    ("SwiGLU", "SwiGluKernel<bf16>", None),
-    ("router", "FmaLinearKernel<F32>", None),
-    ("choose experts", "ChooseExpertsKernel<1>", None),
-    ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
-    ("experts in BF16", "Bf16LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Bf16Stages>"),
-    ("in FP8", "Fp8LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Fp8Stages>"),
-    ("in 4 bits", "Q4LinearKernel<true, 1, 1, 2>", "Q4LinearKernel<true, 2, 2, 4>"),
-    ("combine", "CombineKernel<bf16>", None),
-    ("draw tokens", "DrawTokensKernel<false>", None),
-    ("with top K or top P", "DrawTokensKernel<true>", None),
-]
-
-
-def occupancy_table():
-    """Of Hopper, out of registers.txt."""
-    lines = pathlib.Path(__file__).with_name("registers.txt").read_text().splitlines()
-    archs = next(line for line in lines if "threads" in line and "sm_" in line).split()[1:]
-    rows = {}
-    for line in lines:
-        match = re.match(r"  (\S.*?)\s{2,}(\d[\d ]*)$", line)
-        if match:
-            threads, *numbers = match.group(2).split()
-            at = 4 * archs.index("sm_90a")
-            rows[match.group(1)] = [threads, *numbers[at:at + 4]]
-    table = ["| op | kernel | threads | registers | shared memory | blocks on an SM | warps, of 64 |", "|---" * 7 + "|"]
-    for op, decode, prefill in KERNELS:
-        for kernel in filter(None, (decode, prefill)):
-            table.append(f"| {op} | `{kernel}` | " + " | ".join(rows[kernel]) + " |")
-            op = ""
-    return table
+def launch_table():
+    lines = ["| step | launches | a launch's work, us | from the host, ms | tokens/s | as a graph, ms | tokens/s |",
+             "|---" * 7 + "|"]
+    for name, T, context, prefill in SIZES:
+        if prefill:
+            continue
+        table = ops(T, context, prefill)
+        launches = sum(count for _, count, _ in table) + ATTENTION_LAYERS
+        work = sum(count * cost.seconds() for _, count, cost in table)
+        # The host enqueues while the GPU works: each op takes the longer of the two.
+        merge = ATTENTION_LAYERS * max(HOST_LAUNCH, LAUNCH)
+        host = merge + sum(count * max(cost.seconds() + LAUNCH, HOST_LAUNCH) for _, count, cost in table)
+        graph = work + launches * LAUNCH
+        lines.append(f"| {name} | {launches} | {work / launches * 1e6:.1f} | {host * 1e3:.2f} | {T / host:,.0f} | "
+                     f"{graph * 1e3:.2f} | {T / graph:,.0f} |")
+    return lines
 
 
 def pages():
-    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "occupancy": occupancy_table()}
+    import exchange_roofline  # which reads this module
+
+    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "launches": launch_table(),
+            "exchange bytes": exchange_roofline.volume_table(), "exchange steps": exchange_roofline.step_table()}
 
 
 def updated(text):

@@ -1,0 +1,90 @@
+"""What the exchange adds to a step of 2 to 16 GPUs, at the least: bytes, latency, and what becomes of tokens per second.
+
+Part of roofline.py, which prints these tables and says where the model's numbers come from. Each GPU steps T sequences of
+its own and holds E / N experts of each layer; routing is uniform. Rows travel in bfloat16, each once to a GPU however
+many of its experts it wants; results come back one row per expert, since the sum's order is the owner's (combine.h).
+"""
+from dataclasses import dataclass
+
+import roofline as model
+
+HEADER, PAIR = 64, 8  # bytes: of a slot, and of a (row, expert) in it
+
+
+@dataclass
+class Link:
+    name: str
+    bandwidth: float  # bytes/s out of a GPU, and as many into it
+    latency: float    # s of one all-to-all of small messages: an estimate, to be measured
+
+
+NVLINK = Link("NVLink", 360e9, 15e-6)
+INFINIBAND = Link("InfiniBand 400G", 45e9, 60e-6)
+SIZES = [(2, NVLINK), (4, NVLINK), (8, NVLINK), (16, INFINIBAND)]
+ROWS = [32, 128, 512, 1024]
+
+
+def rows_to_others(N):
+    """Of one token: how many other GPUs hold at least one of its K experts."""
+    here = model.E // N
+    none = 1.0
+    for i in range(model.K):
+        none *= (model.E - here - i) / (model.E - i)
+    return (N - 1) * (1 - none)
+
+
+def pairs_at_others(N):
+    return model.K * (N - 1) / N
+
+
+def exact_bytes(N, T):
+    """Out of one GPU in one layer, dispatch and combine, with counts known to the host."""
+    row = model.D * model.BF16
+    out = T * rows_to_others(N) * row + T * pairs_at_others(N) * PAIR + (N - 1) * HEADER
+    return out, T * pairs_at_others(N) * row
+
+
+def slot_bytes(N, T):
+    """The same with slots that hold the worst case, as a captured step has them."""
+    row = model.D * model.BF16
+    return (N - 1) * (HEADER + T * (row + model.K * PAIR)), (N - 1) * T * model.K * row
+
+
+def exchange_seconds(link, volumes):
+    return model.MOE_LAYERS * sum(link.latency + volume / link.bandwidth for volume in volumes)
+
+
+def step_seconds(N, T):
+    """Without the exchange: the experts here get rows of all GPUs, and their weights are a share of all."""
+    total = 0.0
+    for name, count, cost in model.ops(T, 1536, False):
+        if name in model.EXPERT_OPS and N > 1:
+            of_all = dict((op, c) for op, _, c in model.ops(T * N, 1536, False))[name]
+            cost = model.Cost(of_all.bytes / N, of_all.tensor / N, of_all.fma / N)
+        total += count * cost.seconds()
+    return total
+
+
+def volume_table():
+    lines = ["| GPUs | link | rows a token sends, per layer | results it gets | KB per token and step, exact |"
+             " in slots |", "|---" * 6 + "|"]
+    for N, link in SIZES:
+        exact, slots = sum(exact_bytes(N, 1024)) / 1024, sum(slot_bytes(N, 1024)) / 1024
+        lines.append(f"| {N} | {link.name} | {rows_to_others(N):.2f} | {pairs_at_others(N):.2f} | "
+                     f"{model.MOE_LAYERS * exact / 1e3:,.0f} | {model.MOE_LAYERS * slots / 1e3:,.0f} |")
+    return lines
+
+
+def step_table():
+    lines = ["| GPUs | link | sequences per GPU | step without, ms | latency of 44 exchanges, ms | bytes, exact, ms |"
+             " in slots, ms | tokens/s per GPU, exact | in slots | replicas of one GPU each |", "|---" * 10 + "|"]
+    for N, link in SIZES:
+        for T in ROWS:
+            step, alone = step_seconds(N, T), step_seconds(1, T)
+            latency = 2 * model.MOE_LAYERS * link.latency
+            exact = exchange_seconds(link, exact_bytes(N, T)) - latency
+            slots = exchange_seconds(link, slot_bytes(N, T)) - latency
+            lines.append(f"| {N} | {link.name} | {T} | {step * 1e3:.2f} | {latency * 1e3:.2f} | {exact * 1e3:.2f} | "
+                         f"{slots * 1e3:.2f} | {T / (step + latency + exact):,.0f} | "
+                         f"{T / (step + latency + slots):,.0f} | {T / alone:,.0f} |")
+    return lines
