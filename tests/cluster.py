@@ -30,8 +30,10 @@ class Cluster:
 
     host = "127.0.0.1"  # where the router listens
 
-    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1):
+    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1,
+                 worker=BIN / "braid-expert-worker"):
         self.workers, self.model, self.flags, self.groups = workers, str(model), flags or {}, groups
+        self.worker = worker  # the program
         self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
         self.router_metrics_port = free_port()
         self.worker_metrics_ports = [free_port() for _ in range(workers)]
@@ -91,7 +93,7 @@ class Cluster:
         """Also one more than there were, or one that has ended. `prefix` goes before the command."""
         while len(self.worker_metrics_ports) <= index:
             self.worker_metrics_ports.append(free_port())
-        self._start(f"worker-{index}", *prefix, BIN / "braid-expert-worker", "--model", self.model,
+        self._start(f"worker-{index}", *prefix, self.worker, "--model", self.model,
                     "--router", f"{self.host}:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
                     "--metrics-port", self.worker_metrics_ports[index], *self.flags.get("worker", []))
 
