@@ -6,21 +6,18 @@
 
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "expert_worker/dispatch.h"
 
 namespace braid {
 
 absl::StatusOr<std::string> EpochMember::Open() {
   if (open_.size == 1) return std::string();  // nobody to talk to
-  const ModelConfig& config = *shared_.config;
   const absl::Duration connect_timeout =
       open_.connect_timeout_ms > 0 ? absl::Milliseconds(open_.connect_timeout_ms) : shared_.exchange_timeout;
   ASSIGN_OR_RETURN(std::unique_ptr<Exchange> exchange,
                    shared_.exchanges->Prepare({.epoch = open_.epoch,
                                                .rank = open_.rank,
                                                .size = open_.size,
-                                               .message_bytes_max = MoeMessageBytesMax(
-                                                   shared_.step_tokens_max, config.experts_per_token, config.model_dim),
+                                               .message_bytes_max = shared_.message_bytes_max,
                                                .timeout = shared_.exchange_timeout,
                                                .connect_timeout = connect_timeout}));
   std::string address = exchange->address();
@@ -44,10 +41,10 @@ absl::Status EpochMember::Connect(const v1::Configure& configure) {
   spdlog::info("epoch {}: rank {} of {}, connected in {} ms, experts here after another {} ms", open_.epoch, open_.rank,
                open_.size, absl::ToInt64Milliseconds(connected - start),
                absl::ToInt64Milliseconds(absl::Now() - connected));
-  experts_ = std::make_unique<ExpertParallel>(
-      shared_.config, shared_.ffn, shared_.pool, exchange_.get(), open_.size,
-      ExpertParallel::Options{
-          .rank = open_.rank, .step_tokens_max = shared_.step_tokens_max, .placement = std::move(placement)});
+  ASSIGN_OR_RETURN(experts_, shared_.make_experts(exchange_.get(), {.rank = open_.rank,
+                                                                    .size = open_.size,
+                                                                    .step_tokens_max = shared_.step_tokens_max,
+                                                                    .placement = std::move(placement)}));
   return absl::OkStatus();
 }
 

@@ -14,13 +14,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "braid/v1/worker.pb.h"
+#include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/exchange.h"
-#include "expert_worker/expert_parallel.h"
 #include "expert_worker/expert_ranks.h"
 #include "expert_worker/worker_protocol.h"
-#include "kernels/thread_pool.h"
 #include "model/config.h"
-#include "model/experts.h"
 
 namespace braid {
 
@@ -34,9 +32,9 @@ class EpochMember {
   // What the epochs of a worker share. All pointers must outlive them.
   struct Shared {
     const ModelConfig* config = nullptr;
-    ExpertFfn* ffn = nullptr;  // of the thread that runs steps, as is `pool`
-    ThreadPool* pool = nullptr;
     ExchangeFactory* exchanges = nullptr;  // of the thread that sets up
+    MakeEpochExperts make_experts;         // of the same thread, for what `exchanges` makes
+    size_t message_bytes_max = 0;          // of ExchangeOptions: what the experts need for step_tokens_max rows
     // Brings the experts that are placed at `rank` into memory, unless `stop` says true before; they stay while the
     // epoch does. Called by the thread that sets up.
     std::function<absl::StatusOr<ExpertHold>(std::span<const ExpertRanks> placement, int rank,
@@ -51,11 +49,11 @@ class EpochMember {
 
   // Opens this worker's end; returns its address, empty for a rank that is alone. Errors of ExchangeFactory.
   absl::StatusOr<std::string> Open();
-  // Reaches the peers and reads in the experts placed here: from then on `experts` can be used. Errors of Exchange, and
-  // of load_experts. REQUIRES: Open. WorkerProtocol has checked the placement.
+  // Reaches the peers and reads in the experts placed here: from then on `experts` can be used. Errors of Exchange, of
+  // load_experts and of make_experts. REQUIRES: Open. WorkerProtocol has checked the placement.
   absl::Status Connect(const v1::Configure& configure);
   // REQUIRES: Connect.
-  ExpertParallel& experts() { return *experts_; }
+  EpochExperts& experts() { return *experts_; }
 
   // The ranks that a failure may be the fault of.
   std::vector<int> suspects() const;
@@ -74,7 +72,7 @@ class EpochMember {
   const Shared& shared_;
   const WorkerProtocol::OpenExchange open_;
   ExpertHold hold_;
-  std::unique_ptr<ExpertParallel> experts_;  // uses exchange_
+  std::unique_ptr<EpochExperts> experts_;  // uses exchange_
 
   mutable absl::Mutex mutex_;
   std::optional<std::string> abandoned_ ABSL_GUARDED_BY(mutex_);  // why

@@ -15,8 +15,6 @@ namespace {
 
 constexpr int kDispatchPhase = 0, kCombinePhase = 1;
 
-// Rows copied by one thread at a time; below it the copy is cheaper than waking a thread.
-
 // Makes room without ever shrinking: capacity settles at the largest step.
 void Reserve(std::vector<float>* buffer, size_t floats) {
   if (buffer->size() < floats) buffer->resize(floats);
@@ -24,22 +22,22 @@ void Reserve(std::vector<float>* buffer, size_t floats) {
 
 }  // namespace
 
-ExpertParallel::ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool, Exchange* exchange,
-                               int size, Options options)
+ExpertParallel::ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool, HostExchange* exchange,
+                               EpochPlace place)
     : config_(config),
       ffn_(ffn),
       pool_(pool),
       exchange_(exchange),
-      options_(std::move(options)),
+      place_(std::move(place)),
       expert_rows_(static_cast<size_t>(config->moe_layer_count()) * config->experts),
-      requests_(size),
-      asked_(size) {
-  CHECK(exchange || size == 1);
-  CHECK_EQ(static_cast<int>(options_.placement.size()), config->moe_layer_count());
+      requests_(place_.size),
+      asked_(place_.size) {
+  CHECK(exchange || place_.size == 1);
+  CHECK_EQ(static_cast<int>(place_.placement.size()), config->moe_layer_count());
 }
 
 absl::Status ExpertParallel::Run(const RoutedBatch& batch) {
-  CHECK_LE(batch.T, options_.step_tokens_max);
+  CHECK_LE(batch.T, place_.step_tokens_max);
   SortByRank(batch);
   RETURN_IF_ERROR(Dispatch(batch));
   GroupByExpert(batch.layer, batch.D);
@@ -53,13 +51,13 @@ absl::Status ExpertParallel::Run(const RoutedBatch& batch) {
 int ExpertParallel::ChooseRank(const ExpertRanks& placed, int expert) {
   const std::span<const int32_t> ranks = placed.ranks(expert);
   if (ranks.size() == 1) return ranks[0];
-  if (placed.IsAt(expert, options_.rank)) return options_.rank;
+  if (placed.IsAt(expert, place_.rank)) return place_.rank;
   return ranks[turns_[expert]++ % ranks.size()];
 }
 
 void ExpertParallel::SortByRank(const RoutedBatch& batch) {
   // Ranks that all have few rows begin at different replicas.
-  turns_.assign(config_->experts, static_cast<uint32_t>(options_.rank));
+  turns_.assign(config_->experts, static_cast<uint32_t>(place_.rank));
   const ExpertRanks& placement = placed(batch.layer);
   for (Request& request : requests_) {
     request.tokens.clear();
@@ -71,8 +69,8 @@ void ExpertParallel::SortByRank(const RoutedBatch& batch) {
       const int32_t expert = batch.experts[choice];
       const int rank = ChooseRank(placement, expert);
       Request& request = requests_[rank];
-      if (rank != options_.rank && (request.tokens.empty() || request.tokens.back() != t)) request.tokens.push_back(t);
-      const int32_t row = rank == options_.rank ? t : static_cast<int32_t>(request.tokens.size()) - 1;
+      if (rank != place_.rank && (request.tokens.empty() || request.tokens.back() != t)) request.tokens.push_back(t);
+      const int32_t row = rank == place_.rank ? t : static_cast<int32_t>(request.tokens.size()) - 1;
       request.pairs.push_back({row, expert});
       request.choices.push_back(choice);
     }
@@ -81,11 +79,11 @@ void ExpertParallel::SortByRank(const RoutedBatch& batch) {
 
 absl::Status ExpertParallel::Dispatch(const RoutedBatch& batch) {
   const int D = batch.D;
-  asked_[options_.rank] = {requests_[options_.rank].pairs, batch.T, batch.x};
+  asked_[place_.rank] = {requests_[place_.rank].pairs, batch.T, batch.x};
   if (size() == 1) return absl::OkStatus();
   std::vector<size_t> bytes(size());
   for (int rank = 0; rank < size(); ++rank) {
-    if (rank == options_.rank) continue;
+    if (rank == place_.rank) continue;
     const Request& request = requests_[rank];
     const int rows = static_cast<int>(request.tokens.size());
     const DispatchLayout layout = LayOutDispatch(batch.layer, rows, D, request.pairs, exchange_->Outgoing(rank));
@@ -97,12 +95,12 @@ absl::Status ExpertParallel::Dispatch(const RoutedBatch& batch) {
   RETURN_IF_ERROR(AllToAll(batch.layer, kDispatchPhase, bytes));
   const DispatchLimits limits = {.layer = batch.layer,
                                  .D = D,
-                                 .rows_max = options_.step_tokens_max,
+                                 .rows_max = place_.step_tokens_max,
                                  .pairs_per_row_max = config_->experts_per_token,
-                                 .rank = options_.rank,
+                                 .rank = place_.rank,
                                  .placed = &placed(batch.layer)};
   for (int rank = 0; rank < size(); ++rank) {
-    if (rank == options_.rank) continue;
+    if (rank == place_.rank) continue;
     absl::StatusOr<DispatchView> view = ParseDispatch(exchange_->Incoming(rank), limits);
     if (!view.ok()) return Blame(rank, view.status());
     asked_[rank] = *view;
@@ -145,7 +143,7 @@ void ExpertParallel::GroupByExpert(int layer, int D) {
 void ExpertParallel::Compute(int layer, int D) {
   const int R = static_cast<int>(source_.size());
   size_t remote = 0;
-  for (int rank = 0; rank < size(); ++rank) remote += rank == options_.rank ? 0 : requests_[rank].pairs.size();
+  for (int rank = 0; rank < size(); ++rank) remote += rank == place_.rank ? 0 : requests_[rank].pairs.size();
   Reserve(&results_, (R + remote) * D);
   if (R == 0) return;
   ffn_->Run({.layer = layer,
@@ -167,7 +165,7 @@ absl::Status ExpertParallel::Return(int layer, int D) {
   const int32_t* slot = slot_of_pair_.data();
   for (int rank = 0; rank < size(); ++rank) {
     const int pairs = static_cast<int>(asked_[rank].pairs.size());
-    if (rank == options_.rank) {
+    if (rank == place_.rank) {
       for (int i = 0; i < pairs; ++i) row_of_choice_[requests_[rank].choices[i]] = slot[i];
     } else {
       const DispatchLayout layout = LayOutCombine(layer, pairs, D, exchange_->Outgoing(rank));
@@ -182,7 +180,7 @@ absl::Status ExpertParallel::Return(int layer, int D) {
   RETURN_IF_ERROR(AllToAll(layer, kCombinePhase, bytes));
   size_t row = slot_of_pair_.size();
   for (int rank = 0; rank < size(); ++rank) {
-    if (rank == options_.rank) continue;
+    if (rank == place_.rank) continue;
     const Request& request = requests_[rank];
     const int pairs = static_cast<int>(request.pairs.size());
     absl::StatusOr<const float*> rows = ParseCombine(exchange_->Incoming(rank), layer, pairs, D);
@@ -210,6 +208,14 @@ std::vector<int> ExpertParallel::suspects() const {
 
 std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
   return std::exchange(expert_rows_, std::vector<uint64_t>(expert_rows_.size()));
+}
+
+MakeEpochExperts ExpertParallelMaker(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool) {
+  return [=](Exchange* exchange, EpochPlace place) -> absl::StatusOr<std::unique_ptr<EpochExperts>> {
+    auto* const host = dynamic_cast<HostExchange*>(exchange);
+    CHECK_EQ(host == nullptr, exchange == nullptr) << "an exchange of devices for experts in host memory";
+    return std::make_unique<ExpertParallel>(config, ffn, pool, host, std::move(place));
+  };
 }
 
 }  // namespace braid

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "expert_worker/dispatch.h"
+#include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/exchange.h"
 #include "expert_worker/expert_ranks.h"
 #include "kernels/thread_pool.h"
@@ -20,28 +21,18 @@ namespace braid {
 // result depends on that row and its expert alone and the sum's order is CombineInRoutingOrder's, so the bits are those
 // of LocalExperts, whichever replica of an expert is asked: this rank itself if it has one, else each in turn. With one
 // rank nothing is sent and the path is the same. Thread-compatible.
-class ExpertParallel : public ExpertRunner {
+class ExpertParallel : public EpochExperts, public ExpertRunner {
  public:
-  struct Options {
-    int rank = 0;
-    int step_tokens_max = 0;             // rows of one layer, equal on all ranks
-    std::vector<ExpertRanks> placement;  // by MoE layer, the same on all ranks
-  };
   // All pointers must outlive *this. `exchange` is connected, for messages of MoeMessageBytesMax; null for one rank
   // alone.
-  ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool, Exchange* exchange, int size,
-                 Options options);
+  ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool, HostExchange* exchange, EpochPlace place);
 
+  ExpertRunner& runner() override { return *this; }
   // `step` is part of the name of every phase that follows, so that a rank that runs another step is found out.
-  void BeginStep(uint64_t step) { step_ = step; }
-
-  // Errors of Exchange; kDataLoss if a peer's message makes no sense. After an error only a new epoch helps.
+  void BeginStep(uint64_t step) override { step_ = step; }
   absl::Status Run(const RoutedBatch& batch) override;
-
-  // The ranks that an error of Run may be the fault of.
-  std::vector<int> suspects() const;
-  // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.
-  std::vector<uint64_t> TakeExpertRows();
+  std::vector<int> suspects() const override;
+  std::vector<uint64_t> TakeExpertRows() override;
 
  private:
   // What this rank asks of one rank; rebuilt in every layer.
@@ -51,7 +42,7 @@ class ExpertParallel : public ExpertRunner {
     std::vector<int32_t> choices;  // t * K + k of each pair
   };
 
-  const ExpertRanks& placed(int layer) const { return options_.placement[layer - config_->dense_layers]; }
+  const ExpertRanks& placed(int layer) const { return place_.placement[layer - config_->dense_layers]; }
   int ChooseRank(const ExpertRanks& placed, int expert);
   void SortByRank(const RoutedBatch& batch);
   absl::Status Dispatch(const RoutedBatch& batch);
@@ -65,8 +56,8 @@ class ExpertParallel : public ExpertRunner {
   const ModelConfig* config_;
   ExpertFfn* ffn_;
   ThreadPool* pool_;
-  Exchange* exchange_;
-  const Options options_;
+  HostExchange* exchange_;
+  const EpochPlace place_;
   uint64_t step_ = 0;
   std::vector<int> blamed_;
   std::vector<uint64_t> expert_rows_;  // (moe_layers, E)
@@ -83,5 +74,8 @@ class ExpertParallel : public ExpertRunner {
   std::vector<float> results_;              // (R + pairs asked of others, D): computed here, then what came back
   std::vector<int32_t> row_of_choice_;      // (T, K) into results_
 };
+
+// Those of a worker whose exchanges are HostExchanges. All pointers must outlive what is made.
+MakeEpochExperts ExpertParallelMaker(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool);
 
 }  // namespace braid

@@ -92,11 +92,11 @@ std::vector<ExpertRanks> RandomPlacement(const ModelConfig& config, int size, ui
   return layers;
 }
 
-using MakeFactory = std::function<std::unique_ptr<ExchangeFactory>()>;
+using MakeFactory = std::function<std::unique_ptr<HostExchangeFactory>()>;
 
 // Runs `body` on each of `size` ranks, connected.
 void OnEachRank(const MakeFactory& make, int size, size_t message_bytes_max,
-                const std::function<void(int rank, Exchange* exchange)>& body) {
+                const std::function<void(int rank, HostExchange* exchange)>& body) {
   std::vector<std::string> addresses(size);
   std::vector<std::thread> threads;
   absl::Barrier* const prepared = new absl::Barrier(size);
@@ -105,7 +105,7 @@ void OnEachRank(const MakeFactory& make, int size, size_t message_bytes_max,
     threads.emplace_back([&, rank] {
       auto factory = make();
       auto exchange =
-          factory->Prepare({.epoch = 3, .rank = rank, .size = size, .message_bytes_max = message_bytes_max});
+          factory->PrepareHost({.epoch = 3, .rank = rank, .size = size, .message_bytes_max = message_bytes_max});
       if (exchange.ok()) addresses[rank] = (*exchange)->address();
       if (prepared->Block()) delete prepared;
       EXPECT_TRUE(exchange.ok()) << exchange.status();
@@ -126,14 +126,16 @@ class ExpertParallelTest : public testing::TestWithParam<std::pair<const char*, 
 
 TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
   for (int size = 1; size <= 4; ++size) {
-    OnEachRank(GetParam().second, size, message_bytes_max_, [&](int rank, Exchange* exchange) {
+    OnEachRank(GetParam().second, size, message_bytes_max_, [&](int rank, HostExchange* exchange) {
       ThreadPool pool(1 + rank % 2);
       GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
       // Every rank has another number of rows, some none at all.
       for (int step = 1; step <= 24; ++step) {
-        ExpertParallel experts(
-            &model_.config(), &ffn, &pool, size == 1 ? nullptr : exchange, size,
-            {.rank = rank, .step_tokens_max = kStepTokens, .placement = RandomPlacement(model_.config(), size, step)});
+        ExpertParallel experts(&model_.config(), &ffn, &pool, size == 1 ? nullptr : exchange,
+                               {.rank = rank,
+                                .size = size,
+                                .step_tokens_max = kStepTokens,
+                                .placement = RandomPlacement(model_.config(), size, step)});
         experts.BeginStep(step);
         const int T = (step * 7 + rank * 13) % (kStepTokens + 1) * (step % 4 != rank % 4);
         Rows rows(model_.config(), T, 100 * step + rank);
@@ -145,11 +147,12 @@ TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
 }
 
 TEST_P(ExpertParallelTest, CountsTheRowsOfEveryRank) {
-  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
+  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, HostExchange* exchange) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
-    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
-                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 0, 2)});
+    ExpertParallel experts(
+        &model_.config(), &ffn, &pool, exchange,
+        {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 0, 2)});
     experts.BeginStep(1);
     Rows rows(model_.config(), 10, rank);
     ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
@@ -176,11 +179,11 @@ TEST_P(ExpertParallelTest, AsksItselfFirstAndOtherReplicasInTurn) {
   const std::vector<ExpertRanks> placement(model_.config().moe_layer_count(),
                                            *ExpertRanks::Parse(layer, model_.config().experts, 3));
   std::vector<uint64_t> totals(3);
-  OnEachRank(GetParam().second, 3, message_bytes_max_, [&](int rank, Exchange* exchange) {
+  OnEachRank(GetParam().second, 3, message_bytes_max_, [&](int rank, HostExchange* exchange) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
-    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 3,
-                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = placement});
+    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange,
+                           {.rank = rank, .size = 3, .step_tokens_max = kStepTokens, .placement = placement});
     experts.BeginStep(1);
     Rows rows(model_.config(), rank == 0 ? 10 : rank == 1 ? 20 : 40, rank);
     ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
@@ -193,11 +196,12 @@ TEST_P(ExpertParallelTest, AsksItselfFirstAndOtherReplicasInTurn) {
 }
 
 TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
-  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
+  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, HostExchange* exchange) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
-    ExpertParallel experts(&model_.config(), &ffn, &pool, exchange, 2,
-                           {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1, 2)});
+    ExpertParallel experts(
+        &model_.config(), &ffn, &pool, exchange,
+        {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1, 2)});
     experts.BeginStep(1 + rank);
     Rows rows(model_.config(), 1, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);
@@ -206,13 +210,13 @@ TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
 }
 
 TEST_P(ExpertParallelTest, APeerWithAnotherPlacementIsBlamed) {
-  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, Exchange* exchange) {
+  OnEachRank(GetParam().second, 2, message_bytes_max_, [&](int rank, HostExchange* exchange) {
     ThreadPool pool(1);
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     // Each believes that the other has all experts.
     ExpertParallel experts(
-        &model_.config(), &ffn, &pool, exchange, 2,
-        {.rank = rank, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1 - rank, 2)});
+        &model_.config(), &ffn, &pool, exchange,
+        {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1 - rank, 2)});
     experts.BeginStep(1);
     Rows rows(model_.config(), 4, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);

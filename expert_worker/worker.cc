@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "base/status.h"
+#include "expert_worker/dispatch.h"
 #include "expert_worker/exchange/in_process.h"
 #include "expert_worker/exchange/ucx.h"
+#include "expert_worker/expert_parallel.h"
 #include "expert_worker/load_weights.h"
 #include "expert_worker/memory.h"
 #include "expert_worker/probe.h"
@@ -163,9 +165,10 @@ class WorkerImpl : public Worker {
              .masked = TokensToMask(*model)},
             [this](int begin, int end, std::vector<float>* logits) { return engine_->Logits(begin, end, logits); }),
         threads_({.config = &config_,
-                  .ffn = &engine_->experts(),
-                  .pool = &pool_,
                   .exchanges = exchanges_.get(),
+                  .make_experts = ExpertParallelMaker(&config_, &engine_->experts(), &pool_),
+                  .message_bytes_max =
+                      MoeMessageBytesMax(options.step_tokens_max, config_.experts_per_token, config_.model_dim),
                   .load_experts =
                       [this](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
                         return weights_->LoadExperts(placement, rank, stop);

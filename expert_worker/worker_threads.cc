@@ -156,7 +156,7 @@ absl::StatusOr<v1::StepDone> WorkerThreads::RunStep(const v1::StepPlan& plan, Ep
   const absl::Time start = absl::Now();
   const absl::Duration waited = member.waited();
   member.experts().BeginStep(plan.step());
-  ASSIGN_OR_RETURN(v1::StepDone done, runner_->Run(plan, member.experts()));
+  ASSIGN_OR_RETURN(v1::StepDone done, runner_->Run(plan, member.experts().runner()));
   done.set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - start)));
   done.set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(member.waited() - waited)));
   for (const uint64_t rows : member.experts().TakeExpertRows()) done.add_expert_rows(rows);

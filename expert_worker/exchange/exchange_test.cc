@@ -29,10 +29,10 @@ constexpr size_t kMessageMax = 1 << 20;
 
 struct Transport {
   std::string name;
-  std::function<std::unique_ptr<ExchangeFactory>()> make;
+  std::function<std::unique_ptr<HostExchangeFactory>()> make;
 };
 
-std::unique_ptr<ExchangeFactory> Ucx(const std::string& transports) {
+std::unique_ptr<HostExchangeFactory> Ucx(const std::string& transports) {
   auto factory = MakeUcxExchangeFactory({.transports = transports});
   EXPECT_TRUE(factory.ok()) << factory.status();
   return factory.ok() ? *std::move(factory) : nullptr;
@@ -42,7 +42,7 @@ class ExchangeTest : public testing::TestWithParam<Transport> {
  protected:
   // Runs `body` on `size` threads, each with an exchange of its own, after all have been prepared. They connect in
   // `body`. The exchanges live until all bodies have returned.
-  using Body = std::function<void(Exchange& exchange, int rank, std::span<const std::string> addresses)>;
+  using Body = std::function<void(HostExchange& exchange, int rank, std::span<const std::string> addresses)>;
   void OnEachRank(int size, const Body& body, absl::Duration timeout = absl::Seconds(20),
                   absl::Duration connect_timeout = absl::Seconds(20)) {
     std::vector<std::string> addresses(size);
@@ -52,12 +52,12 @@ class ExchangeTest : public testing::TestWithParam<Transport> {
     for (int rank = 0; rank < size; ++rank) {
       threads.emplace_back([&, rank] {
         auto factory = GetParam().make();
-        auto exchange = factory->Prepare({.epoch = 7,
-                                          .rank = rank,
-                                          .size = size,
-                                          .message_bytes_max = kMessageMax,
-                                          .timeout = timeout,
-                                          .connect_timeout = connect_timeout});
+        auto exchange = factory->PrepareHost({.epoch = 7,
+                                              .rank = rank,
+                                              .size = size,
+                                              .message_bytes_max = kMessageMax,
+                                              .timeout = timeout,
+                                              .connect_timeout = connect_timeout});
         if (exchange.ok()) addresses[rank] = (*exchange)->address();
         if (prepared->Block()) delete prepared;
         EXPECT_TRUE(exchange.ok()) << exchange.status();
@@ -73,7 +73,7 @@ std::byte Pattern(int from, int to, uint64_t sequence, size_t i) {
   return static_cast<std::byte>(from * 31 + to * 7 + sequence * 3 + i);
 }
 
-absl::Status ExchangePatterns(Exchange& exchange, int rank, int size, uint64_t sequence, size_t bytes) {
+absl::Status ExchangePatterns(HostExchange& exchange, int rank, int size, uint64_t sequence, size_t bytes) {
   std::vector<size_t> sizes(size);
   for (int peer = 0; peer < size; ++peer) {
     if (peer == rank) continue;
@@ -94,7 +94,7 @@ absl::Status ExchangePatterns(Exchange& exchange, int rank, int size, uint64_t s
 
 TEST_P(ExchangeTest, CarriesEverySizeBetweenAllRanks) {
   for (int size = 1; size <= 4; ++size) {
-    OnEachRank(size, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+    OnEachRank(size, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
       ASSERT_TRUE(exchange.Connect(addresses).ok());
       uint64_t sequence = 0;
       for (size_t bytes :
@@ -108,7 +108,7 @@ TEST_P(ExchangeTest, CarriesEverySizeBetweenAllRanks) {
 }
 
 TEST_P(ExchangeTest, CarriesManyPhasesWithoutMixingThem) {
-  OnEachRank(3, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(3, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     ASSERT_TRUE(exchange.Connect(addresses).ok());
     for (uint64_t sequence = 1; sequence <= 200; ++sequence) {
       ASSERT_TRUE(ExchangePatterns(exchange, rank, 3, sequence, (sequence * 977 + 13) % 5000).ok());
@@ -118,7 +118,7 @@ TEST_P(ExchangeTest, CarriesManyPhasesWithoutMixingThem) {
 }
 
 TEST_P(ExchangeTest, GivesAlignedBuffers) {
-  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(2, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     ASSERT_TRUE(exchange.Connect(addresses).ok());
     ASSERT_TRUE(ExchangePatterns(exchange, rank, 2, 1, 64).ok());
     EXPECT_EQ(reinterpret_cast<uintptr_t>(exchange.Outgoing(1 - rank).data()) % 64, 0u);
@@ -127,7 +127,7 @@ TEST_P(ExchangeTest, GivesAlignedBuffers) {
 }
 
 TEST_P(ExchangeTest, AbortWakesAWaiter) {
-  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(2, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     ASSERT_TRUE(exchange.Connect(addresses).ok());
     if (rank == 1) return;  // never sends phase 1
     std::thread other([&] { exchange.Abort("epoch 8 began"); });
@@ -140,14 +140,14 @@ TEST_P(ExchangeTest, AbortWakesAWaiter) {
 }
 
 TEST_P(ExchangeTest, AbortBeforeConnectMakesItFail) {
-  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(2, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     exchange.Abort("never mind");
     EXPECT_EQ(exchange.Connect(addresses).code(), StatusCode::kAborted);
   });
 }
 
 TEST_P(ExchangeTest, AbortWakesWhoConnects) {
-  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(2, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     if (rank == 1) return;  // never connects
     std::thread other([&] { exchange.Abort("epoch 8 began"); });
     EXPECT_EQ(exchange.Connect(addresses), absl::AbortedError("epoch 8 began"));
@@ -158,7 +158,7 @@ TEST_P(ExchangeTest, AbortWakesWhoConnects) {
 TEST_P(ExchangeTest, APeerThatDoesNotConnectIsSuspectedAtTheDeadlineForThat) {
   OnEachRank(
       3,
-      [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+      [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
         if (rank == 2) return;
         EXPECT_EQ(exchange.Connect(addresses).code(), StatusCode::kDeadlineExceeded);
         EXPECT_EQ(exchange.suspects(), std::vector<int>{2});
@@ -169,7 +169,7 @@ TEST_P(ExchangeTest, APeerThatDoesNotConnectIsSuspectedAtTheDeadlineForThat) {
 
 TEST_P(ExchangeTest, TellsOtherThreadsHowFarItIs) {
   absl::Notification asked;
-  OnEachRank(3, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(3, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     ASSERT_TRUE(exchange.Connect(addresses).ok());
     EXPECT_EQ(exchange.progress().phase, 0u);
     EXPECT_TRUE(exchange.progress().waiting_for.empty());
@@ -198,7 +198,7 @@ TEST_P(ExchangeTest, TellsOtherThreadsHowFarItIs) {
 TEST_P(ExchangeTest, ASilentPeerIsSuspectedAtTheDeadline) {
   OnEachRank(
       3,
-      [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+      [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
         ASSERT_TRUE(exchange.Connect(addresses).ok());
         if (rank == 2) return;  // stays alive, says nothing
         EXPECT_EQ(exchange.AllToAll(1, std::vector<size_t>(3)).code(), StatusCode::kDeadlineExceeded);
@@ -208,7 +208,7 @@ TEST_P(ExchangeTest, ASilentPeerIsSuspectedAtTheDeadline) {
 }
 
 TEST_P(ExchangeTest, AnotherPhaseIsRefused) {
-  OnEachRank(2, [&](Exchange& exchange, int rank, std::span<const std::string> addresses) {
+  OnEachRank(2, [&](HostExchange& exchange, int rank, std::span<const std::string> addresses) {
     ASSERT_TRUE(exchange.Connect(addresses).ok());
     EXPECT_EQ(exchange.AllToAll(10 + rank, std::vector<size_t>(2)).code(), StatusCode::kDataLoss);
     EXPECT_EQ(exchange.suspects(), std::vector<int>{1 - rank});
@@ -219,8 +219,8 @@ TEST_P(ExchangeTest, AddressesOfAnotherEpochRankOrSizeAreRefused) {
   auto factory = GetParam().make();
   const ExchangeOptions options = {.epoch = 7, .rank = 0, .size = 2, .message_bytes_max = kMessageMax};
   const auto connect = [&](ExchangeOptions other) {
-    auto here = factory->Prepare(options);
-    auto there = factory->Prepare(other);
+    auto here = factory->PrepareHost(options);
+    auto there = factory->PrepareHost(other);
     EXPECT_TRUE(here.ok() && there.ok());
     const std::vector<std::string> addresses = {(*here)->address(), (*there)->address()};
     return (*here)->Connect(addresses);
@@ -230,10 +230,11 @@ TEST_P(ExchangeTest, AddressesOfAnotherEpochRankOrSizeAreRefused) {
   EXPECT_EQ(connect({.epoch = 7, .rank = 0, .size = 2, .message_bytes_max = kMessageMax}).code(),
             StatusCode::kInvalidArgument);
   EXPECT_EQ(connect({.epoch = 7, .rank = 1, .size = 2, .message_bytes_max = 1}).code(), StatusCode::kInvalidArgument);
-  auto here = factory->Prepare(options);
+  auto here = factory->PrepareHost(options);
   const std::vector<std::string> junk = {(*here)->address(), "junk"};
   EXPECT_EQ((*here)->Connect(junk).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ((*factory->Prepare(options))->Connect(std::vector<std::string>(3)).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ((*factory->PrepareHost(options))->Connect(std::vector<std::string>(3)).code(),
+            StatusCode::kInvalidArgument);
 }
 
 // Threads of one process over shared memory are left out: there UCX sees only the death of processes, see below.
@@ -243,7 +244,7 @@ TEST_P(ExchangeTest, APeerThatIsGoneIsAnErrorThatNamesIt) {
   absl::Barrier* const prepared = new absl::Barrier(2);
   const auto run = [&](int rank) {
     auto factory = GetParam().make();
-    auto exchange = factory->Prepare(
+    auto exchange = factory->PrepareHost(
         {.epoch = 7, .rank = rank, .size = 2, .message_bytes_max = kMessageMax, .timeout = absl::Seconds(20)});
     ASSERT_TRUE(exchange.ok());
     addresses[rank] = (*exchange)->address();
@@ -262,8 +263,8 @@ TEST_P(ExchangeTest, APeerThatIsGoneIsAnErrorThatNamesIt) {
 TEST_P(ExchangeTest, AFactoryServesManyEpochs) {
   auto first = GetParam().make(), second = GetParam().make();
   for (uint64_t epoch = 1; epoch <= 5; ++epoch) {
-    auto a = first->Prepare({.epoch = epoch, .rank = 0, .size = 2, .message_bytes_max = kMessageMax});
-    auto b = second->Prepare({.epoch = epoch, .rank = 1, .size = 2, .message_bytes_max = kMessageMax});
+    auto a = first->PrepareHost({.epoch = epoch, .rank = 0, .size = 2, .message_bytes_max = kMessageMax});
+    auto b = second->PrepareHost({.epoch = epoch, .rank = 1, .size = 2, .message_bytes_max = kMessageMax});
     ASSERT_TRUE(a.ok() && b.ok());
     const std::vector<std::string> addresses = {(*a)->address(), (*b)->address()};
     std::thread other([&] {
@@ -298,8 +299,8 @@ std::string ReceiveBlob(int fd) {
 
 constexpr int kPeerSocket = 3;  // in the child
 
-std::unique_ptr<Exchange> ConnectOverSocket(ExchangeFactory& factory, int rank, int fd) {
-  auto exchange = factory.Prepare(
+std::unique_ptr<HostExchange> ConnectOverSocket(HostExchangeFactory& factory, int rank, int fd) {
+  auto exchange = factory.PrepareHost(
       {.epoch = 7, .rank = rank, .size = 2, .message_bytes_max = kMessageMax, .timeout = absl::Seconds(20)});
   EXPECT_TRUE(exchange.ok()) << exchange.status();
   SendBlob(fd, (*exchange)->address());

@@ -175,7 +175,7 @@ class Hub {
   absl::flat_hash_map<uint64_t, std::weak_ptr<Mailbox>> mailboxes_ ABSL_GUARDED_BY(mutex_);
 };
 
-class InProcessExchange : public Exchange {
+class InProcessExchange : public HostExchange {
  public:
   explicit InProcessExchange(const ExchangeOptions& options)
       : options_(options), mailbox_(std::make_shared<Mailbox>(options.size)), peers_(options.size) {
@@ -286,15 +286,15 @@ class InProcessExchange : public Exchange {
   absl::Duration waited_;
 };
 
-class InProcessFactory : public ExchangeFactory {
+class InProcessFactory : public HostExchangeFactory {
  public:
-  absl::StatusOr<std::unique_ptr<Exchange>> Prepare(const ExchangeOptions& options) override {
+  absl::StatusOr<std::unique_ptr<HostExchange>> PrepareHost(const ExchangeOptions& options) override {
     return std::make_unique<InProcessExchange>(options);
   }
 };
 
 }  // namespace
 
-std::unique_ptr<ExchangeFactory> MakeInProcessExchangeFactory() { return std::make_unique<InProcessFactory>(); }
+std::unique_ptr<HostExchangeFactory> MakeInProcessExchangeFactory() { return std::make_unique<InProcessFactory>(); }
 
 }  // namespace braid

@@ -8,6 +8,6 @@ namespace braid {
 
 // Peers are threads of this process (`braid serve`, tests): a message is a pointer handed over, nothing is copied.
 // Addresses name mailboxes in a hub shared by the whole process.
-std::unique_ptr<ExchangeFactory> MakeInProcessExchangeFactory();
+std::unique_ptr<HostExchangeFactory> MakeInProcessExchangeFactory();
 
 }  // namespace braid

@@ -186,7 +186,7 @@ struct Peer {
 
 void OnEndpointError(void* peer, ucp_ep_h, ucs_status_t status) { static_cast<Peer*>(peer)->error = status; }
 
-class UcxExchange : public Exchange {
+class UcxExchange : public HostExchange {
  public:
   UcxExchange(std::unique_ptr<Context> context, const ExchangeOptions& options, absl::Duration spin)
       : context_(std::move(context)), options_(options), spin_(spin), peers_(options.size), phases_(options.size) {}
@@ -498,11 +498,11 @@ class UcxExchange : public Exchange {
   std::string abort_reason_ ABSL_GUARDED_BY(abort_mutex_);
 };
 
-class UcxFactory : public ExchangeFactory {
+class UcxFactory : public HostExchangeFactory {
  public:
   explicit UcxFactory(const UcxOptions& options) : options_(options) {}
 
-  absl::StatusOr<std::unique_ptr<Exchange>> Prepare(const ExchangeOptions& options) override {
+  absl::StatusOr<std::unique_ptr<HostExchange>> PrepareHost(const ExchangeOptions& options) override {
     ASSIGN_OR_RETURN(std::unique_ptr<Context> context, OpenContext(options_));
     auto exchange = std::make_unique<UcxExchange>(std::move(context), options, options_.spin);
     RETURN_IF_ERROR(exchange->Open());
@@ -515,7 +515,7 @@ class UcxFactory : public ExchangeFactory {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ExchangeFactory>> MakeUcxExchangeFactory(const UcxOptions& options) {
+absl::StatusOr<std::unique_ptr<HostExchangeFactory>> MakeUcxExchangeFactory(const UcxOptions& options) {
   RETURN_IF_ERROR(OpenContext(options).status());  // better now than in the first epoch
   return std::make_unique<UcxFactory>(options);
 }

@@ -18,6 +18,6 @@ struct UcxOptions {
 // Peers are processes anywhere, over UCX's tagged messages. There is no encryption and no authentication on these
 // connections: bind to a private network (UCX_NET_DEVICES). Thread-compatible. kUnavailable if UCX cannot start, e.g.
 // because `transports` names none that this machine has.
-absl::StatusOr<std::unique_ptr<ExchangeFactory>> MakeUcxExchangeFactory(const UcxOptions& options);
+absl::StatusOr<std::unique_ptr<HostExchangeFactory>> MakeUcxExchangeFactory(const UcxOptions& options);
 
 }  // namespace braid

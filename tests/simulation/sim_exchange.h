@@ -50,7 +50,7 @@ class DataPlane {
 };
 
 // A worker's end of one epoch's all-to-all in virtual time: who waits is a task.
-class SimExchange : public Exchange {
+class SimExchange : public HostExchange {
  public:
   // Both must outlive *this.
   SimExchange(DataPlane* plane, Process* process, const ExchangeOptions& options);
@@ -97,11 +97,11 @@ class SimExchange : public Exchange {
   absl::Duration waited_;
 };
 
-class SimExchangeFactory : public ExchangeFactory {
+class SimExchangeFactory : public HostExchangeFactory {
  public:
   // Both must outlive *this.
   SimExchangeFactory(DataPlane* plane, Process* process) : plane_(plane), process_(process) {}
-  absl::StatusOr<std::unique_ptr<Exchange>> Prepare(const ExchangeOptions& options) override {
+  absl::StatusOr<std::unique_ptr<HostExchange>> PrepareHost(const ExchangeOptions& options) override {
     return std::make_unique<SimExchange>(plane_, process_, options);
   }
 

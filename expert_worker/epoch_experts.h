@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "expert_worker/exchange/exchange.h"
+#include "expert_worker/expert_ranks.h"
+#include "model/experts.h"
+
+namespace braid {
+
+// The experts of one epoch, as whoever runs steps of it has them: spread over its ranks, run over its exchange. Used by
+// one thread at a time. (Not itself an ExpertRunner: those of devices have a base of their own.)
+class EpochExperts {
+ public:
+  virtual ~EpochExperts() = default;
+
+  // What a step is given. Errors of Exchange; kDataLoss if a peer's message makes no sense. After an error only a new
+  // epoch helps.
+  virtual ExpertRunner& runner() = 0;
+  // `step` is what peers call what follows.
+  virtual void BeginStep(uint64_t step) = 0;
+  // The ranks that an error of the runner may be the fault of.
+  virtual std::vector<int> suspects() const = 0;
+  // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.
+  virtual std::vector<uint64_t> TakeExpertRows() = 0;
+};
+
+// A worker's place in an epoch.
+struct EpochPlace {
+  int rank = 0;
+  int size = 1;
+  int step_tokens_max = 0;             // rows of one layer, equal on all ranks
+  std::vector<ExpertRanks> placement;  // by MoE layer, the same on all ranks
+};
+
+// Makes the experts of an epoch. `exchange` is connected, of the kind that the worker's ExchangeFactory makes, and
+// outlives them; null for one rank alone. Called by the thread that sets up, beside steps of the epoch before.
+using MakeEpochExperts =
+    std::function<absl::StatusOr<std::unique_ptr<EpochExperts>>(Exchange* exchange, EpochPlace place)>;
+
+}  // namespace braid
