@@ -18,8 +18,8 @@
 #include "expert_worker/load_weights.h"
 #include "kernels/cpu/level.h"
 #include "model/chunk.h"
-#include "model/kv_cache.h"
 #include "model/model_file.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 namespace {
@@ -53,7 +53,7 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
   if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
-  const BenchPlan plan = PlanPoints(flags.bench, config, KvPool::BlockBytes(config, kv_type));
+  const BenchPlan plan = PlanPoints(flags.bench, config, KvBlockBytes(config, kv_type));
   for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
   if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> weights,
@@ -70,8 +70,8 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   }
   RETURN_IF_ERROR(results.status());
   const EngineBenchSubject subject{config.name, flags.model, model->weight_bytes(), std::string(ActiveCpuLevel().name)};
-  return WriteBenchReport(EngineBenchTable(subject, options, *results),
-                          EngineBenchJson(subject, options, *results), flags.json);
+  return WriteBenchReport(EngineBenchTable(subject, options, *results), EngineBenchJson(subject, options, *results),
+                          flags.json);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 namespace {
@@ -68,7 +68,7 @@ uint64_t MemoryForCopiesBytes() { return Available(FilePagesInContainer()); }  /
 
 absl::StatusOr<int> ChooseKvBlocks(const ModelConfig& config, KvType type, uint64_t kv_bytes,
                                    uint64_t available_bytes) {
-  const uint64_t block_bytes = std::max<uint64_t>(KvPool::BlockBytes(config, type), 1);
+  const uint64_t block_bytes = std::max<uint64_t>(KvBlockBytes(config, type), 1);
   const uint64_t context_blocks =
       (static_cast<uint64_t>(config.context_tokens_max) + kKvBlockTokens - 1) / kKvBlockTokens;
   const uint64_t useful = std::min(kContextsMax * context_blocks, kBlocksMax);

@@ -13,7 +13,7 @@ namespace {
 
 absl::Status CheckDrafts(const v1::SequenceChunk& chunk, const ModelConfig& config, const OwnedSequence& sequence) {
   if (chunk.drafts() == 0) return absl::OkStatus();
-  const int rows_max = kConvColumns - (config.conv_taps - 1);  // what going on from inside of it takes back
+  const int rows_max = ShortRunTokens(config);  // what going on from inside of it takes back
   if (!chunk.sample() || int64_t{chunk.tokens_size()} != int64_t{chunk.drafts()} + 1 ||
       chunk.tokens_size() > rows_max) {
     return InvalidArgument(

@@ -67,15 +67,12 @@ void AddSave(v1::SequenceChunk* chunk, uint64_t snapshot, int position) {
 
 class PrefixTest : public testing::Test {
  protected:
-  StepRunner MakeRunner() { return MakeRunner(&kv_, engine_.get()); }
-  StepRunner MakeRunner(KvPool* kv, Engine* engine) {
+  StepRunner MakeRunner() { return MakeRunner(&states_, engine_.get()); }
+  StepRunner MakeRunner(HostStates* states, Engine* engine) {
     return StepRunner(
-        &model_.config(), kv, &pool_,
+        &model_.config(), states, &pool_,
         [engine](auto chunks, ExpertRunner& experts, auto* logits) { return engine->Run(chunks, experts, logits); },
-        {.step_tokens_max = 4000,
-         .sequences_max = 6,
-         .snapshots_max = kSnapshotsMax,
-         .masked = {TinyWorkerModel::kNoToken}});
+        {.step_tokens_max = 4000, .masked = {TinyWorkerModel::kNoToken}});
   }
   std::vector<TokenId> RandomTokens(int n) {
     std::vector<TokenId> tokens(n);
@@ -88,8 +85,8 @@ class PrefixTest : public testing::Test {
   std::mt19937 rng_{1};
   const TinyWorkerModel model_;
   ThreadPool pool_{2};
-  KvPool kv_{model_.config(), kBlocks};
-  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &kv_, &pool_);
+  HostStates states_{model_.config(), {.blocks = kBlocks, .sequences = 6, .snapshots = kSnapshotsMax}};
+  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &states_, &pool_);
   LocalExperts local_{model_.config().experts, &engine_->experts(), &pool_};
   FailingExperts experts_{&local_};
 };
@@ -115,7 +112,7 @@ class RandomPrefixes : public PrefixTest {
     const std::vector<TokenId> more = RandomTokens(UpTo(40));
     sequence.tokens.insert(sequence.tokens.end(), more.begin(), more.end());
     sequence.prompt_tokens = static_cast<int>(sequence.tokens.size());
-    StepRunner runner = MakeRunner(&kv_alone_, alone_.get());
+    StepRunner runner = MakeRunner(&states_alone_, alone_.get());
     std::vector<TokenId> tokens = sequence.tokens;
     v1::StepPlan plan;
     *plan.add_start() = Start(1, sequence.prompt_tokens);
@@ -205,8 +202,8 @@ class RandomPrefixes : public PrefixTest {
   }
 
   // For the right answers: the other pool is in use meanwhile.
-  KvPool kv_alone_{model_.config(), kBlocksPerSequence};
-  const std::unique_ptr<Engine> alone_ = MakeEngine(&model_.config(), &model_.tensors(), &kv_alone_, &pool_);
+  HostStates states_alone_{model_.config(), {.blocks = kBlocksPerSequence}};
+  const std::unique_ptr<Engine> alone_ = MakeEngine(&model_.config(), &model_.tensors(), &states_alone_, &pool_);
   std::vector<std::vector<TokenId>> beginnings_ = {RandomTokens(400), RandomTokens(400)};
   std::vector<std::vector<TokenId>> finished_;
   std::vector<Known> sequences_;
@@ -236,7 +233,8 @@ TEST_F(RandomPrefixes, GiveTheSameBits) {
   // And nothing is left behind.
   runner.Clear();
   EXPECT_EQ(runner.sequences().blocks().used(), 0);
-  EXPECT_EQ(runner.sequences().snapshots().bytes(), 0u);
+  EXPECT_EQ(runner.sequences().snapshots().size(), 0);
+  EXPECT_EQ(runner.sequences().conv_copies_used(), 0);
 }
 
 TEST_F(PrefixTest, BlocksAreFreeWhenTheLastOneLetsGo) {

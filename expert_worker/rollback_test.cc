@@ -66,9 +66,9 @@ class RollbackTest : public testing::Test {
  protected:
   StepRunner MakeRunner() {
     return StepRunner(
-        &model_.config(), &kv_, &pool_,
+        &model_.config(), &states_, &pool_,
         [this](auto chunks, ExpertRunner& experts, auto* logits) { return engine_->Run(chunks, experts, logits); },
-        {.step_tokens_max = 2000, .sequences_max = kSequences, .masked = {TinyWorkerModel::kNoToken}});
+        {.step_tokens_max = 2000, .masked = {TinyWorkerModel::kNoToken}});
   }
   static std::vector<TokenId> RandomTokens(int n, std::mt19937& rng) {
     std::vector<TokenId> tokens(n);
@@ -78,8 +78,8 @@ class RollbackTest : public testing::Test {
 
   const TinyWorkerModel model_;
   ThreadPool pool_{2};
-  KvPool kv_{model_.config(), kSequences* kBlocksPerSequence};
-  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &kv_, &pool_);
+  HostStates states_{model_.config(), {.blocks = kSequences * kBlocksPerSequence, .sequences = kSequences}};
+  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &states_, &pool_);
   LocalExperts local_{model_.config().experts, &engine_->experts(), &pool_};
   FailingExperts experts_{&local_};
 };
@@ -320,6 +320,31 @@ TEST_F(RollbackTest, TakesBackTwoRunsThatTogetherReachAroundTheRing) {
   }
 }
 
+TEST_F(RollbackTest, CopiesConvColumnsForRunsThatTheRingIsTooShortFor) {
+  std::mt19937 rng(7);
+  StepRunner runner = MakeRunner();
+  const int ring = ShortRunTokens(model_.config());
+  int position = 0;
+  const auto copies_behind_run_of = [&](int tokens) {
+    v1::StepPlan plan;
+    if (position == 0) *plan.add_start() = Start(1, 100);
+    AddChunk(&plan, 1, position, RandomTokens(tokens, rng), false);
+    EXPECT_TRUE(runner.Run(plan, experts_).ok());
+    position += tokens;
+    return runner.sequences().conv_copies_used();
+  };
+  EXPECT_EQ(copies_behind_run_of(ring + 1), 0) << "there is nothing before it";
+  EXPECT_EQ(copies_behind_run_of(ring + 1), 1);
+  EXPECT_EQ(copies_behind_run_of(ring + 1), 1) << "the run before it cannot be taken back any more";
+  EXPECT_EQ(copies_behind_run_of(ring), 0);
+  EXPECT_EQ(copies_behind_run_of(ring + 1), 1);
+  EXPECT_TRUE(runner.Begin(Keep(1, position)).empty());
+  EXPECT_EQ(runner.sequences().conv_copies_used(), 0);
+  EXPECT_EQ(copies_behind_run_of(ring + 1), 1);
+  runner.Clear();
+  EXPECT_EQ(runner.sequences().conv_copies_used(), 0);
+}
+
 TEST_F(RollbackTest, ForgetsWhatIsNotKept) {
   std::mt19937 rng(3);
   StepRunner runner = MakeRunner();
@@ -346,7 +371,7 @@ TEST_F(RollbackTest, TakesASequenceBackToItsVeryBeginning) {
 
 TEST_F(RollbackTest, AnErrorOfAVoidStepIsVoid) {
   bool finite = false;
-  StepRunner runner(&model_.config(), &kv_, &pool_,
+  StepRunner runner(&model_.config(), &states_, &pool_,
                     [&](std::span<const Chunk> chunks, ExpertRunner&, std::vector<float>* logits) {
                       logits->assign(chunks.size() * TinyWorkerModel::kVocab,
                                      finite ? 0.5f : std::numeric_limits<float>::quiet_NaN());

@@ -44,19 +44,20 @@ bool OwnedSequence::GoesOn() const {
          std::find(start.stop_tokens().begin(), start.stop_tokens().end(), *next) == start.stop_tokens().end();
 }
 
-SequenceTable::SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max, int snapshots_max)
+SequenceTable::SequenceTable(const ModelConfig* config, SequenceStates* states)
     : config_(config),
-      kv_(kv),
-      sequences_max_(sequences_max),
-      blocks_(kv->blocks()),
-      snapshots_(config, &blocks_, snapshots_max) {}
+      states_(states),
+      blocks_(states->sizes().blocks),
+      conv_slots_(states->sizes().sequences),
+      conv_copies_(states->sizes().copies()),
+      snapshots_(&blocks_, &conv_copies_, states->sizes().snapshots) {}
 
 absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
   const SequenceId id(start.sequence());
   const std::string context = fmt::format("start of sequence {}", id.value);
   RETURN_IF_ERROR(Annotate(CheckStart(start, *config_, blocks_.total()), context));
   if (sequences_.contains(id)) return InvalidArgument(context + ": it is here already");
-  if (size() >= sequences_max_)
+  if (size() >= states_->sizes().sequences)
     return absl::ResourceExhaustedError(fmt::format("{}: {} are here already", context, size()));
   RETURN_IF_ERROR(Annotate(CheckResume(start), context));
   const SnapshotStore::Snapshot* const shared = snapshots_.Find(start.resume());
@@ -65,8 +66,7 @@ absl::Status SequenceTable::Start(const v1::SequenceStart& start) {
   if (!blocks.ok()) return Annotate(blocks.status(), context);
   OwnedSequence& sequence = sequences_[id];
   sequence.start = start;
-  sequence.cache = kv_->NewSequence();
-  sequence.cache.blocks = *std::move(blocks);
+  sequence.cache = {*std::move(blocks), conv_slots_.Take()};
   if (shared) Resume(*shared, &sequence);
   return absl::OkStatus();
 }
@@ -92,7 +92,7 @@ absl::Status SequenceTable::CheckResume(const v1::SequenceStart& start) const {
 void SequenceTable::Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequence* sequence) {
   blocks_.Share(snapshot.blocks);
   sequence->cache.blocks.insert(sequence->cache.blocks.begin(), snapshot.blocks.begin(), snapshot.blocks.end());
-  RestoreConvColumns(*config_, snapshot.conv, snapshot.length, &sequence->cache);
+  states_->Restore(snapshot.conv_copy, snapshot.length, sequence->cache.conv_slot);
   sequence->length = snapshot.length;
   int position = 0;
   for (const TokenId token : sequence->start.resumed_tokens()) {
@@ -104,29 +104,48 @@ void SequenceTable::Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequenc
 void SequenceTable::Release(SequenceId id) {
   const auto it = sequences_.find(id);
   if (it == sequences_.end()) return;
-  if (!Planted(Bug::kKeepsBlocksOfReleased)) blocks_.Release(it->second.cache.blocks);
+  Free(it->second);
   sequences_.erase(it);
 }
 
 void SequenceTable::Clear() {
-  for (const auto& [id, sequence] : sequences_) blocks_.Release(sequence.cache.blocks);
+  for (const auto& [id, sequence] : sequences_) Free(sequence);
   sequences_.clear();
   snapshots_.DropAllBut({});
+}
+
+void SequenceTable::Free(const OwnedSequence& sequence) {
+  if (!Planted(Bug::kKeepsBlocksOfReleased)) blocks_.Release(sequence.cache.blocks);
+  conv_slots_.Free(sequence.cache.conv_slot);
+  for (const OwnedSequence::LastChunk& chunk : sequence.last_chunks) Forget(chunk);
+}
+
+int32_t SequenceTable::SaveColumns(const OwnedSequence& sequence, int position, int tokens) {
+  if (position == 0 || tokens <= ShortRunTokens(*config_)) return -1;
+  const int32_t copy = conv_copies_.Take();
+  states_->Save(sequence.cache.conv_slot, position, copy);
+  return copy;
+}
+
+void SequenceTable::Forget(const OwnedSequence::LastChunk& chunk) {
+  if (chunk.conv_copy >= 0) conv_copies_.Free(chunk.conv_copy);
 }
 
 void SequenceTable::Note(const v1::SequenceChunk& chunk) {
   OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
   std::deque<OwnedSequence::LastChunk>& last = sequence.last_chunks;
-  if (!chunk.follows()) last.clear();
-  if (last.size() == OwnedSequence::kLastChunks) last.pop_front();
-  if (!last.empty() && last.back().conv.empty()) {
+  while (!last.empty() && (!chunk.follows() || last.size() == OwnedSequence::kLastChunks)) {
+    Forget(last.front());
+    last.pop_front();
+  }
+  if (!last.empty() && last.back().conv_copy < 0) {
     // Together the two may overwrite what one leaves.
     const int position = last.back().position, tokens = sequence.length + chunk.tokens_size() - position;
-    last.back().conv = SaveConvColumns(*config_, sequence.cache, position, tokens);
+    last.back().conv_copy = SaveColumns(sequence, position, tokens);
   }
   last.push_back({.position = sequence.length,
                   .counted = {},
-                  .conv = SaveConvColumns(*config_, sequence.cache, sequence.length, chunk.tokens_size()),
+                  .conv_copy = SaveColumns(sequence, sequence.length, chunk.tokens_size()),
                   .error = sequence.error});
 }
 
@@ -162,7 +181,7 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
   return missing;
 }
 
-bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
+bool SequenceTable::RollBack(OwnedSequence& sequence, int length) {
   std::deque<OwnedSequence::LastChunk> last = std::exchange(sequence.last_chunks, {});
   sequence.next.reset();
   // The logits that score the next prompt token are gone.
@@ -174,11 +193,12 @@ bool SequenceTable::RollBack(OwnedSequence& sequence, int length) const {
     TakeBack(sequence, last[i - 1]);
     reached = last[i - 1].position;
   }
+  for (const OwnedSequence::LastChunk& chunk : last) Forget(chunk);
   return reached == length;
 }
 
 // Also a chunk that did not get so far as to be appended.
-void SequenceTable::TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk) const {
+void SequenceTable::TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk) {
   if (!Planted(Bug::kForgetsCountRollback)) {
     int position = chunk.position;
     for (const TokenId token : chunk.counted) {
@@ -186,7 +206,8 @@ void SequenceTable::TakeBack(OwnedSequence& sequence, const OwnedSequence::LastC
       if (Planted(Bug::kForgetsDraftRollback)) break;
     }
   }
-  if (!Planted(Bug::kForgetsConvRollback)) RestoreConvColumns(*config_, chunk.conv, chunk.position, &sequence.cache);
+  if (chunk.conv_copy >= 0 && !Planted(Bug::kForgetsConvRollback))
+    states_->Restore(chunk.conv_copy, chunk.position, sequence.cache.conv_slot);
   if (!Planted(Bug::kForgetsLengthRollback)) sequence.length = chunk.position;
   sequence.error = chunk.error;
 }

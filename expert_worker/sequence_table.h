@@ -11,9 +11,11 @@
 #include "base/ids.h"
 #include "braid/v1/worker.pb.h"
 #include "expert_worker/block_allocator.h"
+#include "expert_worker/free_slots.h"
 #include "expert_worker/sampler.h"
 #include "expert_worker/snapshot_store.h"
-#include "model/kv_cache.h"
+#include "model/config.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 
@@ -39,21 +41,22 @@ struct OwnedSequence {
   struct LastChunk {
     int position = 0;
     std::vector<TokenId> counted;  // its tokens that were appended, if they are counted
-    std::vector<float> conv;       // see SaveConvColumns
+    int32_t conv_copy = -1;        // of the columns before it; -1: none is needed
     std::string error;             // what it was
   };
   // Those that may be void, the older one first: a chunk that follows is run when the one before it may not be
   // committed.
-  static constexpr size_t kLastChunks = 2;
+  static constexpr size_t kLastChunks = StateSizes::kRunsTakenBack;
   std::deque<LastChunk> last_chunks;
 };
 
-// The sequences of one worker, the snapshots that they begin with, and the KV blocks that both hold. The router
-// decides; this refuses what contradicts itself. Thread-compatible.
+// The sequences of one worker, the snapshots that they begin with, and which parts of the worker's state both hold. The
+// router decides; this refuses what contradicts itself. Thread-compatible.
 class SequenceTable {
  public:
-  // `config` and `kv` must outlive *this.
-  SequenceTable(const ModelConfig* config, const KvPool* kv, int sequences_max, int snapshots_max);
+  // Both must outlive *this; the states are this table's alone. Holds as many sequences and snapshots as they have room
+  // for.
+  SequenceTable(const ModelConfig* config, SequenceStates* states);
 
   // kInvalidArgument naming the field; kResourceExhausted if there are not as many blocks or places free, so that the
   // router's accounting and ours differ.
@@ -78,19 +81,25 @@ class SequenceTable {
   OwnedSequence* Find(SequenceId id);
   int size() const { return static_cast<int>(sequences_.size()); }
   const BlockAllocator& blocks() const { return blocks_; }
+  // Copies of conv columns in use, those of snapshots among them.
+  int conv_copies_used() const { return states_->sizes().copies() - conv_copies_.count(); }
   SnapshotStore& snapshots() { return snapshots_; }
   const SnapshotStore& snapshots() const { return snapshots_; }
 
  private:
   absl::Status CheckResume(const v1::SequenceStart& start) const;
   void Resume(const SnapshotStore::Snapshot& snapshot, OwnedSequence* sequence);
-  bool RollBack(OwnedSequence& sequence, int length) const;
-  void TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk) const;
+  bool RollBack(OwnedSequence& sequence, int length);
+  void TakeBack(OwnedSequence& sequence, const OwnedSequence::LastChunk& chunk);
+  // Of the columns before `position`, if a run of `tokens` from there overwrites any, else -1.
+  int32_t SaveColumns(const OwnedSequence& sequence, int position, int tokens);
+  void Forget(const OwnedSequence::LastChunk& chunk);
+  void Free(const OwnedSequence& sequence);
 
   const ModelConfig* config_;
-  const KvPool* kv_;
-  const int sequences_max_;
+  SequenceStates* states_;
   BlockAllocator blocks_;
+  FreeSlots conv_slots_, conv_copies_;
   SnapshotStore snapshots_;
   absl::node_hash_map<SequenceId, OwnedSequence> sequences_;
 };

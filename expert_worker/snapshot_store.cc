@@ -3,20 +3,20 @@
 #include "absl/container/flat_hash_set.h"
 #include "base/check.h"
 #include "base/planted_bug.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 
-SnapshotStore::SnapshotStore(const ModelConfig* config, BlockAllocator* blocks, int snapshots_max)
-    : floats_(ConvSnapshotFloats(*config)), blocks_(blocks), snapshots_max_(snapshots_max) {}
+SnapshotStore::SnapshotStore(BlockAllocator* blocks, FreeSlots* conv_copies, int snapshots_max)
+    : blocks_(blocks), conv_copies_(conv_copies), snapshots_max_(snapshots_max) {}
 
-float* SnapshotStore::Open(const v1::SnapshotSave& save) {
+int32_t SnapshotStore::Open(const v1::SnapshotSave& save) {
   const auto [it, is_new] = snapshots_.try_emplace(save.snapshot());
   CHECK(is_new) << "snapshot " << save.snapshot();
   Snapshot& snapshot = it->second;
   snapshot.length = static_cast<int>(save.position());
-  snapshot.conv.resize(floats_);
-  return snapshot.conv.data();
+  snapshot.conv_copy = conv_copies_->Take();
+  return snapshot.conv_copy;
 }
 
 void SnapshotStore::Close(const v1::SnapshotSave& save, std::span<const int32_t> blocks) {
@@ -30,6 +30,7 @@ void SnapshotStore::Drop(uint64_t id) {
   const auto it = snapshots_.find(id);
   if (it == snapshots_.end()) return;
   blocks_->Release(it->second.blocks);
+  conv_copies_->Free(it->second.conv_copy);
   snapshots_.erase(it);
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -8,7 +7,7 @@
 #include "absl/container/node_hash_map.h"
 #include "braid/v1/worker.pb.h"
 #include "expert_worker/block_allocator.h"
-#include "model/config.h"
+#include "expert_worker/free_slots.h"
 
 namespace braid {
 
@@ -20,15 +19,15 @@ class SnapshotStore {
   struct Snapshot {
     int length = 0;               // positions [0, length) are behind it
     std::vector<int32_t> blocks;  // that hold them; empty until the step that saves it has been run
-    std::vector<float> conv;      // the columns before `length`, as RestoreConvColumns takes them
+    int32_t conv_copy = -1;       // the columns before `length`: see SequenceStates::Restore
   };
 
-  // All must outlive *this. At most `snapshots_max` are kept.
-  SnapshotStore(const ModelConfig* config, BlockAllocator* blocks, int snapshots_max);
+  // Both must outlive *this. At most `snapshots_max` are kept, so many copies as it takes of `conv_copies`.
+  SnapshotStore(BlockAllocator* blocks, FreeSlots* conv_copies, int snapshots_max);
 
-  // A step is about to be run that saves a snapshot: where its conv state goes. If the step fails, a Begin will drop
-  // it. REQUIRES: CheckChunks.
-  float* Open(const v1::SnapshotSave& save);
+  // A step is about to be run that saves a snapshot: which copy its conv state goes to. If the step fails, a Begin
+  // will drop it. REQUIRES: CheckChunks.
+  int32_t Open(const v1::SnapshotSave& save);
   // That step has been run, by a sequence with these blocks.
   void Close(const v1::SnapshotSave& save, std::span<const int32_t> blocks);
 
@@ -39,12 +38,10 @@ class SnapshotStore {
   const Snapshot* Find(uint64_t id) const;
   int size() const { return static_cast<int>(snapshots_.size()); }
   int snapshots_max() const { return snapshots_max_; }
-  // Memory of the conv states.
-  uint64_t bytes() const { return snapshots_.size() * floats_ * sizeof(float); }
 
  private:
-  const size_t floats_;  // of a conv state
   BlockAllocator* const blocks_;
+  FreeSlots* const conv_copies_;
   const int snapshots_max_;
   absl::node_hash_map<uint64_t, Snapshot> snapshots_;
 };

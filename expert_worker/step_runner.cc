@@ -54,14 +54,14 @@ struct StepRunner::Job {
   std::span<const TokenId> drafts = {};
 };
 
-StepRunner::StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward,
+StepRunner::StepRunner(const ModelConfig* config, SequenceStates* states, ThreadPool* pool, ForwardFn forward,
                        Options options, LogitsFn logits)
     : config_(config),
       pool_(pool),
       forward_(std::move(forward)),
       logits_fn_(std::move(logits)),
       options_(std::move(options)),
-      table_(config, kv, options_.sequences_max, options_.snapshots_max) {}
+      table_(config, states) {}
 
 absl::StatusOr<v1::StepDone> StepRunner::Run(v1::StepPlan plan, ExpertRunner& experts) {
   for (const uint64_t sequence : plan.release()) table_.Release(SequenceId(sequence));
@@ -114,7 +114,7 @@ std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
       saves_.push_back({static_cast<int>(position), table_.snapshots().Open(save)});
     }
   }
-  const ConvSave* saves = saves_.data();
+  const ColumnsSave* saves = saves_.data();
   for (const v1::SequenceChunk& chunk : plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     chunks.push_back({.cache = &sequence.cache,

@@ -12,7 +12,7 @@
 #include "model/chunk.h"
 #include "model/config.h"
 #include "model/experts.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 
@@ -25,14 +25,12 @@ class StepRunner {
 
   struct Options {
     int step_tokens_max = 1024;
-    int sequences_max = 256;
-    int snapshots_max = 0;        // of the prefix cache
     std::vector<TokenId> masked;  // ids that are never sampled: vocabulary rows without a token
   };
 
   // All pointers must outlive *this. With `logits` memory for few rows is enough: `forward` is given nowhere to write
   // them.
-  StepRunner(const ModelConfig* config, const KvPool* kv, ThreadPool* pool, ForwardFn forward, Options options,
+  StepRunner(const ModelConfig* config, SequenceStates* states, ThreadPool* pool, ForwardFn forward, Options options,
              LogitsFn logits = nullptr);
 
   // Everything of the plan: releases, drops, starts, then one forward pass over the chunks and what is sampled from it.
@@ -79,8 +77,8 @@ class StepRunner {
   const LogitsFn logits_fn_;
   const Options options_;
   SequenceTable table_;
-  std::vector<float> logits_;    // (rows of a piece, V)
-  std::vector<ConvSave> saves_;  // of the step's chunks, in their order
+  std::vector<float> logits_;       // (rows of a piece, V)
+  std::vector<ColumnsSave> saves_;  // of the step's chunks, in their order
 };
 
 }  // namespace braid

@@ -50,8 +50,8 @@ class StepRunnerTest : public testing::Test {
     return [this](auto chunks, ExpertRunner& experts, auto* logits) { return engine_->Run(chunks, experts, logits); };
   }
   StepRunner MakeRunner(StepRunner::ForwardFn forward) {
-    return StepRunner(&model_.config(), &kv_, &pool_, std::move(forward),
-                      {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyWorkerModel::kNoToken}});
+    return StepRunner(&model_.config(), &states_, &pool_, std::move(forward),
+                      {.step_tokens_max = 100, .masked = {TinyWorkerModel::kNoToken}});
   }
   absl::StatusOr<v1::StepDone> Run(const v1::StepPlan& plan) { return runner_.Run(plan, experts_); }
   absl::Status Refusal(const v1::StepPlan& plan) {
@@ -94,8 +94,8 @@ class StepRunnerTest : public testing::Test {
 
   const TinyWorkerModel model_;
   ThreadPool pool_{2};
-  KvPool kv_{model_.config(), kBlocks};
-  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &kv_, &pool_);
+  HostStates states_{model_.config(), {.blocks = kBlocks, .sequences = 3}};
+  const std::unique_ptr<Engine> engine_ = MakeEngine(&model_.config(), &model_.tensors(), &states_, &pool_);
   LocalExperts experts_{model_.config().experts, &engine_->experts(), &pool_};
   StepRunner runner_ = MakeRunner(RealForward());
 };
@@ -244,30 +244,33 @@ TEST_F(StepRunnerTest, RowsThatComeInPiecesGiveTheSameAsAllAtOnce) {
     ++pieces;
     return engine_->Logits(begin, end, logits);
   };
-  StepRunner runner(&model_.config(), &kv_, &pool_, RealForward(),
-                    {.step_tokens_max = 100, .sequences_max = 3, .masked = {TinyWorkerModel::kNoToken}}, in_pieces);
-  v1::StepPlan plan;
+  StepRunner runner(&model_.config(), &states_, &pool_, RealForward(),
+                    {.step_tokens_max = 100, .masked = {TinyWorkerModel::kNoToken}}, in_pieces);
+  std::vector<v1::StepPlan> plans(3);
   for (uint64_t id : {1, 2, 3}) {
     v1::SequenceStart start = Start(id, id == 2 ? 10 : 90, /*kv_blocks=*/6);
     start.set_want_prompt_logprobs(id != 2);
     start.set_want_logprobs(true);
     start.set_top_logprobs(2);
-    *plan.add_start() = start;
+    *plans[0].add_start() = start;
   }
   const std::vector<TokenId> first = Prompt(90, 1), third = Prompt(90, 3);
   const auto part = [](const std::vector<TokenId>& all, int begin, int end) {
     return std::vector<TokenId>(all.begin() + begin, all.begin() + end);
   };
-  for (int step = 0; step < 3; ++step) {
-    if (step == 0) AddChunk(&plan, 1, 0, part(first, 0, 1), false), AddChunk(&plan, 3, 0, part(third, 0, 80), false);
-    if (step == 1) AddChunk(&plan, 2, 0, Prompt(10, 2), true), AddChunk(&plan, 1, 1, part(first, 1, 90), true);
-    if (step == 2) AddChunk(&plan, 3, 80, part(third, 80, 90), true), AddChunk(&plan, 1, 90, {5}, true);
-    const auto expected = Run(plan);
-    ASSERT_TRUE(expected.ok()) << expected.status();
-    const auto done = runner.Run(plan, experts_);
+  AddChunk(&plans[0], 1, 0, part(first, 0, 1), false), AddChunk(&plans[0], 3, 0, part(third, 0, 80), false);
+  AddChunk(&plans[1], 2, 0, Prompt(10, 2), true), AddChunk(&plans[1], 1, 1, part(first, 1, 90), true);
+  AddChunk(&plans[2], 3, 80, part(third, 80, 90), true), AddChunk(&plans[2], 1, 90, {5}, true);
+  std::vector<std::string> expected;
+  for (const v1::StepPlan& plan : plans) {
+    const auto done = Run(plan);
     ASSERT_TRUE(done.ok()) << done.status();
-    EXPECT_EQ(done->SerializeAsString(), expected->SerializeAsString()) << step;
-    plan.Clear();
+    expected.push_back(done->SerializeAsString());
+  }
+  for (size_t step = 0; step < plans.size(); ++step) {
+    const auto done = runner.Run(plans[step], experts_);
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(done->SerializeAsString(), expected[step]) << step;
   }
   EXPECT_EQ(rows_most, 64);
   EXPECT_EQ(pieces, 2 + 2 + 1);

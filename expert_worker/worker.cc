@@ -27,7 +27,7 @@
 #include "kernels/thread_pool.h"
 #include "model/engine.h"
 #include "model/experts.h"
-#include "model/kv_cache.h"
+#include "model/host_states.h"
 #include "model/model_file.h"
 
 namespace braid {
@@ -47,7 +47,7 @@ constexpr uint64_t kSnapshotsDefaultMax = 4096;  // where they are small
 
 int SnapshotsMax(const WorkerOptions& options, const ModelConfig& config) {
   if (options.snapshots_max >= 0) return options.snapshots_max;
-  const uint64_t bytes = std::max<uint64_t>(ConvSnapshotFloats(config) * sizeof(float), 1);
+  const uint64_t bytes = std::max<uint64_t>(ConvCopyBytes(config), 1);
   return static_cast<int>(std::min(kSnapshotBytesDefault / bytes, kSnapshotsDefaultMax));
 }
 
@@ -151,18 +151,17 @@ class WorkerImpl : public Worker {
         weights_(std::move(weights)),
         probe_(metrics, config_.experts, options.expert_metrics),
         pool_(Threads(options)),
-        kv_(config_, kv_blocks, *KvTypeNamed(options.kv_type)),
-        engine_(MakeEngine(&config_, &weights_->tensors(), &kv_, &pool_)),
+        states_(config_,
+                {.blocks = kv_blocks, .sequences = options.sequences_max, .snapshots = SnapshotsMax(options, config_)},
+                *KvTypeNamed(options.kv_type)),
+        engine_(MakeEngine(&config_, &weights_->tensors(), &states_, &pool_)),
         exchanges_(std::move(exchanges)),
         runner_(
-            &config_, &kv_, &pool_,
+            &config_, &states_, &pool_,
             [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
               return engine_->Run(chunks, experts, logits);
             },
-            {.step_tokens_max = options.step_tokens_max,
-             .sequences_max = options.sequences_max,
-             .snapshots_max = SnapshotsMax(options, config_),
-             .masked = TokensToMask(*model)},
+            {.step_tokens_max = options.step_tokens_max, .masked = TokensToMask(*model)},
             [this](int begin, int end, std::vector<float>* logits) { return engine_->Logits(begin, end, logits); }),
         threads_({.config = &config_,
                   .exchanges = exchanges_.get(),
@@ -194,7 +193,7 @@ class WorkerImpl : public Worker {
   const std::unique_ptr<WorkerWeights> weights_;
   WorkerProbe probe_;
   ThreadPool pool_;
-  KvPool kv_;
+  HostStates states_;
   const std::unique_ptr<Engine> engine_;
   const std::unique_ptr<ExchangeFactory> exchanges_;
   StepRunner runner_;
@@ -219,7 +218,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, co
                    ChooseKvBlocks(model->config(), kv_type, options.kv_bytes, AvailableMemoryBytes()));
   ASSIGN_OR_RETURN(std::unique_ptr<ExchangeFactory> exchanges, MakeExchangeFactory(options));
   spdlog::info("KV cache: {} blocks of {} tokens in {}, {} MiB when full", kv_blocks, kKvBlockTokens, options.kv_type,
-               (KvPool::BlockBytes(model->config(), kv_type) * static_cast<uint64_t>(kv_blocks)) >> 20);
+               (KvBlockBytes(model->config(), kv_type) * static_cast<uint64_t>(kv_blocks)) >> 20);
   return std::make_unique<WorkerImpl>(model, std::move(weights), options, metrics, kv_blocks, std::move(exchanges));
 }
 

@@ -15,7 +15,7 @@
 #include "expert_worker/memory.h"
 #include "expert_worker/router_messages.h"
 #include "expert_worker/tiny_model.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 // Whole workers against a router that does what the test says.
 
@@ -546,7 +546,7 @@ TEST(Worker, RefusesOptionsThatCannotWork) {
 
 TEST(ChooseKvBlocks, TakesAQuarterAndNoMoreThanIsUseful) {
   const TinyWorkerModel model;
-  const uint64_t block = KvPool::BlockBytes(model.config());
+  const uint64_t block = KvBlockBytes(model.config());
   const auto choose = [&](uint64_t kv_bytes, uint64_t available) {
     return *ChooseKvBlocks(model.config(), KvType::kBFloat16, kv_bytes, available);
   };

@@ -169,7 +169,8 @@ void WorkerThreads::ReportSequences() {
   probe_->sequences.Set(runner_->sequences().size());
   probe_->kv_blocks_used.Set(runner_->sequences().blocks().used());
   probe_->snapshots.Set(runner_->sequences().snapshots().size());
-  probe_->snapshot_bytes.Set(static_cast<double>(runner_->sequences().snapshots().bytes()));
+  probe_->snapshot_bytes.Set(static_cast<double>(static_cast<uint64_t>(runner_->sequences().snapshots().size()) *
+                                                 ConvCopyBytes(*shared_.config)));
 }
 
 }  // namespace braid

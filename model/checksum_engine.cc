@@ -67,8 +67,8 @@ void ChecksumEngine::Experts::Run(const ExpertRows& rows) {
   }
 }
 
-ChecksumEngine::ChecksumEngine(const ModelConfig* config, KvPool* kv, ThreadPool* pool)
-    : config_(*config), kv_(kv), pool_(pool), experts_(*config), D_(config->model_dim) {
+ChecksumEngine::ChecksumEngine(const ModelConfig* config, HostStates* states, ThreadPool* pool)
+    : config_(*config), states_(states), pool_(pool), experts_(*config), D_(config->model_dim) {
   CHECK_EQ(config->kv_dim(), D_);
 }
 
@@ -120,7 +120,7 @@ void ChecksumEngine::Convolve(int conv_layer) {
   const std::vector<float> zeros(D_);
   int first = 0;  // row of the chunk's first token
   for (const Chunk& chunk : rows_.chunks) {
-    float* const columns = chunk.cache->conv.data() + int64_t{conv_layer} * kConvColumns * D_;
+    float* const columns = states_->conv_columns(conv_layer, chunk.cache->conv_slot);
     const auto column = [&](int position) { return columns + int64_t{position % kConvColumns} * D_; };
     const auto at = [&](int position) -> const float* {
       if (position < 0) return zeros.data();
@@ -136,9 +136,9 @@ void ChecksumEngine::Convolve(int conv_layer) {
         next[d] = static_cast<float>(hash % kPrime);
       }
     }
-    for (const ConvSave& save : chunk.saves) {
+    for (const ColumnsSave& save : chunk.saves) {
       const int columns = config_.conv_taps - 1;
-      float* const to = save.columns + int64_t{conv_layer} * columns * D_;
+      float* const to = states_->conv_copy(conv_layer, save.copy);
       for (int i = 0; i < columns; ++i) std::copy_n(at(save.position - columns + i), D_, to + int64_t{i} * D_);
     }
     for (int position = std::max(chunk.position, end - kConvColumns); position < end; ++position)
@@ -151,7 +151,7 @@ void ChecksumEngine::Convolve(int conv_layer) {
 void ChecksumEngine::Attend(int attention_layer) {
   // In a block: keys (kKvBlockTokens, D), values alike.
   const auto key = [&](const int32_t* blocks, int s) {
-    return reinterpret_cast<float*>(kv_->at(attention_layer, blocks[s / kKvBlockTokens])) +
+    return reinterpret_cast<float*>(states_->kv(attention_layer, blocks[s / kKvBlockTokens])) +
            int64_t{s % kKvBlockTokens} * D_;
   };
   const auto value = [&](const int32_t* blocks, int s) { return key(blocks, s) + int64_t{kKvBlockTokens} * D_; };

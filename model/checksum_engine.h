@@ -29,7 +29,7 @@ namespace braid {
 class ChecksumEngine : public Engine {
  public:
   // All must outlive *this. The configuration is valid and of architecture "checksum".
-  ChecksumEngine(const ModelConfig* config, KvPool* kv, ThreadPool* pool);
+  ChecksumEngine(const ModelConfig* config, HostStates* states, ThreadPool* pool);
 
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override;
   absl::Status Logits(int begin, int end, std::vector<float>* logits) override;
@@ -59,7 +59,7 @@ class ChecksumEngine : public Engine {
   const float* row(int t) const { return x_.data() + int64_t{t} * D_; }
 
   const ModelConfig& config_;
-  KvPool* const kv_;
+  HostStates* const states_;
   ThreadPool* const pool_;
   Experts experts_;
   const int D_;

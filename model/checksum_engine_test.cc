@@ -107,7 +107,7 @@ TEST_F(ChecksumEngineTest, AnswersTheSameInAnyCompany) {
 TEST_F(ChecksumEngineTest, GoesOnFromAnEarlierPositionAsIfNothingHadHappened) {
   const std::vector<TokenId> prompt = Prompt(40, 2), wrong = Prompt(kConvColumns, 3);
   const std::vector<TokenId> expected = Answer(prompt, 30);
-  const int back = kConvColumns - (config_.conv_taps - 1);
+  const int back = ShortRunTokens(config_);
   const auto discard_steps = [&](int position, SequenceCache& cache) {
     for (int i = 0; position >= 40 && i < std::min(back, 69 - position); ++i) {
       const Chunk chunk{&cache, position + i, std::span(wrong).subspan(i, 1)};
@@ -228,7 +228,7 @@ class Sensitivity : public ChecksumEngineTest {
   }
 
   float* Key(int layer, const SequenceCache& cache, int position) {
-    return reinterpret_cast<float*>(fixture_->kv().at(layer, cache.blocks[position / kKvBlockTokens])) +
+    return reinterpret_cast<float*>(fixture_->states().kv(layer, cache.blocks[position / kKvBlockTokens])) +
            position % kKvBlockTokens * 8;
   }
   float* Value(int layer, const SequenceCache& cache, int position) {
@@ -297,8 +297,8 @@ TEST_F(Sensitivity, ToTwoBlocksSwapped) {
 }
 
 TEST_F(Sensitivity, ToAStaleConvColumn) {
-  ExpectMemoryFaultsToShow([](int position, SequenceCache& cache, RandomNumbers& random) {
-    float* const columns = cache.conv.data() + random.Below(2) * kConvColumns * 8;
+  ExpectMemoryFaultsToShow([&](int position, SequenceCache& cache, RandomNumbers& random) {
+    float* const columns = fixture_->states().conv_columns(random.Below(2), cache.conv_slot);
     const int stale = position - 1 - random.Below(2);
     std::copy_n(columns + (stale - 5) % kConvColumns * 8, 8, columns + stale % kConvColumns * 8);
   });

@@ -6,22 +6,27 @@
 
 #include "base/ids.h"
 #include "kernels/attention.h"
-#include "kernels/short_conv.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 
 // Rows that one step may have, over all its chunks.
 inline constexpr int kStepRowsMax = 4096;
 
+// A copy of the conv columns before `position`, to be made on the way: what SequenceStates::Save would make of a
+// sequence that had come so far.
+struct ColumnsSave {
+  int position = 0;
+  int32_t copy = 0;
+};
+
 // A run of consecutive positions of one sequence in a step: a piece of prefill, or the one token of a decode.
 struct Chunk {
-  SequenceCache* cache = nullptr;  // must own blocks for every position below position + tokens.size()
+  const SequenceCache* cache = nullptr;  // must own blocks for every position below position + tokens.size()
   int position = 0;
   std::span<const TokenId> tokens;  // at least one; each in [0, vocab)
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
-  // Copies of the conv state to be made, each into ConvSnapshotFloats; at least C - 1 tokens come before each position.
-  std::span<const ConvSave> saves = {};
+  std::span<const ColumnsSave> saves = {};  // inside of the run or at its end; at least C - 1 tokens come before each
 };
 
 // The rows of a step, chunk behind chunk: what every engine lays out first.

@@ -9,8 +9,8 @@ namespace {
 // LFM2 and LFM2-MoE.
 class LfmEngine : public Engine {
  public:
-  LfmEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
-      : forward_(config, tensors, kv, pool), experts_(config, tensors, pool) {}
+  LfmEngine(const ModelConfig* config, const ModelTensors* tensors, HostStates* states, ThreadPool* pool)
+      : forward_(config, tensors, states, pool), experts_(config, tensors, pool) {}
 
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) override {
     return forward_.Run(chunks, experts, logits);
@@ -28,10 +28,10 @@ class LfmEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv,
+std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, HostStates* states,
                                    ThreadPool* pool) {
-  if (config->architecture == "checksum") return std::make_unique<ChecksumEngine>(config, kv, pool);
-  return std::make_unique<LfmEngine>(config, tensors, kv, pool);
+  if (config->architecture == "checksum") return std::make_unique<ChecksumEngine>(config, states, pool);
+  return std::make_unique<LfmEngine>(config, tensors, states, pool);
 }
 
 }  // namespace braid

@@ -9,7 +9,7 @@
 #include "model/chunk.h"
 #include "model/config.h"
 #include "model/experts.h"
-#include "model/kv_cache.h"
+#include "model/host_states.h"
 #include "model/step_profile.h"
 #include "model/tensors.h"
 
@@ -23,7 +23,7 @@ class Engine {
 
   // Runs one step over `chunks` (may be empty: the MoE layers still run, for the peers' sake). `logits` gets (L, V)
   // rows in the order of the chunks and positions that asked for them; if it is null Logits does that. On an error
-  // nothing of the step may be used; sequences can go on from where their chunks began, see SaveConvColumns. REQUIRES:
+  // nothing of the step may be used; sequences can go on from where their chunks began, see ShortRunTokens. REQUIRES:
   // at most kStepRowsMax rows over all chunks.
   virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
 
@@ -39,7 +39,7 @@ class Engine {
 };
 
 // The engine of config->architecture, which has been validated, also against the tensors. All must outlive the engine.
-std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv,
+std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, HostStates* states,
                                    ThreadPool* pool);
 
 }  // namespace braid

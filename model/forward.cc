@@ -65,7 +65,7 @@ T* Grow(std::vector<T>& buffer, int64_t size) {
 struct Forward::Impl {
   const ModelConfig& config;
   const ModelTensors& tensors;
-  KvPool* kv;
+  HostStates* states;
   ThreadPool* pool;
   StepProfile* profile = nullptr;
 
@@ -86,7 +86,7 @@ struct Forward::Impl {
   std::vector<ConvSave> conv_saves;
   GroupedFfnScratch dense_scratch;
 
-  Impl(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
+  Impl(const ModelConfig* config, const ModelTensors* tensors, HostStates* states, ThreadPool* pool);
   absl::Status Embed();
   absl::Status Layer(int layer, ExpertRunner& runner);
   absl::Status Convolve(int layer);
@@ -125,11 +125,11 @@ struct Forward::Impl {
   }
 };
 
-Forward::Impl::Impl(const ModelConfig* model_config, const ModelTensors* model_tensors, KvPool* kv_pool,
+Forward::Impl::Impl(const ModelConfig* model_config, const ModelTensors* model_tensors, HostStates* sequence_states,
                     ThreadPool* threads)
     : config(*model_config),
       tensors(*model_tensors),
-      kv(kv_pool),
+      states(sequence_states),
       pool(threads),
       final_norm(Floats(tensors.final_norm)) {
   CHECK_EQ(tensors.layers.size(), config.layers.size());
@@ -169,16 +169,16 @@ absl::Status Forward::Impl::Convolve(int layer) {
   float* bcx = Grow(wide, T * 3 * D);
   RETURN_IF_ERROR(Do(Linear{T, AsMatrix(weights.conv_in), normed.data(), bcx, normed_q.data()}));
   Lap(StepOp::kConvIn);
-  const int64_t saved = kind_index[layer] * (config.conv_taps - 1) * D;  // where this layer is in a snapshot
   conv_saves.clear();
   for (const Chunk& chunk : rows.chunks) {
-    for (const ConvSave& save : chunk.saves) conv_saves.push_back({save.position, save.columns + saved});
+    for (const ColumnsSave& save : chunk.saves)
+      conv_saves.push_back({save.position, states->conv_copy(kind_index[layer], save.copy)});
   }
   conv_pieces.clear();
   int row = 0;
   const ConvSave* saves = conv_saves.data();
   for (const Chunk& chunk : rows.chunks) {
-    float* columns = chunk.cache->conv.data() + kind_index[layer] * kConvColumns * D;
+    float* columns = states->conv_columns(kind_index[layer], chunk.cache->conv_slot);
     conv_pieces.push_back(
         {row, static_cast<int>(chunk.tokens.size()), chunk.position, columns, {saves, chunk.saves.size()}});
     saves += chunk.saves.size();
@@ -209,8 +209,8 @@ absl::Status Forward::Impl::Attend(int layer) {
   RETURN_IF_ERROR(norm_rope(config.heads, small[layer].q_norm, q));
   RETURN_IF_ERROR(norm_rope(config.kv_heads, small[layer].k_norm, k));
   Lap(StepOp::kRope);
-  const KvArena arena{kv->at(kind_index[layer], 0), static_cast<int64_t>(kv->layer_bytes()), config.kv_heads,
-                      config.head_dim, kv->type()};
+  const KvArena arena{states->kv(kind_index[layer], 0), static_cast<int64_t>(states->kv_layer_bytes()), config.kv_heads,
+                      config.head_dim, states->kv_type()};
   RETURN_IF_ERROR(Do(KvStore{T, k, v, rows.kv.data(), arena}));
   const Attention attention{T, config.heads,   config.kv_heads, config.head_dim,
                             q, rows.kv.data(), arena,           Grow(mixed, T * q_dim)};
@@ -272,8 +272,8 @@ absl::Status Forward::Impl::Head(int begin, int end, std::vector<float>* logits)
   return absl::OkStatus();
 }
 
-Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool)
-    : impl_(std::make_unique<Impl>(config, tensors, kv, pool)) {}
+Forward::Forward(const ModelConfig* config, const ModelTensors* tensors, HostStates* states, ThreadPool* pool)
+    : impl_(std::make_unique<Impl>(config, tensors, states, pool)) {}
 Forward::~Forward() = default;
 
 absl::Status Forward::Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {

@@ -9,7 +9,7 @@
 #include "model/chunk.h"
 #include "model/config.h"
 #include "model/experts.h"
-#include "model/kv_cache.h"
+#include "model/host_states.h"
 #include "model/step_profile.h"
 #include "model/tensors.h"
 
@@ -20,7 +20,7 @@ namespace braid {
 class Forward {
  public:
   // All must outlive *this. The configuration has been validated against the tensors.
-  Forward(const ModelConfig* config, const ModelTensors* tensors, KvPool* kv, ThreadPool* pool);
+  Forward(const ModelConfig* config, const ModelTensors* tensors, HostStates* states, ThreadPool* pool);
   ~Forward();
 
   // Engine::Run.

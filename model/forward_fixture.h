@@ -18,13 +18,15 @@ class ForwardFixture {
   ForwardFixture(const ModelConfig* config, const ModelTensors* tensors, int threads = 1, int kv_blocks = 64,
                  KvType kv_type = KvType::kBFloat16)
       : pool_(threads),
-        kv_(*config, kv_blocks, kv_type),
-        engine_(MakeEngine(config, tensors, &kv_, &pool_)),
+        states_(*config, {.blocks = kv_blocks, .sequences = kSequences}, kv_type),
+        engine_(MakeEngine(config, tensors, &states_, &pool_)),
         experts_(config->experts, &engine_->experts(), &pool_) {}
 
-  // A sequence with blocks for `tokens` positions. Blocks are handed out from the top, so that they never lie in order.
+  // A sequence with blocks for `tokens` positions. Blocks are handed out from the top, so that they never lie in order,
+  // and all is what earlier sequences have left of it.
   SequenceCache NewSequence(int tokens) {
-    SequenceCache cache = kv_.NewSequence();
+    SequenceCache cache;
+    cache.conv_slot = next_slot_ = (next_slot_ + 1) % kSequences;
     while (static_cast<int>(cache.blocks.size()) * kKvBlockTokens < tokens) cache.blocks.push_back(NextBlock());
     return cache;
   }
@@ -52,16 +54,21 @@ class ForwardFixture {
 
   Engine& engine() { return *engine_; }
   LocalExperts& experts() { return experts_; }
-  KvPool& kv() { return kv_; }
+  HostStates& states() { return states_; }
 
  private:
-  int32_t NextBlock() { return next_block_ = (next_block_ + kv_.blocks() - 1) % kv_.blocks(); }
+  static constexpr int kSequences = 64;
+
+  int32_t NextBlock() {
+    const int blocks = states_.sizes().blocks;
+    return next_block_ = (next_block_ + blocks - 1) % blocks;
+  }
 
   ThreadPool pool_;
-  KvPool kv_;
+  HostStates states_;
   std::unique_ptr<Engine> engine_;
   LocalExperts experts_;
-  int32_t next_block_ = 0;
+  int32_t next_block_ = 0, next_slot_ = 0;
 };
 
 }  // namespace braid

@@ -190,7 +190,7 @@ TEST(Forward, GivesASequenceTheSameBitsInAnyCompany) {
 
 TEST(Forward, GoesOnFromAnEarlierPositionAsIfNothingHadHappened) {
   const TinyModel model(DType::kF32);
-  const int V = model.config.vocab_size, back = kConvColumns - (model.config.conv_taps - 1);
+  const int V = model.config.vocab_size, back = ShortRunTokens(model.config);
   const std::vector<TokenId> tokens = model.Tokens(50, 3), wrong = model.Tokens(back, 4);
   ForwardFixture fixture(&model.config, &model.tensors, 2);
   const std::vector<float> whole = fixture.Logits(tokens, 50);
@@ -289,24 +289,53 @@ TEST(LocalExperts, GiveATokenTheSameBitsInBatchesOfAnySize) {
   }
 }
 
-TEST(KvPool, KeepsBlocksAndLayersApart) {
+TEST(HostStates, KeepsBlocksAndLayersApart) {
   const TinyModel model(DType::kF32);
-  KvPool kv(model.config, 3);
-  const size_t bytes = kv.layer_bytes();
+  HostStates states(model.config, {.blocks = 3});
+  const size_t bytes = states.kv_layer_bytes();
   int value = 0;
   for (int layer = 0; layer < 2; ++layer)
-    for (int block = 0; block < 3; ++block) std::fill_n(kv.at(layer, block), bytes, static_cast<std::byte>(++value));
+    for (int block = 0; block < 3; ++block)
+      std::fill_n(states.kv(layer, block), bytes, static_cast<std::byte>(++value));
   value = 0;
   for (int layer = 0; layer < 2; ++layer) {
     for (int block = 0; block < 3; ++block) {
       ++value;
-      for (size_t end : {size_t{0}, bytes - 1}) EXPECT_EQ(kv.at(layer, block)[end], static_cast<std::byte>(value));
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(kv.at(layer, block)) % 64, 0u);
+      for (size_t end : {size_t{0}, bytes - 1}) EXPECT_EQ(states.kv(layer, block)[end], static_cast<std::byte>(value));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(states.kv(layer, block)) % 64, 0u);
     }
   }
-  EXPECT_EQ(KvPool::BlockBytes(model.config), 2 * bytes);
-  EXPECT_LT(KvPool::BlockBytes(model.config, KvType::kInt8), 2 * bytes);
+  EXPECT_EQ(KvBlockBytes(model.config), 2 * bytes);
+  EXPECT_LT(KvBlockBytes(model.config, KvType::kInt8), 2 * bytes);
   EXPECT_EQ(bytes, KvArena::BlockBytes(KvType::kBFloat16, model.config.kv_heads, model.config.head_dim));
+}
+
+TEST(HostStates, CopiesTheColumnsBeforeAPosition) {
+  const TinyModel model(DType::kF32);
+  const int D = model.config.model_dim, layers = model.config.conv_layer_count();
+  HostStates states(model.config, {.sequences = 3, .snapshots = 2});
+  const auto fill = [&](int32_t slot, float value) {
+    for (int layer = 0; layer < layers; ++layer)
+      for (int i = 0; i < kConvColumns * D; ++i)
+        states.conv_columns(layer, slot)[i] = value + static_cast<float>(i / D);
+  };
+  for (const int position : {0, 1, 2, 17, 32}) {
+    fill(1, 100), fill(2, 200);
+    states.Save(1, position, 4);
+    states.Restore(4, position, 2);
+    for (int layer = 0; layer < layers; ++layer) {
+      for (int column = 0; column < kConvColumns; ++column) {
+        bool before = false;
+        for (int p = std::max(0, position - (model.config.conv_taps - 1)); p < position; ++p)
+          before |= p % kConvColumns == column;
+        const float expected = static_cast<float>(column + (before ? 100 : 200));
+        EXPECT_EQ(states.conv_columns(layer, 2)[column * D], expected) << position << ": " << column;
+        EXPECT_EQ(states.conv_columns(layer, 2)[column * D + D - 1], expected);
+      }
+    }
+  }
+  EXPECT_EQ(ConvColumnsBytes(model.config), sizeof(float) * layers * kConvColumns * D);
+  EXPECT_EQ(ConvCopyBytes(model.config), sizeof(float) * layers * (model.config.conv_taps - 1) * D);
 }
 
 // A file may give every matrix of an expert a type of its own.

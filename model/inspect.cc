@@ -8,7 +8,7 @@
 #include "base/panels.h"
 #include "base/status.h"
 #include "model/chat_template.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 #include "model/visit_tensors.h"
 
 namespace braid {
@@ -84,15 +84,11 @@ void DescribeLayout(const ModelFile& model, std::ostream& out) {
 
 void DescribeMemory(const ModelFile& model, std::ostream& out) {
   const ModelConfig& config = model.config();
-  const uint64_t conv_bytes = sizeof(float) * uint64_t{kConvColumns} * static_cast<uint64_t>(config.model_dim) *
-                              static_cast<uint64_t>(config.conv_layer_count());
   out << "memory            " << HumanBytes(model.weight_bytes()) << " of weights, mapped\n";
-  const auto kv_bytes = [&](KvType type) {
-    return HumanBytes(1000 * KvPool::BlockBytes(config, type) / kKvBlockTokens);
-  };
+  const auto kv_bytes = [&](KvType type) { return HumanBytes(1000 * KvBlockBytes(config, type) / kKvBlockTokens); };
   out << "                  " << kv_bytes(KvType::kBFloat16) << " of keys and values per 1,000 tokens, "
       << kv_bytes(KvType::kInt8) << " in int8\n";
-  out << "                  " << HumanBytes(conv_bytes) << " of conv state per sequence\n";
+  out << "                  " << HumanBytes(ConvColumnsBytes(config)) << " of conv state per sequence\n";
 }
 
 std::string_view Name(TokenizerSpec::PreTokenizer kind) {

@@ -23,7 +23,7 @@ ARROWS = {
 }
 # Headers of model/ that bring kernels in: gateway and router work on text and tokens only.
 FORWARD_HEADERS = {"model/engine.h", "model/forward.h", "model/checksum_engine.h", "model/chunk.h", "model/experts.h",
-                   "model/kv_cache.h", "model/convert.h"}
+                   "model/host_states.h", "model/sequence_states.h", "model/convert.h"}
 CORE_BANNED = re.compile(r"#include [<\"](grpc|boost/asio|sys/socket|ucp/|thread>|mutex>|absl/time/clock\.h)")
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.M)
 

@@ -54,15 +54,16 @@ MachineLimits Mean(const MachineLimits& a, const MachineLimits& b) {
 
 class EngineBench {
  public:
-  EngineBench(const ModelConfig& config, const ModelTensors& tensors, const EngineBenchOptions& options, int kv_blocks)
+  EngineBench(const ModelConfig& config, const ModelTensors& tensors, const EngineBenchOptions& options,
+              const StateSizes& sizes)
       : config_(config),
         tensors_(tensors),
         options_(options),
         pool_(options.threads),
         probe_(&pool_),
-        kv_(config, kv_blocks, options.kv_type),
-        kv_bytes_per_token_(KvPool::BlockBytes(config, options.kv_type) / kKvBlockTokens),
-        engine_(MakeEngine(&config, &tensors, &kv_, &pool_)),
+        states_(config, sizes, options.kv_type),
+        kv_bytes_per_token_(KvBlockBytes(config, options.kv_type) / kKvBlockTokens),
+        engine_(MakeEngine(&config, &tensors, &states_, &pool_)),
         experts_(config.experts, &engine_->experts(), &pool_),
         counted_(&experts_, config.experts) {
     FillContext();
@@ -78,7 +79,7 @@ class EngineBench {
   absl::StatusOr<double> PromptSeconds(PointResult& result);
   absl::StatusOr<double> DecodeSeconds(PointResult& result);
   absl::StatusOr<double> StepSeconds(const std::vector<Chunk>& chunks, PointResult& result);
-  // Sequences with room for what the point needs, in the blocks of the pool from the first one.
+  // Sequences with room for what the point needs, in blocks and slots from the first one.
   std::vector<SequenceCache> NewSequences(const BenchPoint& point);
   std::vector<TokenId> RandomTokens(int count);
 
@@ -87,7 +88,7 @@ class EngineBench {
   const EngineBenchOptions& options_;
   ThreadPool pool_;
   MachineProbe probe_;
-  KvPool kv_;
+  HostStates states_;
   const uint64_t kv_bytes_per_token_;
   std::unique_ptr<Engine> engine_;
   LocalExperts experts_;
@@ -102,15 +103,15 @@ void EngineBench::FillContext() {
   const int layers = config_.attention_layer_count();
   if (layers == 0) return;
   for (int layer = 0; layer < layers; ++layer)
-    for (int block = 0; block < kv_.blocks(); ++block)
-      std::memset(kv_.at(layer, block), kContextByte, kv_.layer_bytes());
+    for (int block = 0; block < states_.sizes().blocks; ++block)
+      std::memset(states_.kv(layer, block), kContextByte, states_.kv_layer_bytes());
 }
 
 std::vector<SequenceCache> EngineBench::NewSequences(const BenchPoint& point) {
   const int64_t blocks = point.KvBlocks(options_.steps) / point.sequences;
   std::vector<SequenceCache> sequences;
   for (int64_t i = 0, block = 0; i < point.sequences; ++i) {
-    sequences.push_back(kv_.NewSequence());
+    sequences.push_back({.conv_slot = static_cast<int32_t>(i)});
     for (int64_t end = block + blocks; block < end; ++block)
       sequences.back().blocks.push_back(static_cast<int32_t>(block));
   }
@@ -219,7 +220,7 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
       RETURN_IF_ERROR(Sample(result));
     }
   }
-  results.kv_bytes = static_cast<uint64_t>(kv_.blocks()) * KvPool::BlockBytes(config_, options_.kv_type);
+  results.kv_bytes = static_cast<uint64_t>(states_.sizes().blocks) * KvBlockBytes(config_, options_.kv_type);
   results.kv_bytes_per_token = kv_bytes_per_token_;
   results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
   results.moe_layers = config_.moe_layer_count();
@@ -266,9 +267,12 @@ absl::StatusOr<EngineBenchResults> RunEngineBench(const ModelConfig& config, con
                                                   const EngineBenchOptions& options,
                                                   const std::vector<BenchPoint>& points,
                                                   const std::function<void(const BenchPoint&)>& progress) {
-  int64_t blocks = 1;
-  for (const BenchPoint& point : points) blocks = std::max(blocks, point.KvBlocks(options.steps));
-  EngineBench bench(config, tensors, options, static_cast<int>(blocks));
+  StateSizes sizes;
+  for (const BenchPoint& point : points) {
+    sizes.blocks = std::max(sizes.blocks, static_cast<int>(point.KvBlocks(options.steps)));
+    sizes.sequences = std::max(sizes.sequences, point.sequences);
+  }
+  EngineBench bench(config, tensors, options, sizes);
   return bench.Run(points, progress);
 }
 

@@ -1,7 +1,7 @@
 #include "cli/bench_engine/points.h"
 
 #include "base/human.h"
-#include "model/kv_cache.h"
+#include "model/sequence_states.h"
 
 namespace braid {
 

@@ -16,15 +16,13 @@ class SequenceRun {
  public:
   SequenceRun(const ModelConfig& config, const ModelTensors& tensors, size_t tokens_max, KvType kv_type,
               ThreadPool* pool)
-      : kv_(config, static_cast<int>(tokens_max + kKvBlockTokens - 1) / kKvBlockTokens, kv_type),
-        engine_(MakeEngine(&config, &tensors, &kv_, pool)),
-        experts_(config.experts, &engine_->experts(), pool) {}
-
-  void Begin() {
-    cache_ = kv_.NewSequence();
-    cache_.blocks.resize(static_cast<size_t>(kv_.blocks()));
+      : states_(config, {.blocks = static_cast<int>(tokens_max + kKvBlockTokens - 1) / kKvBlockTokens}, kv_type),
+        engine_(MakeEngine(&config, &tensors, &states_, pool)),
+        experts_(config.experts, &engine_->experts(), pool),
+        cache_{std::vector<int32_t>(static_cast<size_t>(states_.sizes().blocks)), 0} {
     std::iota(cache_.blocks.begin(), cache_.blocks.end(), 0);
   }
+
   // Of the tokens from `position`, up to which the sequence has run.
   absl::Status Step(std::span<const TokenId> tokens, size_t position) {
     const Chunk chunk{&cache_, static_cast<int>(position), tokens, Chunk::Logits::kAll};
@@ -33,10 +31,10 @@ class SequenceRun {
   std::span<const float> logits() const { return logits_; }
 
  private:
-  KvPool kv_;
+  HostStates states_;
   std::unique_ptr<Engine> engine_;
   LocalExperts experts_;
-  SequenceCache cache_;
+  SequenceCache cache_;  // of the sequence at hand
   std::vector<float> logits_;
 };
 
@@ -53,8 +51,6 @@ absl::StatusOr<QualityFigures> CompareEngines(const ModelConfig& config, const M
   QualitySum sum;
   int done = 0;
   for (const std::vector<TokenId>& sequence : sequences) {
-    reference_run.Begin();
-    candidate_run.Begin();
     for (size_t at = 0; at < sequence.size();) {
       const size_t rows = std::min(static_cast<size_t>(options.rows_max), sequence.size() - at);
       const std::span<const TokenId> tokens = std::span(sequence).subspan(at, rows);

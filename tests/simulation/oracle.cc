@@ -45,12 +45,12 @@ std::vector<GeneratedToken> Answer(const v1::GenerateSequenceRequest& request,
   const ToyModel& model = ToyModel::Get();
   ThreadPool pool(1);
   const int positions = request.prompt_size() + static_cast<int>(request.max_new_tokens());
-  KvPool kv(model.config(), positions / kKvBlockTokens + 1);
-  SequenceCache cache = kv.NewSequence();
-  for (int block = 0; block < kv.blocks(); ++block) cache.blocks.push_back(block);
+  HostStates states(model.config(), {.blocks = positions / kKvBlockTokens + 1});
+  SequenceCache cache = {.conv_slot = 0};
+  for (int block = 0; block < states.sizes().blocks; ++block) cache.blocks.push_back(block);
   GatedExpertFfn ffn(&model.config(), &model.tensors(), &pool);
   LocalExperts experts(model.config().experts, &ffn, &pool);
-  ToyForward forward(&kv, {});
+  ToyForward forward(&states, {});
   const auto score = [&](std::span<const float> logits, TokenId token) {
     v1::TokenLogprob scored;
     scored.set_token(token);

@@ -29,35 +29,32 @@ SimWorker::SimWorker(Process* process, DataPlane* plane, ThreadPool* pool, const
       options_(options),
       reach_(std::move(reach)),
       poisoned_(std::move(poisoned)),
-      kv_(ToyModel::Get().config(), options.kv_blocks),
-      forward_(&kv_, {.pause = [this](int rows) { Compute(rows); },
-                      .poisoned =
-                          [this] {
-                            poisoned_();
-                            steps_.Wait(absl::InfiniteFuture());
-                          }}),
+      states_(ToyModel::Get().config(),
+              {.blocks = options.kv_blocks, .sequences = options.sequences_max, .snapshots = options.snapshots_max}),
+      forward_(&states_, {.pause = [this](int rows) { Compute(rows); },
+                          .poisoned =
+                              [this] {
+                                poisoned_();
+                                steps_.Wait(absl::InfiniteFuture());
+                              }}),
       ffn_(&ToyModel::Get().config(), &ToyModel::Get().tensors(), pool),
       exchanges_(plane, process),
-      shared_(
-          {.config = &ToyModel::Get().config(),
-           .exchanges = &exchanges_,
-           .make_experts = ExpertParallelMaker(&ToyModel::Get().config(), &ffn_, pool),
-           .message_bytes_max = MoeMessageBytesMax(options.step_tokens_max, ToyModel::Get().config().experts_per_token,
-                                                   ToyModel::Get().config().model_dim),
-           .load_experts = [this](std::span<const ExpertRanks>, int,
-                                  const std::function<bool()>& stop) -> absl::StatusOr<ExpertHold> {
-             RETURN_IF_ERROR(LoadExperts(stop));
-             return ExpertHold();
-           },
-           .step_tokens_max = options.step_tokens_max,
-           .exchange_timeout = options.exchange_timeout}),
-      runner_(&ToyModel::Get().config(), &kv_, pool,
+      shared_({.config = &ToyModel::Get().config(),
+               .ffn = &ffn_,
+               .pool = pool,
+               .exchanges = &exchanges_,
+               .load_experts = [this](std::span<const ExpertRanks>, int,
+                                      const std::function<bool()>& stop) -> absl::StatusOr<ExpertHold> {
+                 RETURN_IF_ERROR(LoadExperts(stop));
+                 return ExpertHold();
+               },
+               .step_tokens_max = options.step_tokens_max,
+               .exchange_timeout = options.exchange_timeout}),
+      runner_(&ToyModel::Get().config(), &states_, pool,
               [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
                 return forward_.Run(chunks, experts, logits);
               },
-              {.step_tokens_max = options.step_tokens_max,
-               .sequences_max = options.sequences_max,
-               .snapshots_max = options.snapshots_max}),
+              {.step_tokens_max = options.step_tokens_max}),
       protocol_(ToyModel::Get().config().layer_count(), ToyModel::Get().config().experts),
       pause_(kPauseMin),
       set_up_(process),

@@ -91,7 +91,7 @@ class SimWorker {
   const std::function<void()> poisoned_;
   double slowness_ = 1;
 
-  KvPool kv_;
+  HostStates states_;
   ToyForward forward_;
   GatedExpertFfn ffn_;
   SimExchangeFactory exchanges_;

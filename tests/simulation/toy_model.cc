@@ -187,7 +187,8 @@ absl::Status ToyForward::Run(std::span<const Chunk> chunks, ExpertRunner& expert
 }
 
 void ToyForward::Conv(Row& row) const {
-  const auto column = [&row](int position) { return row.chunk->cache->conv.data() + position % kConvColumns * kDim; };
+  float* const columns = states_->conv_columns(0, row.chunk->cache->conv_slot);
+  const auto column = [columns](int position) { return columns + position % kConvColumns * kDim; };
   column(row.position)[0] = Pack(row.state);
   uint64_t sum = 0;
   for (int back = 1; back <= 2; ++back) {
@@ -195,9 +196,10 @@ void ToyForward::Conv(Row& row) const {
     sum = Mix(sum + 1, position < 0 ? 0 : Unpack(column(position)[0]));
   }
   row.state = Mix(row.state, sum);
-  for (const ConvSave& save : row.chunk->saves) {
+  for (const ColumnsSave& save : row.chunk->saves) {
     if (save.position != row.position + 1) continue;
-    for (int i = 0; i < 2; ++i) std::copy_n(column(save.position - 2 + i), kDim, save.columns + i * kDim);
+    float* const to = states_->conv_copy(0, save.copy);
+    for (int i = 0; i < 2; ++i) std::copy_n(column(save.position - 2 + i), kDim, to + i * kDim);
   }
 }
 
@@ -205,7 +207,7 @@ void ToyForward::Attend(Row& row) const {
   const std::vector<int32_t>& blocks = row.chunk->cache->blocks;
   const auto at = [&](int position, bool value) {
     const int block = blocks[static_cast<size_t>(position / kKvBlockTokens)];
-    return reinterpret_cast<float*>(kv_->at(0, block)) + position % kKvBlockTokens * 2 + (value ? 1 : 0);
+    return reinterpret_cast<float*>(states_->kv(0, block)) + position % kKvBlockTokens * 2 + (value ? 1 : 0);
   };
   at(row.position, false)[0] = Pack(row.state);
   at(row.position, true)[0] = Pack(row.state >> 24);

@@ -14,7 +14,7 @@
 #include "model/chunk.h"
 #include "model/config.h"
 #include "model/experts.h"
-#include "model/kv_cache.h"
+#include "model/host_states.h"
 #include "model/tensors.h"
 
 namespace braid::simulation {
@@ -64,8 +64,8 @@ class ToyForward {
     std::function<void(int rows)> pause;
     std::function<void()> poisoned;
   };
-  // `kv` must outlive *this.
-  ToyForward(KvPool* kv, Hooks hooks) : kv_(kv), hooks_(std::move(hooks)) {}
+  // `states` must outlive *this.
+  ToyForward(HostStates* states, Hooks hooks) : states_(states), hooks_(std::move(hooks)) {}
 
   absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits);
 
@@ -81,7 +81,7 @@ class ToyForward {
   absl::Status Moe(int layer, ExpertRunner& experts);
   void WriteLogits(const Row& row, std::vector<float>* logits) const;
 
-  KvPool* const kv_;
+  HostStates* const states_;
   const Hooks hooks_;
   std::vector<Row> rows_;
   std::vector<float> x_, y_, weights_;
