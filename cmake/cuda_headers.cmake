@@ -1,7 +1,6 @@
 # NVIDIA's headers (not its compiler, nor its libraries) for the host side of kernels/cuda and for tests/cuda_emulator:
 # of an installed toolkit, else of the wheels of tests/cuda_emulator/requirements.txt, that `./run test` installs.
-# Sets BRAID_CUDA_HEADERS, the folder BRAID_CUDA_INCLUDE, the target cuda_headers, and where there are none
-# BRAID_CUDA_HEADERS_MISSING, a sentence.
+# Sets BRAID_CUDA_HEADERS, BRAID_CUBLAS_HEADERS (which the runtime's wheel does not have), the target cuda_headers, and where there are none BRAID_CUDA_HEADERS_MISSING, a sentence.
 set(BRAID_CUDA_INCLUDE_DIR "" CACHE PATH "Folder of CUDA 13's headers; empty: looked for")
 file(GLOB wheel_headers ${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages/nvidia/cu13/include)
 set(BRAID_CUDA_HEADERS OFF)
@@ -22,6 +21,9 @@ foreach(candidate ${candidates})
       message(STATUS "CUDA headers: ${candidate}")
       add_library(cuda_headers INTERFACE)
       target_include_directories(cuda_headers SYSTEM INTERFACE ${candidate} ${candidate}/cccl)
+      if(EXISTS ${candidate}/cublasLt.h)
+        set(BRAID_CUBLAS_HEADERS ON)
+      endif()
       break()
     endif()
   endif()
