@@ -7,7 +7,7 @@
 # braid_emulated_library(NAME SRCS foo.cc KERNELS foo.cu EMULATED k DEPS x y)
 #   the same of what several programs use, by the name that EMULATED of theirs says.
 # braid_emulated_binary(NAME SRCS main.cc KERNELS foo.cu EMULATED k DEPS x y)
-#   one program, with the fakes and without sanitizers: a main that knows of no emulator.
+#   one program in build/<preset>/tests, with the fakes and without sanitizers: a main that knows of no emulator.
 set(BRAID_NO_EMULATOR)
 if(NOT BRAID_CUDA_HEADERS)
   set(BRAID_NO_EMULATOR ${BRAID_CUDA_HEADERS_MISSING})
@@ -97,6 +97,7 @@ function(braid_emulated_binary name)
   cmake_parse_arguments(ARG "" "" "SRCS;KERNELS;EMULATED;DEPS" ${ARGN})
   braid_wrap_kernels(kernels ${ARG_KERNELS})
   add_executable(${name} ${ARG_SRCS} ${kernels})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   braid_emulate(${name} plain EMULATED ${ARG_EMULATED} fake_cuda DEPS ${ARG_DEPS} Threads::Threads)
   target_compile_options(${name} PRIVATE -O2)
 endfunction()

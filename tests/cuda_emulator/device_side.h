@@ -4,11 +4,13 @@
 // simt.h alone. Everything is inlined, so that a sanitizer's program has only the versions that were compiled for it.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 
 #define SIMT_INLINE __attribute__((always_inline)) inline
 
@@ -51,9 +53,14 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
                    const Arguments&... args) {
   static_assert((std::is_trivially_copyable_v<std::remove_cv_t<Parameters>> && ...), "arguments are copied as bytes");
   static_assert((!std::is_reference_v<Parameters> && ...), "a GPU cannot follow a reference to the host");
-  const simt::LaunchConfig config{reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream};
-  return simt::Submit(config, (sizeof(Parameters) + ... + 0),
-                      [kernel, ... copies = Parameters(args)] { kernel(copies...); });
+  const std::tuple<Parameters...> copies{args...};
+  const auto arguments = std::apply(
+      [](const Parameters&... copy) {
+        return std::array<simt::Argument, sizeof...(Parameters)>{simt::Argument{&copy, sizeof copy}...};
+      },
+      copies);
+  const simt::LaunchConfig config{reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream, arguments};
+  return simt::Submit(config, (sizeof(Parameters) + ... + 0), [kernel, copies] { std::apply(kernel, copies); });
 }
 
 template <typename... Parameters>

@@ -360,6 +360,20 @@ TEST_F(FakeCuda, FailsADeviceThatWritesBesideAnAllocation) {
 }
 #endif
 
+TEST_F(FakeCuda, GivesKernelsNoPageableMemory) {
+  const cudaStream_t stream = NewStream();
+  std::vector<int> on_heap(32);
+  int on_stack[32] = {};
+  int* const device = Device<int>(32);
+  const auto launch = [&](int* x) { return Launch(Fill, dim3(1), dim3(32), 0, stream, x, 32, 1); };
+  EXPECT_EQ(launch(on_heap.data()), cudaErrorIllegalAddress);
+  EXPECT_EQ(launch(on_stack), cudaErrorIllegalAddress);
+  EXPECT_CUDA(launch(device));
+  EXPECT_CUDA(launch(Pinned<int>(32)));
+  EXPECT_CUDA(Launch(Fill, dim3(1), dim3(32), 0, stream, device + 32, 0, 1));  // its end
+  EXPECT_CUDA(cudaStreamSynchronize(stream));
+}
+
 // ---- Devices.
 
 TEST_F(FakeCuda, PlaysTheMachineThatATestSays) {

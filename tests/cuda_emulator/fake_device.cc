@@ -59,6 +59,7 @@ void Runtime::Reset(const Settings& fresh) {
     devices[i].legacy = std::make_unique<Stream>();
     devices[i].legacy->device = i;
     devices[i].legacy->number = -1 - i;
+    devices[i].legacy->slot = i;
     devices[i].legacy->legacy = true;
   }
   calls = {};
@@ -231,6 +232,11 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDevice(int* device) {
   FAKE_CALL(Call::Needs::kDriver);
   *device = fake::current_device;
+  return call.Return(cudaSuccess);
+}
+
+cudaError_t cudaSetDeviceFlags(unsigned) {
+  FAKE_CALL(Call::Needs::kDriver);
   return call.Return(cudaSuccess);
 }
 

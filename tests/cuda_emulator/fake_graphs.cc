@@ -26,6 +26,7 @@ class Capture {
   }
   void Join(Stream& stream, const std::vector<int>& after) {
     const auto [member, joined] = members_.try_emplace(&stream, Member{{}, static_cast<int>(members_.size())});
+    has_blocking_stream_ |= (stream.flags & cudaStreamNonBlocking) == 0;
     std::vector<int>& last = member->second.last;
     last.insert(last.end(), after.begin(), after.end());
     std::sort(last.begin(), last.end());
@@ -38,10 +39,7 @@ class Capture {
   }
   const std::vector<int>& last(Stream& stream) const { return members_.at(&stream).last; }
   int lanes() const { return static_cast<int>(members_.size()); }
-  bool HasBlockingStream() const {
-    return std::any_of(members_.begin(), members_.end(),
-                       [](const auto& member) { return (member.first->flags & cudaStreamNonBlocking) == 0; });
-  }
+  bool has_blocking_stream() const { return has_blocking_stream_; }
   // Whether all that was captured comes before the origin's end.
   bool Joined() const {
     std::vector<bool> before(nodes.size());
@@ -51,11 +49,6 @@ class Capture {
       for (int node : nodes[i].after) before[node] = true;
     }
     return true;
-  }
-  std::vector<Stream*> Members() const {
-    std::vector<Stream*> streams;
-    for (const auto& [stream, member] : members_) streams.push_back(stream);
-    return streams;
   }
 
   Stream* const origin;
@@ -70,7 +63,8 @@ class Capture {
     std::vector<int> last;  // what its next node comes after
     int lane;
   };
-  std::map<Stream*, Member> members_;
+  std::map<const Stream*, Member> members_;
+  bool has_blocking_stream_ = false;
 };
 
 namespace {
@@ -86,6 +80,8 @@ struct Executable {
   uint64_t launched = 0, completed = 0;  // a launch waits for the one before
   simt::SyncPoint done;
 };
+
+constexpr int kLaneSlots = 1000;  // of lanes beside the launching stream's
 
 // One launch.
 class Replay {
@@ -145,6 +141,8 @@ class Replay {
     State& state = states_[i];
     if (state.operation == nullptr) state.operation = std::make_unique<Operation>(node.make());
     std::exception_ptr thrown;
+    const int slot = running_slot;
+    if (node.lane > 0) running_slot = kLaneSlots + node.lane;
     graph_->lanes[node.lane]->Run([&] {
       simt::Acquire(&start_);
       for (int before : node.after) simt::Acquire(&states_[before].sync);
@@ -158,6 +156,7 @@ class Replay {
       }
       simt::Release(&state.sync);
     });
+    running_slot = slot;
     if (thrown != nullptr) {
       Finish();
       std::rethrow_exception(thrown);
@@ -242,7 +241,7 @@ cudaError_t RefuseDuringCapture(Stream* stream) {
   if (stream->capture != nullptr) return Invalidate(*stream->capture, cudaErrorStreamCaptureUnsupported);
   if (!stream->legacy) return cudaSuccess;
   for (const auto& capture : runtime().captures)
-    if (capture->HasBlockingStream() && capture->origin->device == stream->device)
+    if (capture->has_blocking_stream() && capture->origin->device == stream->device)
       return Invalidate(*capture, cudaErrorStreamCaptureImplicit);
   return cudaSuccess;
 }
@@ -295,7 +294,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id())
     return call.Return(cudaErrorStreamCaptureWrongThread);
   capture->over = true;
-  for (Stream* member : capture->Members())
+  for (const auto& member : runtime().streams)
     if (member->capture == capture) member->capture = nullptr;
   std::erase(runtime().captures, capture);
   if (capture->invalid) return call.Return(cudaErrorStreamCaptureInvalidated);

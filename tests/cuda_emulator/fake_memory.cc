@@ -17,7 +17,7 @@
 namespace fake {
 namespace {
 
-constexpr size_t kZone = 512, kPage = 4096;
+constexpr size_t kZone = 256, kPage = 4096;
 // Of a larger allocation only so much at its head and its tail is filled and guarded: it may be larger than this
 // machine, and costs only what is touched.
 constexpr size_t kWholeMax = 64 << 20, kHead = 16 << 20, kTail = 1 << 20;
@@ -31,10 +31,19 @@ void Fill(char* begin, size_t bytes) {
 }
 
 constexpr uint64_t kZoneWord = 0xFB7F617FFB7F617F;  // huge or no number in every type
-void FillZone(char* begin) { std::fill_n(reinterpret_cast<uint64_t*>(begin), kZone / 8, kZoneWord); }
+// The byte that a zone has at this address.
+char ZoneByte(const char* p) { return static_cast<char>(kZoneWord >> reinterpret_cast<uintptr_t>(p) % 8 * 8); }
+void FillZone(char* begin, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) begin[i] = ZoneByte(begin + i);
+}
 bool ZoneIsWhole(const char* begin, size_t bytes) {
-  for (size_t i = 0; i < bytes; ++i)
-    if (begin[i] != static_cast<char>(kZoneWord >> reinterpret_cast<uintptr_t>(begin + i) % 8 * 8)) return false;
+  const char* const end = begin + bytes;
+  for (; reinterpret_cast<uintptr_t>(begin) % 8 != 0; ++begin)
+    if (*begin != ZoneByte(begin)) return false;
+  for (; end - begin >= 8; begin += 8)
+    if (*reinterpret_cast<const uint64_t*>(begin) != kZoneWord) return false;
+  for (; begin < end; ++begin)
+    if (*begin != ZoneByte(begin)) return false;
   return true;
 }
 
@@ -53,7 +62,6 @@ void ForGuardedParts(const Allocation& allocation, const F& part) {
 }
 
 bool Map(Allocation* allocation, size_t bytes) {
-  // The tail zone begins with the first byte behind.
   allocation->mapped_bytes = RoundedUp(kZone + bytes + kZone, kPage);
   void* mapped = mmap(nullptr, allocation->mapped_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -62,18 +70,17 @@ bool Map(Allocation* allocation, size_t bytes) {
   allocation->begin = allocation->mapped + kZone;
   allocation->bytes = bytes;
   ForGuardedParts(*allocation, [](char* begin, size_t n) { Fill(begin, RoundedUp(n, 8)); });
-  FillZone(allocation->mapped);
   char* const end = allocation->begin + bytes;
-  for (size_t i = 0; i < kZone / 2; ++i)
-    end[i] = static_cast<char>(kZoneWord >> reinterpret_cast<uintptr_t>(end + i) % 8 * 8);
+  FillZone(allocation->mapped, kZone);
+  FillZone(end, kZone);
   simt::Poison(allocation->mapped, kZone);
-  simt::Poison(end, kZone / 2);
+  simt::Poison(end, kZone);
   return true;
 }
 
 void Unmap(const Allocation& allocation) {
   simt::Unpoison(allocation.mapped, kZone);
-  simt::Unpoison(allocation.begin + allocation.bytes, kZone / 2);
+  simt::Unpoison(allocation.begin + allocation.bytes, kZone);
   ForGuardedParts(allocation, [](char* begin, size_t n) { simt::Unpoison(begin, n); });
   munmap(allocation.mapped, allocation.mapped_bytes);
 }
@@ -104,6 +111,22 @@ cudaError_t FreeAllocation(void* p, Allocation::Kind kind) {
     r.pinned_bytes -= allocation.bytes;
   if (kind != Allocation::Kind::kRegistered) Unmap(allocation);
   return cudaSuccess;
+}
+
+// Where x86-64's programs have their heaps, stacks and mappings; two small numbers side by side are never there.
+constexpr uintptr_t kHostAddresses = uintptr_t{0x5000} << 32, kHostAddressesEnd = uintptr_t{0x8000} << 32;
+
+bool IsWritable(uintptr_t address) {
+  std::FILE* const maps = std::fopen("/proc/self/maps", "r");
+  if (maps == nullptr) return false;
+  char line[512], access[8];
+  unsigned long begin, end;
+  bool writable = false;
+  while (!writable && std::fgets(line, sizeof line, maps) != nullptr)
+    if (std::sscanf(line, "%lx-%lx %7s", &begin, &end, access) == 3)
+      writable = begin <= address && address < end && access[1] == 'w';
+  std::fclose(maps);
+  return writable;
 }
 
 // A copy of `height` rows, each of `width` bytes.
@@ -158,7 +181,10 @@ std::string Describe(const Copy2D& copy) {
 cudaError_t EnqueueCopy(Stream* stream, const Copy2D& copy) {
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
   if (copy.width == 0 || copy.height == 0) return cudaSuccess;
-  if (const cudaError_t error = Check(copy); error != cudaSuccess) return error;
+  if (const cudaError_t error = Check(copy); error != cudaSuccess) {
+    if (stream->capture != nullptr) RefuseDuringCapture(stream);  // which is void
+    return error;
+  }
   return EnqueueHere(stream, [copy] {
     return Operation{Describe(copy), [copy](cudaError_t*) {
                        for (size_t row = 0; row < copy.height; ++row)
@@ -217,11 +243,19 @@ const Allocation* Runtime::Holding(const void* p, size_t bytes) const {
   return begin + bytes <= allocation.begin + allocation.bytes ? &allocation : nullptr;
 }
 
+bool Runtime::IsPageable(const void* p) const {
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  if (address < kHostAddresses || address >= kHostAddressesEnd || Holding(p, 1) != nullptr) return false;
+  for (const auto& [begin, a] : allocations)  // its end, say
+    if (p >= a.mapped && p <= a.mapped + a.mapped_bytes) return false;
+  return !simt::GlobalBytes::Holds(p) && IsWritable(address);
+}
+
 std::string Runtime::FindOverrun(int device) const {
   for (const auto& [begin, a] : allocations) {
     if (a.kind == Allocation::Kind::kRegistered || a.device != device) continue;
     const char* const end = begin + a.bytes;
-    if (!ZoneIsWhole(begin - kZone, kZone) || !ZoneIsWhole(end, kZone / 2))
+    if (!ZoneIsWhole(begin - kZone, kZone) || !ZoneIsWhole(end, kZone))
       return "it wrote beside an allocation of " + std::to_string(a.bytes) + " bytes";
   }
   return "";

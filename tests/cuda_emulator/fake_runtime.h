@@ -50,6 +50,7 @@ struct Stream {
   unsigned flags = cudaStreamDefault;
   int priority = 0;
   int number = 0;  // in the order of their creation
+  int slot = 0;    // the lowest that no other stream has: see running_slot
   bool legacy = false;
   bool destroyed = false;  // stays until its queue is empty
   std::deque<std::unique_ptr<Work>> queue;
@@ -143,6 +144,8 @@ class Runtime {
   void OpenMemory(int device);
   void CloseMemory();
   const Allocation* Holding(const void* p, size_t bytes) const;
+  // Whether p points into memory of the host that no kernel can reach.
+  bool IsPageable(const void* p) const;
   // Says of what was written beside an allocation; "" if nothing was.
   std::string FindOverrun(int device) const;
 
@@ -172,6 +175,9 @@ class Runtime {
 
 Runtime& runtime();
 extern thread_local bool in_operation;
+// Whose CUDA threads a kernel of the running operation has: to ThreadSanitizer they stay after their stream, and cost
+// memory, so that a new stream takes an old one's.
+extern thread_local int running_slot;
 
 // The head of a function of the API: hides it from ThreadSanitizer, takes the mutex, and knows whether the device can
 // be used at all.

@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "tests/cuda_emulator/fake_runtime.h"
@@ -22,19 +24,25 @@
 namespace fake {
 
 thread_local bool in_operation = false;
+thread_local int running_slot = 0;
 
 namespace {
 
 constexpr auto kBackgroundDelay = std::chrono::milliseconds(2);
 constexpr auto kPeerPoll = std::chrono::microseconds(200);
 
+std::string NameOf(const simt::LaunchConfig& config) {
+  std::string_view file = config.stream.at.file;
+  while (file.substr(0, 3) == "../") file.remove_prefix(3);
+  return "the kernel launched at " + std::string(file) + ":" + std::to_string(config.stream.at.line);
+}
+
 Operation KernelOperation(const simt::LaunchConfig& config, const simt::Body& body) {
-  const char* file = config.stream.at.file;
-  while (std::string_view(file).substr(0, 3) == "../") file += 3;
-  return {"the kernel launched at " + std::string(file) + ":" + std::to_string(config.stream.at.line),
-          [config, body](cudaError_t*) {
+  return {NameOf(config), [config, body](cudaError_t*) {
+            simt::LaunchConfig turn = config;
+            turn.stream.stream = reinterpret_cast<cudaStream_t>(static_cast<uintptr_t>(running_slot) + 1);
             const Seen seen;
-            simt::Run(config, body);
+            simt::Run(turn, body);
             return Progress::kDone;
           }};
 }
@@ -42,12 +50,32 @@ Operation KernelOperation(const simt::LaunchConfig& config, const simt::Body& bo
 // The most that a block of this GPU has, of which the emulator knows only Hopper's.
 size_t SharedBytesMax(int major) { return major >= 9 ? 227 << 10 : 163 << 10; }
 
+// A kernel's argument of the host's memory is a fault on a GPU; here it would be read in silence. What looks like an
+// address in an argument's bytes and is one of the host's was meant as one.
+bool IsReachable(const simt::LaunchConfig& config) {
+  for (const simt::Argument& argument : config.arguments) {
+    for (size_t i = 0; i + sizeof(void*) <= argument.bytes; i += sizeof(void*)) {
+      const void* word;
+      std::memcpy(&word, static_cast<const char*>(argument.begin) + i, sizeof word);
+      if (!runtime().IsPageable(word)) continue;
+      std::fprintf(stderr, "fake CUDA: %s is given %p, which is pageable memory of the host\n", NameOf(config).c_str(),
+                   word);
+      return false;
+    }
+  }
+  return true;
+}
+
 cudaError_t TakeLaunch(const simt::LaunchConfig& config, simt::Body body) {
   {
     FAKE_CALL();
+    if (!IsReachable(config)) return call.Return(cudaErrorIllegalAddress);
     if (config.shared_bytes > SharedBytesMax(runtime().settings.major)) return call.Return(cudaErrorInvalidValue);
   }
-  return Enqueue(config.stream.stream, [config, body = std::move(body)] { return KernelOperation(config, body); });
+  simt::LaunchConfig kept = config;
+  kept.arguments = {};  // the caller's
+  return Enqueue(config.stream.stream,
+                 [config = kept, body = std::move(body)] { return KernelOperation(config, body); });
 }
 
 // Before main, so that a program whose main knows of no emulator has its kernels run by streams.
@@ -65,6 +93,10 @@ Stream* Runtime::NewStream(int device, unsigned flags, int priority) {
   stream->flags = flags;
   stream->priority = priority;
   stream->number = streams_made_++;
+  std::set<int> taken;
+  for (const auto& other : streams) taken.insert(other->slot);
+  stream->slot = kDevicesMax;  // those below are the legacy streams'
+  while (taken.count(stream->slot) > 0) ++stream->slot;
   return streams.emplace_back(std::move(stream)).get();
 }
 
@@ -168,6 +200,7 @@ bool Runtime::Advance(Stream& stream, std::unique_lock<std::mutex>& lock) {
   OpenMemory(stream.device);
   lock.unlock();
   in_operation = true;
+  running_slot = stream.slot;
   stream.lane->Run([&] {
     simt::Acquire(&work.enqueued);
     if (work.kind == Work::Kind::kWait) simt::Acquire(&work.mark->sync);

@@ -162,6 +162,13 @@ GlobalBytes::~GlobalBytes() {
   std::free(allocated_);
 }
 
+bool GlobalBytes::Holds(const void* p) {
+  const SpinLock::Held held(&globals_lock);
+  return std::any_of(Globals().begin(), Globals().end(), [p](const GlobalBytes* global) {
+    return p >= global->begin_ && p <= global->begin_ + global->bytes_;
+  });
+}
+
 const GlobalBytes* GlobalBytes::FindOverrun() {
   const SpinLock::Held held(&globals_lock);
   for (const GlobalBytes* global : Globals()) {

@@ -72,6 +72,7 @@ class GlobalBytes {
 
   // The first array with something written beside it, or nullptr. Run() looks after every launch.
   static const GlobalBytes* FindOverrun();
+  static bool Holds(const void* p);  // any of them, or its end
 
  private:
   size_t bytes_;

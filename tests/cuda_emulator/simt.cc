@@ -536,6 +536,7 @@ void Machine::Fail(ErrorKind kind, Here at, const char* format, va_list argument
 // ---- Launches.
 
 std::atomic<TakeLaunch> take_launch{nullptr};
+SpinLock allowed_lock;  // not the one that a launch holds while it runs
 std::map<const void*, size_t>& AllowedBytes() {
   static auto* const allowed = new std::map<const void*, size_t>;
   return *allowed;
@@ -557,7 +558,7 @@ void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
   if (threads % 32 != 0) refuse("a block of " + name(block) + " threads: whole warps, please");
   size_t allowed = SharedMemory::kStaticBytesMax;
   {
-    const SpinLock::Held held(&run_lock);
+    const SpinLock::Held held(&allowed_lock);
     if (const auto found = AllowedBytes().find(config.kernel); found != AllowedBytes().end()) allowed = found->second;
   }
   if (config.shared_bytes > allowed)
@@ -586,7 +587,7 @@ void AllowSharedBytes(const void* kernel, size_t bytes) {
   if (bytes > SharedMemory::kBytesMax)
     throw Error(ErrorKind::kLaunch, "AllowSharedBytes: " + std::to_string(bytes) + ", a block has at most " +
                                         std::to_string(SharedMemory::kBytesMax));
-  const SpinLock::Held held(&run_lock);
+  const SpinLock::Held held(&allowed_lock);
   AllowedBytes()[kernel] = std::max(bytes, SharedMemory::kStaticBytesMax);
 }
 

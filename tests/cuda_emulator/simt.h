@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -98,11 +99,17 @@ struct StreamAt {
   Here at;
 };
 
+struct Argument {
+  const void* begin = nullptr;
+  size_t bytes = 0;
+};
+
 struct LaunchConfig {
   const void* kernel = nullptr;
   dim3 grid, block;
   size_t shared_bytes = 0;
   StreamAt stream = nullptr;
+  std::span<const Argument> arguments = {};  // until Submit returns
 };
 
 // The launch seam. Submit checks the limits (an Error) and runs the kernel at once, unless somebody who plays streams
