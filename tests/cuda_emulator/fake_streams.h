@@ -28,7 +28,8 @@ struct Operation {
   std::function<Progress(cudaError_t* error)> advance;
 };
 
-// Makes a fresh Operation each time a captured graph is launched.
+// Makes a fresh Operation each time a captured graph is launched. Called with the runtime's lock held: it must call
+// none of these functions, nor the runtime.
 using MakeOperation = std::function<Operation()>;
 
 // Puts work on `stream`, or into the graph that it captures. nullptr is the legacy stream.
