@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "absl/status/status.h"
+#include "base/dtype.h"
+#include "model/experts.h"
+
+namespace braid::gpu {
+
+// One MoE layer's work on one device: T rows, each with K experts chosen in routing order (best first). All pointers
+// are to device memory. Rows from T on pad the step to a size that a graph was captured for: their experts are below 0.
+struct RoutedRows {
+  int layer = 0;  // model layer
+  int T = 0, D = 0, K = 0;
+  DType type = DType::kBF16;         // of x: kBF16, or kF32
+  const void* x = nullptr;           // (T, D), normed
+  const int32_t* experts = nullptr;  // (T, K); below 0: none
+  const float* weights = nullptr;    // (T, K)
+  float* y = nullptr;                // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
+};
+
+// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Run once
+// per MoE layer and step, in layer order, also with T == 0.
+class ExpertRunner : public braid::ExpertRunner {
+ public:
+  // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
+  // neither allocates nor waits.
+  virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;
+  // Hidden states in host memory are for hosts' runners.
+  absl::Status Run(const RoutedBatch& batch) final;
+};
+
+// The expert feed-forwards whose weights are on a device.
+struct ExpertGroups {
+  int layer = 0, D = 0;
+  DType type = DType::kBF16;
+  const void* x = nullptr;           // (M, D)
+  const int32_t* source = nullptr;   // (rows), the row of x that each row reads
+  const int32_t* offsets = nullptr;  // (E + 1): expert e has the rows [offsets[e], offsets[e + 1])
+  int rows_max = 0;                  // no fewer than offsets[E]
+  void* y = nullptr;                 // (rows_max, D) of `type` out, not weighted
+};
+class ExpertFfn {
+ public:
+  virtual ~ExpertFfn() = default;
+  virtual absl::Status Enqueue(const ExpertGroups& groups, cudaStream_t stream) = 0;
+};
+
+}  // namespace braid::gpu
