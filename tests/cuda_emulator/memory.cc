@@ -13,6 +13,21 @@
 namespace simt {
 namespace {
 
+#ifdef SIMT_TSAN
+extern "C" {
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
+struct HideWrites {
+  HideWrites() { AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
+  ~HideWrites() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__); }
+};
+#else
+struct HideWrites {
+  HideWrites() {}
+};
+#endif
+
 constexpr size_t kZone = 64;  // between arrays
 // Of the most arrays with their zones, each rounded.
 constexpr size_t kPage = 4 << 10;
@@ -58,8 +73,10 @@ SharedMemory::SharedMemory() {
   Poison(slots_, kSlots * kSlotBytes);
 }
 
+// Hidden: else the mapping itself were a write, of a lane that another one's launches are in no order with.
 void SharedMemory::RenewSlots() {
   if (!kThreadSanitizer) return;
+  HideWrites hidden;
   for (size_t slot = 0; slot < kSlots; ++slot) {
     if (used_before_[slot] == 0) continue;
     const void* mapped = mmap(slots_ + slot * kSlotBytes, used_before_[slot], PROT_READ | PROT_WRITE,
