@@ -179,6 +179,23 @@ TEST_F(FakeCublas, RefusesWhatTheLibraryWouldGetWrong) {
   EXPECT_CUDA(cudaStreamSynchronize(stream));
 }
 
+#ifdef __SANITIZE_THREAD__
+TEST_F(FakeCublas, IsSeenByThreadSanitizer) {
+  const cudaStream_t stream = NewStream(), other = NewStream();
+  auto *a = Numbers<float>(16), *b = Numbers<float>(16), *d = Device<float>(16);
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (float* touched : {a, b, d}) {
+    EXPECT_EXIT(
+        {
+          EXPECT_EQ(Multiply({4, 4, 4}, CUDA_R_32F, CUDA_R_32F, a, b, d, stream), CUBLAS_STATUS_SUCCESS);
+          EXPECT_CUDA(cudaMemsetAsync(touched, 0, 4, other));
+          EXPECT_CUDA(cudaDeviceSynchronize());
+        },
+        ::testing::ExitedWithCode(66), "data race");
+  }
+}
+#endif
+
 TEST_F(FakeCublas, IsPartOfGraphs) {
   const cudaStream_t stream = NewStream();
   const Shape s{4, 4, 4};

@@ -2,8 +2,8 @@
 
 // What tests say to the fake CUDA runtime beside its API: which machine it plays, and what goes wrong.
 // A program that has no test of ours in it is told by its environment: FAKE_CUDA_DEVICES=2, FAKE_CUDA_MEMORY=1000000000
-// (bytes of each), FAKE_CUDA_CAPABILITY=8.0, FAKE_CUDA_ERROR=no_device or insufficient_driver, FAKE_CUDA_WATCHDOG_S=30,
-// and SIMT_SEED.
+// (bytes of each), FAKE_CUDA_CAPABILITY=8.0, FAKE_CUDA_ERROR=no_device or insufficient_driver, FAKE_CUDA_FAILS_AT=1000,
+// FAKE_CUDA_WATCHDOG_S=30, and SIMT_SEED.
 
 #include <cuda_runtime_api.h>
 
@@ -34,14 +34,20 @@ void SetWatchdog(std::chrono::milliseconds patience);
 // The n-th allocation of device memory from now on fails (1: the next); 0: none.
 void FailMalloc(int n);
 
+// The n-th operation from now on (launch, copy, host function, step of a graph) fails its device; 0: none.
+void FailOperation(int n);
+
 // What the failure of a device was, for messages and tests; "" if none has failed.
 std::string Failure(int device = 0);
 size_t DeviceBytesInUse(int device = 0);
 size_t PinnedBytesInUse();
-// How many asynchronous calls of the host (launches, copies, host functions, graphs) there were since Reset(), and of
-// graph launches.
+
+// Since Reset().
 struct Calls {
-  uint64_t operations = 0, graph_launches = 0, waits = 0;
+  uint64_t operations = 0;      // given to a stream or a capture: launches, copies, host functions, graphs
+  uint64_t graph_launches = 0;  // of these
+  uint64_t waits = 0;           // of the host
+  uint64_t allocations = 0;     // of device or pinned memory
 };
 Calls CallsSoFar();
 

@@ -360,7 +360,7 @@ TEST_F(FakeCuda, FailsADeviceThatWritesBesideAnAllocation) {
 }
 #endif
 
-TEST_F(FakeCuda, GivesKernelsNoPageableMemory) {
+TEST_F(FakeCuda, GivesKernelsNoMemoryThatTheyCannotReach) {
   const cudaStream_t stream = NewStream();
   std::vector<int> on_heap(32);
   int on_stack[32] = {};
@@ -370,6 +370,11 @@ TEST_F(FakeCuda, GivesKernelsNoPageableMemory) {
   EXPECT_EQ(launch(on_stack), cudaErrorIllegalAddress);
   EXPECT_CUDA(launch(device));
   EXPECT_CUDA(launch(Pinned<int>(32)));
+  SetDevices(2);
+  EXPECT_CUDA(cudaSetDevice(1));
+  int* const elsewhere = Device<int>(32);
+  EXPECT_CUDA(cudaSetDevice(0));
+  EXPECT_EQ(launch(elsewhere), cudaErrorIllegalAddress);
   EXPECT_CUDA(Launch(Fill, dim3(1), dim3(32), 0, stream, device + 32, 0, 1));  // its end
   EXPECT_CUDA(cudaStreamSynchronize(stream));
 }
@@ -395,6 +400,18 @@ TEST_F(FakeCuda, PlaysTheMachineThatATestSays) {
   EXPECT_EQ(cudaFuncSetAttribute(reinterpret_cast<const void*>(Diverge), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  164 << 10),
             cudaErrorInvalidValue);
+}
+
+TEST_F(FakeCuda, HasKernelsForTheArchitecturesThatTheyAreCompiledFor) {
+  const auto launch = [](int major, int minor) {
+    SetCapability(major, minor);
+    return Launch(Fill, dim3(1), dim3(32), 0, nullptr, static_cast<int*>(nullptr), 0, 1);
+  };
+  EXPECT_CUDA(launch(8, 9));
+  EXPECT_CUDA(launch(9, 0));
+  EXPECT_CUDA(launch(10, 0));
+  EXPECT_EQ(launch(7, 5), cudaErrorNoKernelImageForDevice);
+  EXPECT_EQ(launch(12, 0), cudaErrorNoKernelImageForDevice);
 }
 
 TEST_F(FakeCuda, PlaysAMachineWithoutADriver) {
@@ -442,6 +459,15 @@ TEST_F(FakeCuda, FailsADeviceForGoodWhenAKernelDoes) {
   EXPECT_TRUE(log.numbers().empty());
   EXPECT_CUDA(cudaSetDevice(1));
   EXPECT_CUDA(cudaMalloc(&p, 10));
+}
+
+TEST_F(FakeCuda, FailsADeviceWhenATestSays) {
+  const cudaStream_t stream = NewStream();
+  FailOperation(3);
+  Log log;
+  for (int i = 0; i < 4; ++i) log.Note(stream, i);
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorLaunchFailure);
+  EXPECT_THAT(log.numbers(), ElementsAre(0, 1));
 }
 
 // ---- Captures and graphs.

@@ -30,6 +30,7 @@ Settings SettingsOfEnvironment() {
   if (const char* bytes = Variable("FAKE_CUDA_MEMORY")) settings.device_bytes = std::strtoull(bytes, nullptr, 10);
   if (const char* capability = Variable("FAKE_CUDA_CAPABILITY"))
     std::sscanf(capability, "%d.%d", &settings.major, &settings.minor);
+  if (const char* operation = Variable("FAKE_CUDA_FAILS_AT")) settings.operation_fails_in = std::atoi(operation);
   if (const char* seconds = Variable("FAKE_CUDA_WATCHDOG_S"))
     settings.watchdog = std::chrono::seconds(std::atoi(seconds));
   if (const char* error = Variable("FAKE_CUDA_ERROR"))

@@ -243,12 +243,16 @@ const Allocation* Runtime::Holding(const void* p, size_t bytes) const {
   return begin + bytes <= allocation.begin + allocation.bytes ? &allocation : nullptr;
 }
 
-bool Runtime::IsPageable(const void* p) const {
+std::string Runtime::WhyUnreachable(const void* p, int device) const {
   const auto address = reinterpret_cast<uintptr_t>(p);
-  if (address < kHostAddresses || address >= kHostAddressesEnd || Holding(p, 1) != nullptr) return false;
+  if (address < kHostAddresses || address >= kHostAddressesEnd) return "";
+  if (const Allocation* held = Holding(p, 1)) {
+    if (held->kind != Allocation::Kind::kDevice || held->device == device) return "";
+    return "memory of device " + std::to_string(held->device);
+  }
   for (const auto& [begin, a] : allocations)  // its end, say
-    if (p >= a.mapped && p <= a.mapped + a.mapped_bytes) return false;
-  return !simt::GlobalBytes::Holds(p) && IsWritable(address);
+    if (p >= a.mapped && p <= a.mapped + a.mapped_bytes) return "";
+  return !simt::GlobalBytes::Holds(p) && IsWritable(address) ? "pageable memory of the host" : "";
 }
 
 std::string Runtime::FindOverrun(int device) const {
@@ -302,6 +306,10 @@ void FailMalloc(int n) {
   const Call call(Call::Needs::kNothing);
   runtime().settings.malloc_fails_in = n;
 }
+void FailOperation(int n) {
+  const Call call(Call::Needs::kNothing);
+  runtime().settings.operation_fails_in = n;
+}
 size_t DeviceBytesInUse(int device) {
   const Call call(Call::Needs::kNothing);
   return runtime().devices.at(device).bytes_in_use;
@@ -337,6 +345,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   r.CloseMemory();
   fake::ForGuardedParts(allocation, [](char* begin, size_t n) { simt::Poison(begin, n); });
   r.devices[device].bytes_in_use += rounded;
+  ++r.calls.allocations;
   *p = allocation.begin;
   r.allocations.emplace(allocation.begin, allocation);
   return call.Return(cudaSuccess);
@@ -365,6 +374,7 @@ cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   Allocation allocation{Allocation::Kind::kPinned, runtime().current_device()};
   if (!fake::Map(&allocation, bytes)) return call.Return(cudaErrorMemoryAllocation);
   runtime().pinned_bytes += bytes;
+  ++runtime().calls.allocations;
   *p = allocation.begin;
   runtime().allocations.emplace(allocation.begin, allocation);
   return call.Return(cudaSuccess);

@@ -96,7 +96,7 @@ struct Settings {
   bool background = true;
   bool strict = true;
   std::chrono::milliseconds watchdog{30000};
-  int malloc_fails_in = 0;
+  int malloc_fails_in = 0, operation_fails_in = 0;
 };
 Settings SettingsOfEnvironment();
 
@@ -144,8 +144,8 @@ class Runtime {
   void OpenMemory(int device);
   void CloseMemory();
   const Allocation* Holding(const void* p, size_t bytes) const;
-  // Whether p points into memory of the host that no kernel can reach.
-  bool IsPageable(const void* p) const;
+  // Why no kernel of the device can reach what p points to: "" if it can, or p is no pointer.
+  std::string WhyUnreachable(const void* p, int device) const;
   // Says of what was written beside an allocation; "" if nothing was.
   std::string FindOverrun(int device) const;
 

@@ -47,19 +47,24 @@ Operation KernelOperation(const simt::LaunchConfig& config, const simt::Body& bo
           }};
 }
 
+// As if compiled for 80, 90a and 100a: the first runs on all of its generation, the others on nothing else.
+bool HasKernels(const Settings& settings) {
+  return settings.major == 8 || (settings.minor == 0 && (settings.major == 9 || settings.major == 10));
+}
+
 // The most that a block of this GPU has, of which the emulator knows only Hopper's.
 size_t SharedBytesMax(int major) { return major >= 9 ? 227 << 10 : 163 << 10; }
 
-// A kernel's argument of the host's memory is a fault on a GPU; here it would be read in silence. What looks like an
-// address in an argument's bytes and is one of the host's was meant as one.
-bool IsReachable(const simt::LaunchConfig& config) {
+// A pointer to the host's memory, or another device's, is a fault on a GPU; here it would be followed in silence. What
+// looks like an address in an argument's bytes, and is one of such memory, was meant as one.
+bool ReachesItsMemory(const simt::LaunchConfig& config) {
   for (const simt::Argument& argument : config.arguments) {
     for (size_t i = 0; i + sizeof(void*) <= argument.bytes; i += sizeof(void*)) {
       const void* word;
       std::memcpy(&word, static_cast<const char*>(argument.begin) + i, sizeof word);
-      if (!runtime().IsPageable(word)) continue;
-      std::fprintf(stderr, "fake CUDA: %s is given %p, which is pageable memory of the host\n", NameOf(config).c_str(),
-                   word);
+      const std::string why = runtime().WhyUnreachable(word, runtime().current_device());
+      if (why.empty()) continue;
+      std::fprintf(stderr, "fake CUDA: %s is given %p, which is %s\n", NameOf(config).c_str(), word, why.c_str());
       return false;
     }
   }
@@ -69,7 +74,8 @@ bool IsReachable(const simt::LaunchConfig& config) {
 cudaError_t TakeLaunch(const simt::LaunchConfig& config, simt::Body body) {
   {
     FAKE_CALL();
-    if (!IsReachable(config)) return call.Return(cudaErrorIllegalAddress);
+    if (!HasKernels(runtime().settings)) return call.Return(cudaErrorNoKernelImageForDevice);
+    if (!ReachesItsMemory(config)) return call.Return(cudaErrorIllegalAddress);
     if (config.shared_bytes > SharedBytesMax(runtime().settings.major)) return call.Return(cudaErrorInvalidValue);
   }
   simt::LaunchConfig kept = config;
@@ -195,6 +201,11 @@ bool Runtime::Advance(Stream& stream, std::unique_lock<std::mutex>& lock) {
   cudaError_t error = devices[stream.device].failed;
   std::string why;
   Progress progress = Progress::kDone;
+  if (error == cudaSuccess && work.kind == Work::Kind::kOperation && settings.operation_fails_in > 0 &&
+      --settings.operation_fails_in == 0) {
+    Fail(stream.device, cudaErrorLaunchFailure, "as a test said, at " + work.operation.name);
+    error = cudaErrorLaunchFailure;
+  }
   const bool skip = error != cudaSuccess;  // nothing runs on a device that has failed
   running_ = true;
   OpenMemory(stream.device);
