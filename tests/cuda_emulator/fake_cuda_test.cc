@@ -37,6 +37,12 @@ __global__ void Fill(int* x, int n, int value) {
 __global__ void Add(const int* x, const int* y, int* sum, int n) {
   for (int i = threadIdx.x; i < n; i += blockDim.x) sum[i] = x[i] + y[i];
 }
+__global__ void Reverse(int* x) {
+  SHARED_ARRAY(int, shared, 32);
+  shared[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  x[threadIdx.x] = shared[31 - threadIdx.x];
+}
 __global__ void Diverge() {
   if (threadIdx.x < 32) __syncthreads();
 }
@@ -129,6 +135,14 @@ TEST_F(FakeCuda, LetsEventsOrderStreams) {
     EXPECT_CUDA(cudaEventRecord(event, b));
     EXPECT_CUDA(cudaEventSynchronize(event));
     EXPECT_EQ(host[31], 7);
+  }
+}
+
+TEST_F(FakeCuda, RacesNotInTheSharedMemoryOfKernels) {
+  for (uint64_t seed : simt::Seeds()) {
+    simt::SetSeed(seed);
+    for (int i = 0; i < 4; ++i) EXPECT_CUDA(Launch(Reverse, dim3(1), dim3(32), 0, NewStream(), Device<int>(32)));
+    EXPECT_CUDA(cudaDeviceSynchronize());
   }
 }
 
