@@ -53,9 +53,10 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
                    const Arguments&... args) {
   static_assert((std::is_trivially_copyable_v<std::remove_cv_t<Parameters>> && ...), "arguments are copied as bytes");
   static_assert((!std::is_reference_v<Parameters> && ...), "a GPU cannot follow a reference to the host");
-  const std::tuple<Parameters...> copies{args...};
+  std::tuple<Parameters...> copies{args...};
   const auto arguments = std::apply(
-      [](const Parameters&... copy) {
+      [](Parameters&... copy) {
+        (__builtin_clear_padding(&copy), ...);  // which may hold half of an old pointer
         return std::array<simt::Argument, sizeof...(Parameters)>{simt::Argument{&copy, sizeof copy}...};
       },
       copies);

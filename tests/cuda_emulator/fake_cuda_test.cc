@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -43,6 +44,11 @@ __global__ void Reverse(int* x) {
   __syncthreads();
   x[threadIdx.x] = shared[31 - threadIdx.x];
 }
+struct Op {
+  char type;
+  const int* x;
+};
+__global__ void TakeOp(Op op) {}
 __global__ void Diverge() {
   if (threadIdx.x < 32) __syncthreads();
 }
@@ -390,6 +396,14 @@ TEST_F(FakeCuda, GivesKernelsNoMemoryThatTheyCannotReach) {
   EXPECT_CUDA(cudaSetDevice(0));
   EXPECT_EQ(launch(elsewhere), cudaErrorIllegalAddress);
   EXPECT_CUDA(Launch(Fill, dim3(1), dim3(32), 0, stream, device + 32, 0, 1));  // its end
+  Op op;
+  std::memset(static_cast<void*>(&op), 0, sizeof op);
+  op.x = on_stack;
+  EXPECT_EQ(Launch(TakeOp, dim3(1), dim3(32), 0, stream, op), cudaErrorIllegalAddress);
+  int* const stale = on_stack;
+  std::memcpy(static_cast<void*>(&op), &stale, sizeof stale);  // seven bytes of it in the padding
+  op.x = device;
+  EXPECT_CUDA(Launch(TakeOp, dim3(1), dim3(32), 0, stream, op));
   EXPECT_CUDA(cudaStreamSynchronize(stream));
 }
 
