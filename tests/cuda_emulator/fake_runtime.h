@@ -20,8 +20,8 @@
 #include "tests/cuda_emulator/schedule.h"
 
 // What the files of the fake runtime share: fake_device, fake_memory, fake_streams, fake_events, fake_graphs. All of it
-// is guarded by one mutex, which is free only while an operation runs. A `Call` stands at the head of each function of
-// the API.
+// is guarded by one mutex, which a `Call`, at the head of each function of the API, holds but while it runs an
+// operation.
 
 namespace fake {
 

@@ -201,10 +201,10 @@ bool Runtime::Advance(Stream& stream, std::unique_lock<std::mutex>& lock) {
   cudaError_t error = devices[stream.device].failed;
   std::string why;
   Progress progress = Progress::kDone;
-  if (error == cudaSuccess && work.kind == Work::Kind::kOperation && settings.operation_fails_in > 0 &&
-      --settings.operation_fails_in == 0) {
-    Fail(stream.device, cudaErrorLaunchFailure, "as a test said, at " + work.operation.name);
+  if (error == cudaSuccess && work.kind == Work::Kind::kOperation && settings.operation_fails_in == 1) {
+    settings.operation_fails_in = 0;
     error = cudaErrorLaunchFailure;
+    Fail(stream.device, error, "as a test said, at " + work.operation.name);
   }
   const bool skip = error != cudaSuccess;  // nothing runs on a device that has failed
   running_ = true;
@@ -239,6 +239,8 @@ bool Runtime::Advance(Stream& stream, std::unique_lock<std::mutex>& lock) {
     Fail(stream.device, error, work.operation.name + (why.empty() ? "" : ": " + why));
     progress = Progress::kDone;
   }
+  if (work.kind == Work::Kind::kOperation && progress != Progress::kWaiting && settings.operation_fails_in > 0)
+    --settings.operation_fails_in;
   if (progress == Progress::kMoved) ++progress_;
   if (progress == Progress::kDone) {
     if (work.kind == Work::Kind::kRecord) {
