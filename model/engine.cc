@@ -28,6 +28,10 @@ class LfmEngine : public Engine {
 
 }  // namespace
 
+absl::Status Engine::Draw(std::span<const DrawnRow>, std::vector<TokenId>*) {
+  return absl::UnimplementedError("this engine draws no tokens");
+}
+
 std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, HostStates* states,
                                    ThreadPool* pool) {
   if (config->architecture == "checksum") return std::make_unique<ChecksumEngine>(config, states, pool);

@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(32 * kWarps) ChooseExpertsKernel(ChooseExperts
     if (k == lane) mine = score, chosen = first.expert;
   }
   if (lane >= op.K) return;
-  op.experts[t * op.K + lane] = chosen;
+  const bool padding = op.positions != nullptr && op.positions[t] < 0;
+  op.experts[t * op.K + lane] = padding ? -1 : chosen;
   op.weights[t * op.K + lane] = (op.normalize ? mine / (sum + 1e-6f) : mine) * op.scale;
 }
 

@@ -17,6 +17,8 @@ struct ChooseExperts {
   float scale = 1;
   int32_t* experts = nullptr;  // (T, K) out
   float* weights = nullptr;    // (T, K) out
+  // (T): a row with one below 0 pads the step, its experts are -1; nullptr: there are none.
+  const int32_t* positions = nullptr;
 
   static constexpr int kExpertsMax = 1024;
   static constexpr int kChosenMax = 32;

@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) GroupRowsKernel(GroupRows op) 
     int sum = 0;
     for (int w = 0; w < kWarps; ++w) sum += counts[e * kWarps + w];
     totals[e] = sum;
+    if (op.counted != nullptr) op.counted[e] += static_cast<uint64_t>(sum);
   }
   __syncthreads();
   if (warp == 0) {  // totals become offsets

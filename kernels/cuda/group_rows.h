@@ -14,6 +14,7 @@ struct GroupRows {
   int32_t* offsets = nullptr;        // (E + 1) out: expert e has the rows [offsets[e], offsets[e + 1])
   int32_t* source = nullptr;         // (T * K) out: the token of a row; rows behind offsets[E] are not written
   int32_t* row_of = nullptr;         // (T, K) out: the row of a pair, -1 for one without
+  uint64_t* counted = nullptr;       // (E), its rows are added to; or nullptr
 
   static constexpr int kExpertsMax = 1024;
 };

@@ -17,18 +17,34 @@ struct RoutedRows {
   const void* x = nullptr;           // (T, D), normed
   const int32_t* experts = nullptr;  // (T, K); below 0: none
   const float* weights = nullptr;    // (T, K)
-  float* y = nullptr;                // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
+  float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
 };
 
-// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Run once
-// per MoE layer and step, in layer order, also with T == 0.
+// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Enqueue
+// once per MoE layer and step, in layer order, also with T == 0, and EnqueueEnd behind the last layer; on an error of
+// either the step ends there.
 class ExpertRunner : public braid::ExpertRunner {
  public:
+  ExpertRunner();
+  // No other runner has had it: what was captured with one is of no use for the next.
+  uint64_t id() const { return id_; }
+
+  // Whether the step at hand may be captured, or replayed as it was captured: nothing is done then that a graph cannot
+  // hold, and nothing is different from step to step but what lies in device memory.
+  virtual bool capturable() const { return true; }
   // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
   // neither allocates nor waits.
   virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;
+  virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
+  // Returns once everything before `event` is done. On an error nothing may be used of what was done since the step
+  // began.
+  virtual absl::Status Wait(cudaEvent_t event);
+
   // Hidden states in host memory are for hosts' runners.
   absl::Status Run(const RoutedBatch& batch) final;
+
+ private:
+  const uint64_t id_;
 };
 
 // The expert feed-forwards whose weights are on a device.
@@ -38,7 +54,7 @@ struct ExpertGroups {
   const void* x = nullptr;           // (M, D)
   const int32_t* source = nullptr;   // (rows), the row of x that each row reads
   const int32_t* offsets = nullptr;  // (E + 1): expert e has the rows [offsets[e], offsets[e + 1])
-  int rows_max = 0;                  // no fewer than offsets[E]
+  int rows_max = 0;                  // no fewer than offsets[E], and no more than the engine was made for
   void* y = nullptr;                 // (rows_max, D) of `type` out, not weighted
 };
 class ExpertFfn {

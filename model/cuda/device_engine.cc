@@ -1,0 +1,319 @@
+#include "model/cuda/device_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/draw_tokens.h"
+
+namespace braid::gpu {
+namespace {
+
+// Below 512 tokens there is nothing worth serving.
+constexpr int64_t kBlocksMin = 512 / kKvBlockTokens;
+
+int BlocksOfContext(const ModelConfig& config) {
+  return (config.context_tokens_max + kKvBlockTokens - 1) / kKvBlockTokens;
+}
+
+// Engine::experts() is for hosts.
+class NoHostExperts : public braid::ExpertFfn {
+ public:
+  void Run(const ExpertRows&) override { CHECK(false) << "a device's experts do not run for hidden states on a host"; }
+};
+
+// Tells `shown` of bytes so far and of `all`.
+std::function<void(uint64_t)> Counting(uint64_t all, std::function<void(uint64_t, uint64_t)> shown) {
+  if (shown == nullptr) return nullptr;
+  return [all, shown = std::move(shown), done = uint64_t{0}](uint64_t bytes) mutable { shown(done += bytes, all); };
+}
+
+}  // namespace
+
+DeviceEngine::DrawTable DeviceEngine::DrawTable::At(int rows, std::byte* memory) {
+  const auto T = static_cast<size_t>(rows);
+  DrawTable table;
+  table.uniform = reinterpret_cast<double*>(memory);  // first: it wants to be aligned
+  table.temperature = reinterpret_cast<float*>(memory + 8 * T);
+  table.min_p = reinterpret_cast<float*>(memory + 12 * T);
+  table.tokens = reinterpret_cast<int32_t*>(memory + 16 * T);
+  table.tokens_at = 16 * T;
+  table.bytes = 20 * T;
+  return table;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Create(const Device& device, const ModelConfig* config,
+                                                                   const ModelTensors* tensors, ThreadPool* pool,
+                                                                   const DeviceEngineOptions& options) {
+  CHECK(options.precision == DType::kBF16 || options.precision == DType::kF32);
+  if (config->architecture == "checksum")
+    return InvalidArgument("a checksum model has no kernels for a GPU: run with --device cpu");
+  RETURN_IF_ERROR(UseDevice(device.index));
+  std::unique_ptr<DeviceEngine> engine(new DeviceEngine(device, config, pool, options));
+  RETURN_IF_ERROR(engine->Plan(tensors));
+  RETURN_IF_ERROR(engine->TakeMemory());
+  return engine;
+}
+
+// What is enqueued uses memory that goes now.
+DeviceEngine::~DeviceEngine() {
+  if (stream_) (void)cudaStreamSynchronize(stream_.get());
+  if (uploader_) (void)uploader_->Finish();
+}
+
+absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
+  const int places = options_.expert_places > 0 ? std::min(options_.expert_places, config_.experts) : config_.experts;
+  ASSIGN_OR_RETURN(weights_, DeviceWeights::Plan(&config_, tensors, options_.precision, places, &plan_));
+  if (config_.experts > 0) places_ = std::make_unique<ExpertPlaces>(&config_, weights_.get(), &plan_);
+  // The states are planned last, the forward pass only keeps where they are.
+  const int rows_max = std::max(options_.step_tokens_max, options_.states.sequences);
+  if (rows_max > kStepRowsMax) {
+    return InvalidArgument(fmt::format("a step can have {} rows, not {}: fewer sequences, or fewer tokens to a step",
+                                       kStepRowsMax, rows_max));
+  }
+  forward_ = std::make_unique<DeviceForward>(&config_, weights_.get(), rows_max, options_.logit_rows, &plan_);
+  const int pairs = std::max(options_.expert_rows_max, rows_max * config_.experts_per_token);
+  if (config_.experts > 0) expert_scratch_.Plan(config_, options_.precision, pairs, &plan_);
+
+  using Part = MemoryPlan::Part;
+  const StepShape largest{.rows = rows_max,
+                          .sequences = options_.states.sequences,
+                          .spans = SpansFor(config_.context_tokens_max),
+                          .wanted = rows_max,
+                          .tiles = rows_max,
+                          .saves = rows_max};
+  inputs_bytes_ = StepInputs::At(largest, nullptr).bytes;
+  inputs_at_ = plan_.AddBytes(Part::kInputs, inputs_bytes_);
+  draws_at_ = plan_.AddBytes(Part::kInputs, DrawTable::At(rows_max, nullptr).bytes);
+  mask_at_ = plan_.Add<uint32_t>(Part::kInputs, (config_.vocab_size + 31) / 32);
+  exchange_at_ = plan_.AddBytes(Part::kExchange, options_.exchange_bytes);
+  plan_.Reserve(options_.reserve_bytes);
+  return PlanStates();
+}
+
+absl::Status DeviceEngine::PlanStates() {
+  StateSizes sizes = options_.states;
+  const int64_t context = BlocksOfContext(config_),
+                block_bytes = static_cast<int64_t>(std::max<uint64_t>(DeviceStates::BlockBytes(config_), 1));
+  if (sizes.blocks == 0) {
+    MemoryPlan with_states = plan_;
+    sizes.blocks = static_cast<int>(std::min(kBlocksMin, context));
+    DeviceStates least(&config_, sizes, &with_states);
+    RETURN_IF_ERROR(with_states.CheckFits(device_.free_bytes));
+    const int64_t more = static_cast<int64_t>(with_states.left_of(device_.free_bytes)) / block_bytes;
+    const int64_t useful = std::min<int64_t>(context * sizes.sequences, INT32_MAX);
+    sizes.blocks = static_cast<int>(std::min(sizes.blocks + std::max<int64_t>(0, more - 1), useful));
+  }
+  states_ = std::make_unique<DeviceStates>(&config_, sizes, &plan_);
+  return plan_.CheckFits(device_.free_bytes);
+}
+
+absl::Status DeviceEngine::TakeMemory() {
+  ASSIGN_OR_RETURN(stream_, CreateStream());
+  ASSIGN_OR_RETURN(done_, CreateEvent());
+  ASSIGN_OR_RETURN(uploader_, Uploader::Create(&pool_));
+  ASSIGN_OR_RETURN(memory_, AllocateDevice(plan_.bytes()));
+  for (InputBuffer& buffer : inputs_) {
+    ASSIGN_OR_RETURN(buffer.memory, AllocatePinned(inputs_bytes_));
+    ASSIGN_OR_RETURN(buffer.copied, CreateEvent());
+  }
+  ASSIGN_OR_RETURN(draw_memory_, AllocatePinned(DrawTable::At(forward_->rows_max(), nullptr).bytes));
+  ASSIGN_OR_RETURN(logit_memory_, AllocatePinned(sizeof(float) * static_cast<uint64_t>(options_.logit_rows) *
+                                                 static_cast<uint64_t>(config_.vocab_size)));
+  auto* const memory = static_cast<std::byte*>(memory_.get());
+  weights_->Bind(memory);
+  if (places_) places_->Bind(memory);
+  if (config_.experts > 0) expert_scratch_.Bind(memory);
+  states_->Bind(memory, stream_.get());
+  RETURN_IF_ERROR(forward_->Bind(memory, states_.get(), *uploader_));
+  RETURN_IF_ERROR(UploadMask());
+  return uploader_->Finish();
+}
+
+absl::Status DeviceEngine::UploadMask() {
+  std::vector<uint32_t> bits(static_cast<size_t>((config_.vocab_size + 31) / 32));
+  for (const TokenId token : options_.masked) {
+    CHECK(token >= 0 && token < config_.vocab_size);
+    bits[static_cast<size_t>(token / 32)] |= 1u << token % 32;
+  }
+  return uploader_->Put(bits.data(), bits.size() * sizeof(uint32_t), static_cast<std::byte*>(memory_.get()) + mask_at_);
+}
+
+absl::Status DeviceEngine::Load(const std::function<bool()>& stop,
+                                const std::function<void(uint64_t, uint64_t)>& shown) {
+  RETURN_IF_ERROR(UseDevice(device_.index));
+  uploader_->Watch(stop, Counting(weights_->bytes(), shown));
+  RETURN_IF_ERROR(weights_->Load(*uploader_));
+  return uploader_->Finish();
+}
+
+absl::StatusOr<std::shared_ptr<const ExpertPlaces::Held>> DeviceEngine::LoadExperts(
+    const std::vector<bool>& wanted, const std::function<bool()>& stop,
+    const std::function<void(uint64_t, uint64_t)>& shown) {
+  if (!places_) return InvalidArgument("this model has no experts");
+  RETURN_IF_ERROR(UseDevice(device_.index));
+  const std::vector<bool> all(static_cast<size_t>(config_.moe_layer_count() * config_.experts), true);
+  const std::vector<bool>& experts = wanted.empty() ? all : wanted;
+  uploader_->Watch(stop, Counting(places_->BytesToLoad(experts), shown));
+  return places_->Load(experts, *uploader_);
+}
+
+std::unique_ptr<DeviceExpertFfn> DeviceEngine::MakeExpertFfn(std::shared_ptr<const ExpertPlaces::Held> held) {
+  return std::make_unique<DeviceExpertFfn>(&config_, weights_.get(), std::move(held), &expert_scratch_);
+}
+
+absl::StatusOr<std::unique_ptr<LocalExperts>> DeviceEngine::MakeLocalExperts(DeviceExpertFfn* ffn) {
+  return LocalExperts::Create(&config_, ffn, &expert_scratch_);
+}
+
+braid::ExpertFfn& DeviceEngine::experts() {
+  static NoHostExperts none;
+  return none;
+}
+
+absl::Status DeviceEngine::CheckStep() const {
+  const auto refuse = [](std::string_view what, int64_t value, int64_t max) {
+    return InvalidArgument(fmt::format("the step has {} {}, the device has room for {}", value, what, max));
+  };
+  if (rows_.count() > forward_->rows_max()) return refuse("rows", rows_.count(), forward_->rows_max());
+  const auto chunks = static_cast<int>(rows_.chunks.size());
+  if (chunks > states_->sizes().sequences) return refuse("sequences", chunks, states_->sizes().sequences);
+  for (const Chunk& chunk : rows_.chunks) {
+    CHECK(chunk.cache->conv_slot >= 0 && chunk.cache->conv_slot < states_->sizes().sequences);
+    const int64_t end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
+    if (end > config_.context_tokens_max) return refuse("positions of a sequence", end, config_.context_tokens_max);
+  }
+  return absl::OkStatus();
+}
+
+// Each chunk is one token whose logits are wanted. So is no chunk: peers may need this worker's experts.
+bool DeviceEngine::IsDecode() const {
+  return rows_.count() == static_cast<int>(rows_.wanted.size()) &&
+         std::all_of(rows_.chunks.begin(), rows_.chunks.end(),
+                     [](const Chunk& chunk) { return chunk.tokens.size() == 1 && chunk.saves.empty(); });
+}
+
+absl::StatusOr<StepInputs> DeviceEngine::SendInputs(const StepShape& shape) {
+  InputBuffer& buffer = inputs_[next_inputs_];
+  next_inputs_ = 1 - next_inputs_;
+  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(buffer.copied.get()), "waiting for a step's inputs"));
+  const StepInputs on_host = StepInputs::At(shape, static_cast<std::byte*>(buffer.memory.get()));
+  const StepInputs on_device = StepInputs::At(shape, static_cast<std::byte*>(memory_.get()) + inputs_at_);
+  CHECK_LE(on_host.bytes, inputs_bytes_);
+  Fill(rows_, shape, forward_->tile_rows(), on_host);
+  if (on_host.bytes == 0) return on_device;
+  RETURN_IF_ERROR(
+      CudaError(cudaMemcpyAsync(on_device.tokens, on_host.tokens, on_host.bytes, cudaMemcpyHostToDevice, stream_.get()),
+                "copying a step's inputs"));
+  RETURN_IF_ERROR(CudaError(cudaEventRecord(buffer.copied.get(), stream_.get()), "copying a step's inputs"));
+  return on_device;
+}
+
+absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
+  const bool decode = IsDecode();
+  const StepShape shape = decode ? DecodeShape(rows_, RowsOfClass(rows_.count(), states_->sizes().sequences))
+                                 : ShapeOf(rows_, forward_->tile_rows());
+  ASSIGN_OR_RETURN(const StepInputs inputs, SendInputs(shape));
+  logits_begin_ = 0;
+  logits_end_ = PieceEnd(0, shape.wanted);
+  const auto enqueue = [&] {
+    const absl::Status status = forward_->Run(shape, inputs, runner, stream_.get());
+    return !status.ok() || logits_end_ == 0 ? status : forward_->Head(0, logits_end_, stream_.get());
+  };
+  if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return enqueue();
+  graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
+  return graphs_.Run(shape, stream_.get(), enqueue);
+}
+
+absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
+                               std::vector<float>* logits) {
+  auto* const runner = dynamic_cast<ExpertRunner*>(&experts);
+  if (runner == nullptr && config_.moe_layer_count() > 0)
+    return InvalidArgument("the experts of a device's engine must run on devices");
+  runner_ = nullptr;
+  logits_begin_ = logits_end_ = 0;
+  rows_.LayOut(chunks);
+  RETURN_IF_ERROR(CheckStep());
+  RETURN_IF_ERROR(UseDevice(device_.index));
+  RETURN_IF_ERROR(states_->TakeError());
+  RETURN_IF_ERROR(RunStep(runner));
+  runner_ = runner;
+  return logits == nullptr ? absl::OkStatus() : Logits(0, static_cast<int>(rows_.wanted.size()), logits);
+}
+
+absl::Status DeviceEngine::HaveLogits(int begin, int end) {
+  if (begin >= logits_begin_ && end <= logits_end_) return absl::OkStatus();
+  logits_begin_ = begin;
+  logits_end_ = end;
+  return forward_->Head(begin, end, stream_.get());
+}
+
+absl::Status DeviceEngine::Wait() {
+  RETURN_IF_ERROR(CudaError(cudaEventRecord(done_.get(), stream_.get()), "running a step on the device"));
+  if (runner_ != nullptr) return runner_->Wait(done_.get());
+  return CudaError(cudaEventSynchronize(done_.get()), "running a step on the device");
+}
+
+absl::Status DeviceEngine::Finish() { return Wait(); }
+
+absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits) {
+  CHECK(begin >= 0 && begin <= end && end <= static_cast<int>(rows_.wanted.size()));
+  const auto V = static_cast<size_t>(config_.vocab_size);
+  logits->resize(static_cast<size_t>(end - begin) * V);
+  if (begin == end) return Wait();
+  for (int at = begin, piece_end; at < end; at = piece_end) {
+    piece_end = PieceEnd(at, end);
+    RETURN_IF_ERROR(HaveLogits(at, piece_end));
+    const auto first = static_cast<size_t>(at - logits_begin_) * V;
+    const size_t bytes = static_cast<size_t>(piece_end - at) * V * sizeof(float);
+    RETURN_IF_ERROR(CudaError(
+        cudaMemcpyAsync(logit_memory_.get(), forward_->logits() + first, bytes, cudaMemcpyDeviceToHost, stream_.get()),
+        "copying logits"));
+    RETURN_IF_ERROR(Wait());
+    std::memcpy(logits->data() + static_cast<size_t>(at - begin) * V, logit_memory_.get(), bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) {
+  const int L = static_cast<int>(rows_.wanted.size());
+  auto* const memory = static_cast<std::byte*>(memory_.get());
+  const DrawTable on_host = DrawTable::At(L, static_cast<std::byte*>(draw_memory_.get()));
+  const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
+  std::memset(draw_memory_.get(), 0, on_host.bytes);  // of rows that nobody asks for: the best token, why not
+  for (const DrawnRow& row : rows) {
+    CHECK(row.row >= 0 && row.row < L);
+    on_host.temperature[row.row] = row.temperature;
+    on_host.min_p[row.row] = row.min_p;
+    on_host.uniform[row.row] = row.uniform;
+  }
+  RETURN_IF_ERROR(CudaError(
+      cudaMemcpyAsync(on_device.uniform, on_host.uniform, on_host.tokens_at, cudaMemcpyHostToDevice, stream_.get()),
+      "copying what is to be drawn"));
+  for (int begin = 0, end; begin < L; begin = end) {
+    end = PieceEnd(begin, L);
+    RETURN_IF_ERROR(HaveLogits(begin, end));
+    const auto first = static_cast<int64_t>(begin - logits_begin_) * config_.vocab_size;
+    DrawTokens op{end - begin, config_.vocab_size, forward_->logits() + first};
+    op.temperature = on_device.temperature + begin;
+    op.min_share = on_device.min_p + begin;
+    op.uniform = on_device.uniform + begin;
+    op.masked = reinterpret_cast<const uint32_t*>(memory + mask_at_);
+    op.tokens = on_device.tokens + begin;
+    RETURN_IF_ERROR(Check(op));
+    RETURN_IF_ERROR(CudaError(gpu::Run(op, stream_.get()), "launching a kernel"));
+  }
+  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(on_host.tokens, on_device.tokens, on_host.bytes - on_host.tokens_at,
+                                            cudaMemcpyDeviceToHost, stream_.get()),
+                            "copying tokens"));
+  RETURN_IF_ERROR(Wait());
+  tokens->clear();
+  for (const DrawnRow& row : rows) tokens->push_back(on_host.tokens[row.row]);
+  return absl::OkStatus();
+}
+
+}  // namespace braid::gpu

@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/thread_pool.h"
+#include "model/config.h"
+#include "model/cuda/device.h"
+#include "model/cuda/device_forward.h"
+#include "model/cuda/device_states.h"
+#include "model/cuda/device_weights.h"
+#include "model/cuda/expert_places.h"
+#include "model/cuda/experts.h"
+#include "model/cuda/local_experts.h"
+#include "model/cuda/memory_plan.h"
+#include "model/cuda/step_graphs.h"
+#include "model/cuda/step_inputs.h"
+#include "model/cuda/upload.h"
+#include "model/engine.h"
+#include "model/tensors.h"
+
+namespace braid::gpu {
+
+struct DeviceEngineOptions {
+  DType precision = DType::kBF16;  // of activations; kF32 is for comparing with the CPU
+  int step_tokens_max = 1024;
+  StateSizes states = {.blocks = 0, .sequences = 256};  // no blocks: as many as fit, and as the sequences can use
+  int logit_rows = 64;                                  // that are computed at a time
+  int expert_places = 0;                                // of each MoE layer; 0: one for each expert
+  int expert_rows_max = 0;      // (row, expert) pairs at once; 0: those of a step of this worker's own
+  uint64_t exchange_bytes = 0;  // device memory for whoever exchanges hidden states, see exchange_memory
+  uint64_t reserve_bytes = uint64_t{512} << 20;  // left alone: kernels, graphs, libraries
+  bool graphs = true;                            // the same bits either way
+  std::vector<TokenId> masked;                   // ids that Draw never draws: vocabulary rows without a token
+};
+
+// The engine of one GPU. All memory is planned and taken at once, at start.
+//
+// A step is enqueued on one stream and not waited for until somebody wants something of it. Its inputs go up in one
+// copy; a decode step is a graph, one for each class of rows and contexts, padded with rows that are in no sequence.
+// Whatever is waited for, is through the ExpertRunner of the last step, who knows of what else can go wrong.
+//
+// Used by one thread at a time, but for LoadExperts.
+class DeviceEngine : public Engine {
+ public:
+  // Takes the memory; nothing is loaded yet. All pointers must outlive *this; `pool` is used while loading, by one
+  // thread at a time. kResourceExhausted with needed and available bytes, by part; kInvalidArgument if the kernels do
+  // not know such a model.
+  static absl::StatusOr<std::unique_ptr<DeviceEngine>> Create(const Device& device, const ModelConfig* config,
+                                                              const ModelTensors* tensors, ThreadPool* pool,
+                                                              const DeviceEngineOptions& options);
+  ~DeviceEngine() override;
+
+  // Everything but the experts. kCancelled once `stop` says true; `shown` hears of bytes so far and of all.
+  absl::Status Load(const std::function<bool()>& stop, const std::function<void(uint64_t, uint64_t)>& shown = nullptr);
+  // Those of `wanted`, by MoE layer (counted among those) and expert; an empty one stands for all. See ExpertPlaces.
+  // Steps may run on another thread meanwhile.
+  absl::StatusOr<std::shared_ptr<const ExpertPlaces::Held>> LoadExperts(
+      const std::vector<bool>& wanted, const std::function<bool()>& stop,
+      const std::function<void(uint64_t, uint64_t)>& shown = nullptr);
+
+  // Rows for the experts that are held. *this must outlive them.
+  std::unique_ptr<DeviceExpertFfn> MakeExpertFfn(std::shared_ptr<const ExpertPlaces::Held> held);
+  // All experts are here. `ffn` must outlive it.
+  absl::StatusOr<std::unique_ptr<LocalExperts>> MakeLocalExperts(DeviceExpertFfn* ffn);
+
+  absl::Status Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts, std::vector<float>* logits) override;
+  absl::Status Logits(int begin, int end, std::vector<float>* logits) override;
+  bool draws() const override { return true; }
+  absl::Status Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) override;
+  absl::Status Finish() override;
+  braid::ExpertFfn& experts() override;  // not for hidden states in host memory: ends the program if it is run
+
+  DeviceStates& states() { return *states_; }
+  const Device& device() const { return device_; }
+  const MemoryPlan& memory() const { return plan_; }
+  const DeviceEngineOptions& options() const { return options_; }
+  cudaStream_t stream() const { return stream_.get(); }
+  // options.exchange_bytes of them.
+  std::byte* exchange_memory() const { return static_cast<std::byte*>(memory_.get()) + exchange_at_; }
+  int graphs() const { return graphs_.size(); }
+
+ private:
+  // Host memory that the device reads or writes while a step runs.
+  struct InputBuffer {
+    PinnedMemory memory;
+    Event copied;
+  };
+  // One for each row of a step: what DrawTokens is told.
+  struct DrawTable {
+    float *temperature, *min_p;
+    double* uniform;
+    int32_t* tokens;
+    size_t bytes, tokens_at;
+    static DrawTable At(int rows, std::byte* memory);
+  };
+
+  DeviceEngine(const Device& device, const ModelConfig* config, ThreadPool* pool, const DeviceEngineOptions& options)
+      : device_(device), config_(*config), pool_(*pool), options_(options) {}
+  absl::Status Plan(const ModelTensors* tensors);
+  absl::Status PlanStates();
+  absl::Status TakeMemory();
+  absl::Status UploadMask();
+
+  absl::Status CheckStep() const;
+  bool IsDecode() const;
+  absl::StatusOr<StepInputs> SendInputs(const StepShape& shape);
+  absl::Status RunStep(ExpertRunner* runner);
+  // The logits of wanted rows [begin, end) are in logits(), or will be when the stream comes there.
+  absl::Status HaveLogits(int begin, int end);
+  // Returns once all that was enqueued is done.
+  absl::Status Wait();
+  // Of how many of the rows the logits are there at once.
+  int PieceEnd(int begin, int end) const { return std::min(end, begin + options_.logit_rows); }
+
+  const Device device_;
+  const ModelConfig& config_;
+  ThreadPool& pool_;
+  const DeviceEngineOptions options_;
+
+  MemoryPlan plan_;
+  DeviceMemory memory_;  // planned by plan_
+  Stream stream_;        // of the steps
+  Event done_;
+  std::unique_ptr<DeviceWeights> weights_;
+  std::unique_ptr<ExpertPlaces> places_;
+  std::unique_ptr<DeviceForward> forward_;
+  std::unique_ptr<DeviceStates> states_;
+  ExpertScratch expert_scratch_;
+  std::unique_ptr<Uploader> uploader_;
+  uint64_t inputs_at_ = 0, draws_at_ = 0, mask_at_ = 0, exchange_at_ = 0, inputs_bytes_ = 0;
+
+  StepGraphs graphs_;
+  std::array<InputBuffer, 2> inputs_;  // the next step's are written while the last one's are on their way
+  int next_inputs_ = 0;
+  PinnedMemory draw_memory_, logit_memory_;
+
+  // The last step.
+  StepRows rows_;
+  ExpertRunner* runner_ = nullptr;         // until it is waited for
+  int logits_begin_ = 0, logits_end_ = 0;  // the wanted rows whose logits are in memory
+};
+
+}  // namespace braid::gpu

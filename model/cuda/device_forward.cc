@@ -1,0 +1,227 @@
+#include "model/cuda/device_forward.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/choose_experts.h"
+#include "kernels/cuda/gather.h"
+#include "kernels/cuda/paged_attention.h"
+#include "kernels/cuda/qkv_heads.h"
+#include "kernels/cuda/rms_norm.h"
+#include "kernels/cuda/short_conv.h"
+#include "model/cuda/device.h"
+
+namespace braid::gpu {
+namespace {
+
+// What spans of attention may take for their results; a step that would need more has blocks walk their spans one by
+// one, to the same result.
+constexpr int64_t kPartialNumbersMax = int64_t{64} << 20;
+// With so many blocks a GPU is full: to split contexts over more gains nothing.
+constexpr int kBlocksEnough = 1024;
+
+// Checks an op and runs it; what a kernel does not accept is our bug, and says so.
+template <typename Op, typename... Config>
+absl::Status Do(cudaStream_t stream, const Op& op, const Config&... config) {
+  RETURN_IF_ERROR(Check(op));
+  const cudaError_t error = Run(op, config..., stream);
+  return error == cudaSuccess ? absl::OkStatus() : CudaError(error, "launching a kernel");
+}
+
+}  // namespace
+
+DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* weights, int rows_max, int logit_rows,
+                             MemoryPlan* plan)
+    : config_(*config), weights_(*weights), type_(weights->precision()), rows_max_(rows_max), logit_rows_(logit_rows) {
+  using Part = MemoryPlan::Part;
+  int count[2] = {};
+  for (const ModelConfig::LayerKind kind : config_.layers)
+    kind_index_.push_back(count[kind == ModelConfig::LayerKind::kAttention]++);
+
+  const int64_t T = rows_max, D = config_.model_dim, q_dim = int64_t{config_.heads} * config_.head_dim;
+  const int64_t kv_dim = config_.kv_dim();
+  const auto plan_bytes = [&](void** to, Part part, uint64_t bytes) {
+    planned_.push_back({to, plan->AddBytes(part, bytes)});
+  };
+  const auto plan_floats = [&](float** to, int64_t n, Part part = Part::kActivations) {
+    plan_bytes(reinterpret_cast<void**>(to), part, static_cast<uint64_t>(n) * sizeof(float));
+  };
+  const auto plan_typed = [&](void** to, int64_t n) {
+    plan_bytes(to, Part::kActivations, static_cast<uint64_t>(n) * (type_ == DType::kBF16 ? 2 : 4));
+  };
+  plan_floats(&hidden_, T * D);
+  plan_floats(&branch_, T * D);
+  plan_typed(&normed_, T * D);
+  plan_typed(&wide_, T * std::max(3 * D, q_dim + 2 * kv_dim));
+  plan_typed(&mixed_, T * std::max({D, q_dim, int64_t{config_.dense_layers > 0 ? config_.dense_ffn_dim : 0}}));
+  if (config_.experts > 0) {
+    if (type_ != DType::kF32) plan_floats(&normed_floats_, T * D);
+    plan_floats(&router_logits_, T * config_.experts);
+    plan_floats(&expert_weights_, T * config_.experts_per_token);
+    plan_bytes(reinterpret_cast<void**>(&experts_), Part::kActivations,
+               static_cast<uint64_t>(T * config_.experts_per_token) * sizeof(int32_t));
+  }
+  plan_floats(&wanted_hidden_, T * D);
+  plan_floats(&wanted_branch_, T * D);
+  plan_typed(&selected_, T * D);
+  plan_floats(&logits_, int64_t{logit_rows} * config_.vocab_size, Part::kLogits);
+  if (config_.attention_layer_count() > 0) {
+    const int spans = SpansFor(config_.context_tokens_max);
+    partials_max_ =
+        std::min(kPartialNumbersMax, PagedAttention::PartialNumbers(rows_max, config_.heads, config_.head_dim, spans));
+    plan_floats(&partials_, partials_max_);
+  }
+  plan_bytes(reinterpret_cast<void**>(&all_rows_), Part::kInputs, sizeof(int32_t) * 2 * (rows_max + 1));
+}
+
+absl::Status DeviceForward::Bind(std::byte* memory, const DeviceStates* states, Uploader& uploader) {
+  states_ = states;
+  for (const Planned& planned : planned_) *planned.to = memory + planned.at;
+  if (normed_floats_ == nullptr) normed_floats_ = static_cast<float*>(normed_);  // float32, or there is no router
+  std::vector<int32_t> offsets;
+  for (int n = 0; n <= rows_max_; ++n) offsets.insert(offsets.end(), {0, n});
+  return uploader.Put(offsets.data(), offsets.size() * sizeof(int32_t), all_rows_);
+}
+
+int DeviceForward::tile_rows() const {
+  return config_.attention_layer_count() == 0 ? 64 : PagedAttention::RowsMax(type_, config_.heads / config_.kv_heads);
+}
+
+absl::Status DeviceForward::Run(const StepShape& shape, const StepInputs& inputs, ExpertRunner* experts,
+                                cudaStream_t stream) {
+  CHECK_LE(shape.rows, rows_max_);
+  const Step step{shape, inputs, experts, stream};
+  const Gather embed{step.T(), weights_.model().embedding, inputs.tokens, DType::kF32, hidden_};
+  RETURN_IF_ERROR(Do(stream, embed));
+  for (int layer = 0; layer < config_.layer_count(); ++layer) RETURN_IF_ERROR(Layer(step, layer));
+  if (experts != nullptr) RETURN_IF_ERROR(experts->EnqueueEnd(stream));
+  return NormWanted(step);
+}
+
+absl::Status DeviceForward::Layer(const Step& step, int layer) {
+  const DeviceLayer& weights = weights_.model().layers[layer];
+  const bool attention = config_.layers[layer] == ModelConfig::LayerKind::kAttention;
+  const bool moe = config_.is_moe_layer(layer);
+  RETURN_IF_ERROR(Norm(step, weights.operator_norm, /*first=*/layer == 0, /*for_router=*/false));
+  RETURN_IF_ERROR(attention ? Attend(step, layer) : Convolve(step, layer));
+  RETURN_IF_ERROR(Norm(step, weights.ffn_norm, /*first=*/false, /*for_router=*/moe));
+  return moe ? Experts(step, layer) : DenseFfn(step, layer);
+}
+
+// hidden += branch, unless this is the first norm; normed = norm(hidden).
+absl::Status DeviceForward::Norm(const Step& step, const float* weight, bool first, bool for_router) {
+  RmsNorm op{step.T(), config_.model_dim, hidden_, weight, config_.norm_eps};
+  if (!first) op.add = branch_, op.sum = hidden_;
+  if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(normed_);
+  if (type_ == DType::kF32 || for_router) op.y = normed_floats_;
+  if (type_ == DType::kF32) op.y = static_cast<float*>(normed_);
+  return Do(step.stream, op, Choose(op));
+}
+
+GroupedLinear DeviceForward::DenseProduct(const Matrix& w, int rows, const void* x, void* y) const {
+  GroupedLinear op{1, w.rows, w.columns, type_, x};
+  op.offsets = all_rows_ + 2 * rows;
+  op.rows_max = rows;
+  op.w = w;
+  op.y_type = type_;
+  op.y = y;
+  return op;
+}
+
+absl::Status DeviceForward::Linear(const Step& step, const Matrix& w, const void* x, void* y, DType y_type,
+                                   bool swiglu) {
+  GroupedLinear op = DenseProduct(w, step.T(), x, y);
+  op.y_type = y_type;
+  op.swiglu = swiglu;
+  return Do(step.stream, op, Choose(op));
+}
+
+absl::Status DeviceForward::Convolve(const Step& step, int layer) {
+  const DeviceLayer& weights = weights_.model().layers[layer];
+  const int index = kind_index_[layer];
+  RETURN_IF_ERROR(Linear(step, weights.conv_in, normed_, wide_, type_));
+  ShortConv op{step.T(), config_.model_dim, config_.conv_taps, kConvColumns, type_, wide_, weights.conv_kernel};
+  op.pieces = step.inputs.pieces;
+  op.piece_count = step.shape.sequences;
+  op.tokens_max = step.shape.tokens_max;
+  op.piece_of = step.inputs.piece_of;
+  op.columns = states_->conv_columns(index);
+  op.saves = step.inputs.saves;
+  op.save_count = step.shape.saves;
+  op.saved = states_->conv_copies(index);
+  op.y = mixed_;
+  RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
+  return Linear(step, weights.conv_out, mixed_, branch_, DType::kF32);
+}
+
+absl::Status DeviceForward::Attend(const Step& step, int layer) {
+  const DeviceLayer& weights = weights_.model().layers[layer];
+  const DeviceModel& model = weights_.model();
+  const StepInputs& inputs = step.inputs;
+  const KvArena arena = states_->kv(kind_index_[layer]);
+  const KvRows rows{inputs.positions, inputs.sequences, inputs.blocks, step.shape.blocks()};
+  RETURN_IF_ERROR(Linear(step, weights.qkv, normed_, wide_, type_));
+  RETURN_IF_ERROR(Do(step.stream,
+                     QkvHeads{step.T(), config_.heads, config_.kv_heads, config_.head_dim, type_, wide_, weights.q_norm,
+                              weights.k_norm, config_.norm_eps, model.cos, model.sin, rows, arena, mixed_}));
+  PagedAttention op{step.T(), config_.heads, config_.kv_heads, config_.head_dim, type_, mixed_, rows, arena};
+  if (step.shape.tiles > 0) op.tiles = inputs.tiles, op.tile_count = step.shape.tiles;
+  if (SplitSpans(step.shape)) op.partials = partials_, op.spans = step.shape.spans;
+  op.y = wide_;  // keys and values are where they belong, queries have moved
+  RETURN_IF_ERROR(Do(step.stream, op));
+  return Linear(step, weights.attn_out, wide_, branch_, DType::kF32);
+}
+
+bool DeviceForward::SplitSpans(const StepShape& shape) const {
+  const int tiles = shape.tiles > 0 ? shape.tiles : shape.rows;
+  return shape.spans > 1 && tiles * config_.kv_heads < kBlocksEnough &&
+         PagedAttention::PartialNumbers(shape.rows, config_.heads, config_.head_dim, shape.spans) <= partials_max_;
+}
+
+absl::Status DeviceForward::DenseFfn(const Step& step, int layer) {
+  const DeviceLayer& weights = weights_.model().layers[layer];
+  RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, mixed_, type_, /*swiglu=*/true));
+  return Linear(step, weights.down, mixed_, branch_, DType::kF32);
+}
+
+absl::Status DeviceForward::Experts(const Step& step, int layer) {
+  const DeviceLayer& weights = weights_.model().layers[layer];
+  const int T = step.T(), K = config_.experts_per_token;
+  GroupedLinear router = DenseProduct(weights.router, T, normed_floats_, router_logits_);
+  router.type = router.y_type = DType::kF32;
+  RETURN_IF_ERROR(Do(step.stream, router, Choose(router)));
+  ChooseExperts choose{
+      T,        config_.experts, K, router_logits_, weights.expert_bias, config_.normalize_topk, config_.routed_scaling,
+      experts_, expert_weights_};
+  choose.positions = step.inputs.positions;
+  RETURN_IF_ERROR(Do(step.stream, choose));
+  return step.experts->Enqueue({layer, T, config_.model_dim, K, type_, normed_, experts_, expert_weights_, branch_},
+                               step.stream);
+}
+
+// The rows somebody wants logits of, as they go into the head.
+absl::Status DeviceForward::NormWanted(const Step& step) {
+  const int L = step.shape.wanted, D = config_.model_dim;
+  if (L == 0) return absl::OkStatus();
+  const auto gather = [&](const float* from, float* to) {
+    return Do(step.stream, Gather{L, {DType::kF32, step.T(), D, from}, step.inputs.wanted, DType::kF32, to});
+  };
+  RETURN_IF_ERROR(gather(hidden_, wanted_hidden_));
+  RETURN_IF_ERROR(gather(branch_, wanted_branch_));
+  RmsNorm op{L, D, wanted_hidden_, weights_.model().final_norm, config_.norm_eps, wanted_branch_, wanted_branch_};
+  if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(selected_);
+  if (type_ == DType::kF32) op.y = static_cast<float*>(selected_);
+  return Do(step.stream, op, Choose(op));
+}
+
+absl::Status DeviceForward::Head(int begin, int end, cudaStream_t stream) {
+  CHECK(begin <= end && end - begin <= logit_rows_);
+  const int64_t D = config_.model_dim, row_bytes = D * (type_ == DType::kBF16 ? 2 : 4);
+  const void* const x = static_cast<const std::byte*>(selected_) + begin * row_bytes;
+  GroupedLinear op = DenseProduct(weights_.model().head, end - begin, x, logits_);
+  op.y_type = DType::kF32;
+  return Do(stream, op, Choose(op));
+}
+
+}  // namespace braid::gpu

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/grouped_linear.h"
+#include "model/config.h"
+#include "model/cuda/device_states.h"
+#include "model/cuda/device_weights.h"
+#include "model/cuda/experts.h"
+#include "model/cuda/memory_plan.h"
+#include "model/cuda/step_inputs.h"
+
+namespace braid::gpu {
+
+// The LFM2 / LFM2-MoE forward pass of model/forward.cc over the ops of kernels/cuda. Everything is enqueued on one
+// stream; nothing is allocated, waited for or asked of the device, so that a step can be captured as a graph.
+//
+// Activations are bfloat16, or float32, for comparing with the CPU; the residual stream is float32 in any case.
+class DeviceForward {
+ public:
+  // Takes its part of the plan: for steps of at most `rows_max` rows, and `logit_rows` rows of logits at a time. All
+  // must outlive *this.
+  DeviceForward(const ModelConfig* config, const DeviceWeights* weights, int rows_max, int logit_rows,
+                MemoryPlan* plan);
+  // `states` must outlive *this. Enqueues the upload of a table.
+  absl::Status Bind(std::byte* memory, const DeviceStates* states, Uploader& uploader);
+
+  int rows_max() const { return rows_max_; }
+  int logit_rows() const { return logit_rows_; }
+  // Rows of a tile of attention.
+  int tile_rows() const;
+
+  // All layers; the wanted rows are ready for the head then. `experts` may be nullptr in a dense model. REQUIRES: the
+  // inputs are in device memory, and as they must be.
+  absl::Status Run(const StepShape& shape, const StepInputs& inputs, ExpertRunner* experts, cudaStream_t stream);
+  // Logits of the wanted rows [begin, end) of the last step. REQUIRES: at most logit_rows.
+  absl::Status Head(int begin, int end, cudaStream_t stream);
+  float* logits() const { return logits_; }  // (end - begin, V)
+
+ private:
+  // The step at hand.
+  struct Step {
+    const StepShape& shape;
+    const StepInputs& inputs;
+    ExpertRunner* experts;
+    cudaStream_t stream;
+    int T() const { return shape.rows; }
+  };
+
+  absl::Status Layer(const Step& step, int layer);
+  absl::Status Norm(const Step& step, const float* weight, bool first, bool for_router);
+  absl::Status Convolve(const Step& step, int layer);
+  absl::Status Attend(const Step& step, int layer);
+  absl::Status DenseFfn(const Step& step, int layer);
+  absl::Status Experts(const Step& step, int layer);
+  absl::Status NormWanted(const Step& step);
+  // y = W x for `rows` rows.
+  absl::Status Linear(const Step& step, const Matrix& w, const void* x, void* y, DType y_type, bool swiglu = false);
+  GroupedLinear DenseProduct(const Matrix& w, int rows, const void* x, void* y) const;
+  bool SplitSpans(const StepShape& shape) const;
+
+  const ModelConfig& config_;
+  const DeviceWeights& weights_;
+  const DType type_;  // of activations
+  const int rows_max_, logit_rows_;
+  const DeviceStates* states_ = nullptr;
+  std::vector<int> kind_index_;  // of each layer among those of its kind
+  int64_t partials_max_ = 0;     // numbers
+
+  // Device memory; before Bind, where it was planned. T is rows_max.
+  float *hidden_ = nullptr, *branch_ = nullptr;  // (T, D): the residual stream, and what is to be added to it
+  void* normed_ = nullptr;                       // (T, D) of type_
+  float* normed_floats_ = nullptr;               // (T, D), for the router; normed_ itself if that is float32
+  void *wide_ = nullptr, *mixed_ = nullptr;      // of type_: what a mixer or a dense layer makes on its way
+  float *router_logits_ = nullptr, *expert_weights_ = nullptr;  // (T, E), (T, K)
+  int32_t* experts_ = nullptr;                                  // (T, K)
+  float *wanted_hidden_ = nullptr, *wanted_branch_ = nullptr;   // (T, D)
+  void* selected_ = nullptr;                                    // (T, D) of type_, normed for the head
+  float *logits_ = nullptr, *partials_ = nullptr;
+  int32_t* all_rows_ = nullptr;  // (rows_max + 1, 2): {0, n}, the offsets of a product of n rows
+  struct Planned {
+    void** to;
+    uint64_t at;
+  };
+  std::vector<Planned> planned_;
+};
+
+}  // namespace braid::gpu

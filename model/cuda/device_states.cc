@@ -1,0 +1,73 @@
+#include "model/cuda/device_states.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/cuda/device.h"
+
+namespace braid::gpu {
+
+static_assert(KvArena::kBlockTokens == kKvBlockTokens);
+
+DeviceStates::DeviceStates(const ModelConfig* config, const StateSizes& sizes, MemoryPlan* plan)
+    : SequenceStates(sizes), config_(*config) {
+  using Part = MemoryPlan::Part;
+  const int64_t columns = int64_t{config_.conv_layer_count()} * config_.model_dim;
+  planned_columns_ = plan->Add<float>(Part::kConvState, columns * kConvColumns * sizes.sequences);
+  planned_copies_ = plan->Add<float>(Part::kConvState, columns * (config_.conv_taps - 1) * sizes.copies());
+  planned_kv_ = plan->AddBytes(Part::kKv, BlockBytes(config_) * static_cast<uint64_t>(sizes.blocks));
+}
+
+void DeviceStates::Bind(std::byte* memory, cudaStream_t stream) {
+  stream_ = stream;
+  kv_ = reinterpret_cast<__nv_bfloat16*>(memory + planned_kv_);
+  columns_ = reinterpret_cast<float*>(memory + planned_columns_);
+  copies_ = reinterpret_cast<float*>(memory + planned_copies_);
+}
+
+uint64_t DeviceStates::BlockBytes(const ModelConfig& config) {
+  return static_cast<uint64_t>(KvArena::BlockNumbers(config.kv_heads, config.head_dim)) * sizeof(__nv_bfloat16) *
+         static_cast<uint64_t>(config.attention_layer_count());
+}
+
+KvArena DeviceStates::kv(int attention_layer) const {
+  const int64_t stride = KvArena::BlockNumbers(config_.kv_heads, config_.head_dim);
+  return {kv_ + int64_t{attention_layer} * sizes().blocks * stride, stride, config_.kv_heads, config_.head_dim};
+}
+float* DeviceStates::conv_columns(int conv_layer) const {
+  return columns_ + int64_t{conv_layer} * sizes().sequences * kConvColumns * config_.model_dim;
+}
+float* DeviceStates::conv_copies(int conv_layer) const {
+  return copies_ + int64_t{conv_layer} * sizes().copies() * (config_.conv_taps - 1) * config_.model_dim;
+}
+
+void DeviceStates::Save(int32_t conv_slot, int position, int32_t copy) {
+  CopyColumns(position, conv_slot, copy, /*save=*/true);
+}
+void DeviceStates::Restore(int32_t copy, int position, int32_t conv_slot) {
+  CopyColumns(position, conv_slot, copy, /*save=*/false);
+}
+
+// A column of all layers is one copy of so many rows: layers are a stretch of memory apart.
+void DeviceStates::CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save) {
+  const int before = config_.conv_taps - 1;
+  const int64_t D = config_.model_dim;
+  const size_t width = sizeof(float) * static_cast<size_t>(D), layers = static_cast<size_t>(config_.conv_layer_count());
+  const size_t slots_pitch = width * static_cast<size_t>(kConvColumns) * static_cast<size_t>(sizes().sequences);
+  const size_t copies_pitch = width * static_cast<size_t>(before) * static_cast<size_t>(sizes().copies());
+  if (layers == 0) return;
+  for (int p = std::max(0, position - before); p < position && error_ == cudaSuccess; ++p) {
+    float* const in_slot = columns_ + (int64_t{conv_slot} * kConvColumns + p % kConvColumns) * D;
+    float* const in_copy = copies_ + (int64_t{copy} * before + p - (position - before)) * D;
+    error_ = save ? cudaMemcpy2DAsync(in_copy, copies_pitch, in_slot, slots_pitch, width, layers,
+                                      cudaMemcpyDeviceToDevice, stream_)
+                  : cudaMemcpy2DAsync(in_slot, slots_pitch, in_copy, copies_pitch, width, layers,
+                                      cudaMemcpyDeviceToDevice, stream_);
+  }
+}
+
+absl::Status DeviceStates::TakeError() {
+  return CudaError(std::exchange(error_, cudaSuccess), "copying conv columns on the device");
+}
+
+}  // namespace braid::gpu

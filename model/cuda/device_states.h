@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/kv.h"
+#include "model/config.h"
+#include "model/cuda/memory_plan.h"
+#include "model/sequence_states.h"
+
+namespace braid::gpu {
+
+// The state of sequences in the memory of a device: keys and values in bfloat16, conv columns in float32.
+class DeviceStates : public SequenceStates {
+ public:
+  // Takes its part of the plan. `config` must outlive *this.
+  DeviceStates(const ModelConfig* config, const StateSizes& sizes, MemoryPlan* plan);
+  // `stream` is that of the steps.
+  void Bind(std::byte* memory, cudaStream_t stream);
+
+  static uint64_t BlockBytes(const ModelConfig& config);
+
+  // Of one layer, counted among those of its kind.
+  KvArena kv(int attention_layer) const;
+  float* conv_columns(int conv_layer) const;  // (slots, kConvColumns, D)
+  float* conv_copies(int conv_layer) const;   // (copies, C - 1, D)
+
+  void Save(int32_t conv_slot, int position, int32_t copy) override;
+  void Restore(int32_t copy, int position, int32_t conv_slot) override;
+  // What went wrong in these since this was asked last.
+  absl::Status TakeError();
+
+ private:
+  void CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save);
+
+  const ModelConfig& config_;
+  cudaStream_t stream_ = nullptr;
+  uint64_t planned_kv_ = 0, planned_columns_ = 0, planned_copies_ = 0;
+  __nv_bfloat16* kv_ = nullptr;  // (attention layers, blocks, KvArena::BlockNumbers)
+  float* columns_ = nullptr;     // (conv layers, slots, kConvColumns, D)
+  float* copies_ = nullptr;      // (conv layers, copies, C - 1, D)
+  cudaError_t error_ = cudaSuccess;
+};
+
+}  // namespace braid::gpu

@@ -1,0 +1,27 @@
+#include "model/cuda/experts.h"
+
+#include <atomic>
+
+#include "model/cuda/device.h"
+
+namespace braid::gpu {
+namespace {
+
+uint64_t NextId() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
+
+ExpertRunner::ExpertRunner() : id_(NextId()) {}
+
+absl::Status ExpertRunner::Run(const RoutedBatch&) {
+  return absl::FailedPreconditionError("the experts of a device do not run for a host's engine");
+}
+
+absl::Status ExpertRunner::Wait(cudaEvent_t event) {
+  return CudaError(cudaEventSynchronize(event), "running a step on the device");
+}
+
+}  // namespace braid::gpu

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <deque>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "model/cuda/device.h"
+#include "model/cuda/step_inputs.h"
+
+namespace braid::gpu {
+
+// The decode steps of each shape as graphs: a launch instead of hundreds. A shape that comes for the first time is
+// enqueued plainly, which also is when the driver loads what it needs; it is captured when it comes again.
+class StepGraphs {
+ public:
+  // What steps depend on beside their shape: graphs of another one are dropped.
+  void SetOwner(uint64_t owner);
+
+  // Puts what `enqueue` enqueues on `stream`. On an error nothing is known of what is on it.
+  absl::Status Run(const StepShape& shape, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
+  int size() const { return static_cast<int>(entries_.size()); }
+
+ private:
+  struct Entry {
+    StepShape shape;
+    GraphExec graph;  // null: seen once
+  };
+  // A dozen classes of rows, a few of contexts; what was used longest ago goes.
+  static constexpr size_t kGraphsMax = 64;
+
+  absl::Status Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, GraphExec* graph);
+
+  uint64_t owner_ = 0;
+  std::deque<Entry> entries_;  // used last: first
+};
+
+// The class of a decode step with so many rows: enough to be replayed often, near enough to pad little.
+int RowsOfClass(int rows, int rows_max);
+
+}  // namespace braid::gpu

@@ -1,0 +1,98 @@
+#include "model/cuda/step_inputs.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace braid::gpu {
+namespace {
+
+int EndOf(const Chunk& chunk) { return chunk.position + static_cast<int>(chunk.tokens.size()); }
+
+int SpansOf(const StepRows& step) {
+  int end = 0;
+  for (const Chunk& chunk : step.chunks) end = std::max(end, EndOf(chunk));
+  return SpansFor(end);
+}
+
+int TilesOf(const Chunk& chunk, int tile_rows) {
+  return (static_cast<int>(chunk.tokens.size()) + tile_rows - 1) / tile_rows;
+}
+
+}  // namespace
+
+StepInputs StepInputs::At(const StepShape& shape, std::byte* memory) {
+  StepInputs inputs{};
+  size_t at = 0;
+  const auto take = [&]<typename T>(T*& pointer, int64_t count) {
+    pointer = memory == nullptr ? nullptr : reinterpret_cast<T*>(memory + at);
+    at += (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
+  };
+  for (int32_t** rows : {&inputs.tokens, &inputs.positions, &inputs.sequences, &inputs.piece_of})
+    take(*rows, shape.rows);
+  take(inputs.wanted, shape.wanted);
+  take(inputs.blocks, int64_t{shape.sequences} * shape.blocks());
+  take(inputs.pieces, shape.sequences);
+  take(inputs.saves, shape.saves);
+  take(inputs.tiles, shape.tiles);
+  inputs.bytes = at;
+  return inputs;
+}
+
+int SpansFor(int end) {
+  int spans = 1;
+  while (spans * PagedAttention::kSpanTokens < end) spans *= 2;
+  return spans;
+}
+
+StepShape DecodeShape(const StepRows& step, int rows) {
+  return {.rows = rows, .sequences = rows, .spans = SpansOf(step), .wanted = rows, .tokens_max = 1};
+}
+
+StepShape ShapeOf(const StepRows& step, int tile_rows) {
+  StepShape shape{.rows = step.count(),
+                  .sequences = static_cast<int>(step.chunks.size()),
+                  .spans = SpansOf(step),
+                  .wanted = static_cast<int>(step.wanted.size())};
+  for (const Chunk& chunk : step.chunks) {
+    shape.tokens_max = std::max(shape.tokens_max, static_cast<int>(chunk.tokens.size()));
+    shape.saves += static_cast<int>(chunk.saves.size());
+    shape.tiles += TilesOf(chunk, tile_rows);
+  }
+  if (shape.tokens_max == 1) shape.tiles = 0;
+  return shape;
+}
+
+void Fill(const StepRows& step, const StepShape& shape, int tile_rows, const StepInputs& inputs) {
+  CHECK(step.count() <= shape.rows && static_cast<int>(step.chunks.size()) <= shape.sequences);
+  const int stride = shape.blocks();
+  int row = 0, piece = 0;
+  ConvSave* save = inputs.saves;
+  AttentionTile* tile = inputs.tiles;
+  for (const Chunk& chunk : step.chunks) {
+    const int tokens = static_cast<int>(chunk.tokens.size());
+    inputs.pieces[piece] = {row, tokens, chunk.position, chunk.cache->conv_slot};
+    for (const ColumnsSave& made : chunk.saves) *save++ = {piece, made.position, made.copy};
+    for (int at = 0; shape.tiles > 0 && at < tokens; at += tile_rows)
+      *tile++ = {row + at, std::min(tile_rows, tokens - at)};
+    const int used = (EndOf(chunk) + kKvBlockTokens - 1) / kKvBlockTokens;
+    std::copy_n(chunk.cache->blocks.begin(), used, inputs.blocks + int64_t{piece} * stride);
+    std::fill_n(inputs.sequences + row, tokens, piece);
+    std::fill_n(inputs.piece_of + row, tokens, piece);
+    row += tokens;
+    ++piece;
+  }
+  std::copy(step.tokens.begin(), step.tokens.end(), inputs.tokens);
+  std::copy(step.positions.begin(), step.positions.end(), inputs.positions);
+  std::copy(step.wanted.begin(), step.wanted.end(), inputs.wanted);
+  // Padding reads what is there in any case: token 0, the first sequence's blocks, the first rows.
+  const int padding = shape.rows - row;
+  std::fill_n(inputs.tokens + row, padding, 0);
+  std::fill_n(inputs.positions + row, padding, -1);
+  std::fill_n(inputs.sequences + row, padding, 0);
+  std::fill_n(inputs.piece_of + row, padding, -1);
+  std::fill(inputs.pieces + piece, inputs.pieces + shape.sequences, ConvPiece{});
+  std::fill(inputs.wanted + step.wanted.size(), inputs.wanted + shape.wanted, 0);
+}
+
+}  // namespace braid::gpu
