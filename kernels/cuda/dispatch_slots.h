@@ -1,0 +1,70 @@
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/dispatch.h"
+
+// What the kernels of dispatch.h share.
+
+namespace braid::gpu {
+
+// Slot `rank` of an array of slots of `slot_rows`.
+template <typename Void>
+__device__ __forceinline__ auto* SlotOf(const DispatchShape& shape, Void* array, int slot_rows, int rank) {
+  using Byte = std::conditional_t<std::is_const_v<Void>, const unsigned char, unsigned char>;
+  return static_cast<Byte*>(array) + static_cast<int64_t>(rank) * slot_rows * shape.row_bytes;
+}
+// The (rows, K) experts of a row slot.
+template <typename Byte>
+__device__ __forceinline__ auto* ExpertsOf(Byte* slot) {
+  using Expert = std::conditional_t<std::is_const_v<Byte>, const int16_t, int16_t>;
+  return reinterpret_cast<Expert*>(slot + sizeof(DispatchHead));
+}
+
+__device__ __forceinline__ void WriteHead(const DispatchName& name, int kind, int rows, int results, bool short_of_room,
+                                          void* slot) {
+  DispatchHead head;
+  head.step = *name.step;
+  head.kind = kind;
+  head.layer = name.layer;
+  head.part = name.part;
+  head.rows = rows;
+  head.results = results;
+  head.short_of_room = short_of_room;
+  *static_cast<DispatchHead*>(slot) = head;
+}
+
+__device__ __forceinline__ DispatchFault CheckHead(const DispatchName& name, int kind, const DispatchHead& head) {
+  if (head.kind != kind) return DispatchFault::kHead;
+  if (head.step != *name.step) return DispatchFault::kStep;
+  if (head.layer != name.layer || head.part != name.part) return DispatchFault::kLayer;
+  return head.short_of_room != 0 ? DispatchFault::kShortOfRoom : DispatchFault::kNone;
+}
+
+// The first fault of a rank stays, but that what is nobody's gives way. REQUIRES: one thread has the word.
+__device__ __forceinline__ void Blame(DispatchFault fault, int layer, uint32_t* word) {
+  if (fault == DispatchFault::kNone || *word % 256 > static_cast<uint32_t>(DispatchFault::kShortOfRoom)) return;
+  *word = static_cast<uint32_t>(fault) + 256 * static_cast<uint32_t>(layer);
+}
+
+// row_bytes from one row to another, by all threads of the block.
+__device__ __forceinline__ void CopyRow(const void* from, void* to, int row_bytes) {
+  for (int at = 16 * threadIdx.x; at < row_bytes; at += 16 * blockDim.x) {
+    StoreVec(static_cast<unsigned char*>(to) + at, LoadVec<16>(static_cast<const unsigned char*>(from) + at));
+  }
+}
+
+// The sum of the lanes below, and of all.
+__device__ __forceinline__ int WarpExclusiveSum(int value, int lane, int* total) {
+  int sum = value;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int below = __shfl_up_sync(kAllLanes, sum, distance);
+    if (lane >= distance) sum += below;
+  }
+  *total = __shfl_sync(kAllLanes, sum, 31);
+  return sum - value;
+}
+
+}  // namespace braid::gpu
