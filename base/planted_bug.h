@@ -1,8 +1,8 @@
 #pragma once
 
 // Mistakes on purpose, to test the tests: each is a real one, at the place where it would be made. In every build but
-// that of tests/simulation's `simulation_planted` (BRAID_PLANTED_BUGS) `Planted` is the constant false, and nothing of
-// them is left.
+// those of tests/simulation's `simulation_planted` and of nccl_exchange_test (BRAID_PLANTED_BUGS) `Planted` is the
+// constant false, and nothing of them is left.
 
 namespace braid {
 
@@ -64,9 +64,17 @@ namespace braid {
   PLANT(kForgetsHalfCharacter)            \
   PLANT(kForgetsStopTail)
 
+// Those of the exchange between GPUs, which nccl_exchange_test has to find.
+#define BRAID_FOR_EACH_NCCL_BUG(PLANT) \
+  PLANT(kSendsAWrongCount)             \
+  PLANT(kSendsUngrouped)               \
+  PLANT(kForgetsToAwaitTheLaunch)      \
+  PLANT(kNobodyWatches)                \
+  PLANT(kBelievesWhatWasAborted)
+
 enum class Bug {
 #define BRAID_PLANT(name) name,
-  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT)
+  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT) BRAID_FOR_EACH_NCCL_BUG(BRAID_PLANT)
 #undef BRAID_PLANT
 };
 

@@ -1,6 +1,7 @@
 # NVIDIA's headers (not its compiler, nor its libraries) for the host side of kernels/cuda and for tests/cuda_emulator:
 # of an installed toolkit, else of the wheels of tests/cuda_emulator/requirements.txt, that `./run test` installs.
-# Sets BRAID_CUDA_HEADERS, BRAID_CUBLAS_HEADERS (which the runtime's wheel does not have), the target cuda_headers, and where there are none BRAID_CUDA_HEADERS_MISSING, a sentence.
+# Sets BRAID_CUDA_HEADERS, the target cuda_headers, and where there are none BRAID_CUDA_HEADERS_MISSING, a sentence.
+# NCCL has a header of its own, which not every toolkit brings: BRAID_NCCL_HEADERS, the target nccl_headers.
 set(BRAID_CUDA_INCLUDE_DIR "" CACHE PATH "Folder of CUDA 13's headers; empty: looked for")
 file(GLOB wheel_headers ${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages/nvidia/cu13/include)
 set(BRAID_CUDA_HEADERS OFF)
@@ -28,3 +29,20 @@ foreach(candidate ${candidates})
     endif()
   endif()
 endforeach()
+
+set(BRAID_NCCL_INCLUDE_DIR "" CACHE PATH "Folder of nccl.h, 2.18 or newer; empty: looked for")
+set(BRAID_NCCL_HEADERS OFF)
+if(BRAID_CUDA_HEADERS)
+  get_target_property(cuda_include cuda_headers INTERFACE_INCLUDE_DIRECTORIES)
+  file(GLOB wheel_headers ${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages/nvidia/nccl/include)
+  find_path(BRAID_NCCL_H nccl.h HINTS ${BRAID_NCCL_INCLUDE_DIR} ${cuda_include} ${wheel_headers})
+  mark_as_advanced(BRAID_NCCL_H)
+  if(BRAID_NCCL_H)
+    set(BRAID_NCCL_HEADERS ON)
+    add_library(nccl_headers INTERFACE)
+    target_include_directories(nccl_headers SYSTEM INTERFACE ${BRAID_NCCL_H})
+    target_link_libraries(nccl_headers INTERFACE cuda_headers)
+  else()
+    message(STATUS "No exchange between GPUs: nccl.h is not there, set BRAID_NCCL_INCLUDE_DIR")
+  endif()
+endif()

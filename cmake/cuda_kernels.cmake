@@ -11,6 +11,14 @@ if(BRAID_CUDA AND NOT BRAID_NVCC)
   message(FATAL_ERROR "BRAID_CUDA is on, but there is no nvcc: install the CUDA 13 toolkit or set BRAID_NVCC")
 endif()
 
+# What worker_exchange_nccl needs in a program that is to run on GPUs.
+if(BRAID_CUDA AND BRAID_NCCL_HEADERS)
+  find_library(BRAID_NCCL_LIBRARY NAMES nccl libnccl.so.2
+               HINTS ${BRAID_NCCL_H}/../lib ${BRAID_NCCL_H}/../lib64 $ENV{CUDA_HOME}/lib64 REQUIRED)
+  add_library(nccl_library INTERFACE)
+  target_link_libraries(nccl_library INTERFACE ${BRAID_NCCL_LIBRARY})
+endif()
+
 # Without contraction: see kernels/cuda/numbers.h.
 set(BRAID_NVCC_OPTIONS -std=c++20 -O3 -fmad=false -Werror all-warnings
     -Xptxas -v,-warn-spills,-warn-lmem-usage,-Werror -Xcompiler -fPIC)

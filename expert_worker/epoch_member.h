@@ -72,12 +72,13 @@ class EpochMember {
   const Shared& shared_;
   const WorkerProtocol::OpenExchange open_;
   ExpertHold hold_;
-  std::unique_ptr<EpochExperts> experts_;  // uses exchange_
 
   mutable absl::Mutex mutex_;
   std::optional<std::string> abandoned_ ABSL_GUARDED_BY(mutex_);  // why
   // Set once, by Open, under the lock: whoever uses *this reads it without, the others with it.
   std::unique_ptr<Exchange> exchange_;
+
+  std::unique_ptr<EpochExperts> experts_;  // last: uses exchange_
 };
 
 }  // namespace braid

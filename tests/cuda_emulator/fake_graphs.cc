@@ -300,7 +300,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   if (capture->invalid) return call.Return(cudaErrorStreamCaptureInvalidated);
   if (!capture->Joined()) return call.Return(cudaErrorStreamCaptureUnjoined);
   *graph = reinterpret_cast<cudaGraph_t>(++fake::handles);
-  fake::Graphs().emplace(*graph, fake::Graph{capture->nodes, capture->lanes()});
+  fake::Graphs().emplace(*graph, fake::Graph{std::move(capture->nodes), capture->lanes()});
   return call.Return(cudaSuccess);
 }
 

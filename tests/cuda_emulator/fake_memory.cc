@@ -342,8 +342,10 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
     return call.Return(cudaErrorMemoryAllocation);
   Allocation allocation{Allocation::Kind::kDevice, device};
   if (!fake::Map(&allocation, bytes)) return call.Return(cudaErrorMemoryAllocation);
-  r.CloseMemory();
-  fake::ForGuardedParts(allocation, [](char* begin, size_t n) { simt::Poison(begin, n); });
+  // An operation may be running: its memory stays open, and what is new belongs to that.
+  if (!r.running()) r.CloseMemory();
+  if (!r.memory_is_open(device))
+    fake::ForGuardedParts(allocation, [](char* begin, size_t n) { simt::Poison(begin, n); });
   r.devices[device].bytes_in_use += rounded;
   ++r.calls.allocations;
   *p = allocation.begin;

@@ -163,6 +163,7 @@ class Runtime {
   void WorkInBackground();
 
   bool running_ = false;
+  std::chrono::steady_clock::time_point running_since_{};
   uint64_t progress_ = 0;  // operations completed
   uint64_t numbers_ = 0;
   int streams_made_ = 0;

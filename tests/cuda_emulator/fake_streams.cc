@@ -30,6 +30,7 @@ namespace {
 
 constexpr auto kBackgroundDelay = std::chrono::milliseconds(2);
 constexpr auto kPeerPoll = std::chrono::microseconds(200);
+constexpr auto kKernelTime = std::chrono::milliseconds(10);  // more than it takes to ask an operation that waits
 
 std::string NameOf(const simt::LaunchConfig& config) {
   std::string_view file = config.stream.at.file;
@@ -208,6 +209,7 @@ bool Runtime::Advance(Stream& stream, std::unique_lock<std::mutex>& lock) {
   }
   const bool skip = error != cudaSuccess;  // nothing runs on a device that has failed
   running_ = true;
+  running_since_ = std::chrono::steady_clock::now();
   OpenMemory(stream.device);
   lock.unlock();
   in_operation = true;
@@ -263,7 +265,9 @@ void Runtime::Nudge(std::unique_lock<std::mutex>& lock) {
 
 void Runtime::WaitALittle(std::unique_lock<std::mutex>& lock, const char* who, Patience* patience) {
   const auto now = std::chrono::steady_clock::now();
-  if (patience->since == std::chrono::steady_clock::time_point{} || patience->progress != progress_ || running_) {
+  // A kernel may take its time, but one that waits for a peer is asked again and again, by everybody who waits.
+  const bool busy = running_ && now - running_since_ > kKernelTime;
+  if (patience->since == std::chrono::steady_clock::time_point{} || patience->progress != progress_ || busy) {
     patience->since = now;
     patience->progress = progress_;
   } else if (now - patience->since > settings.watchdog) {
