@@ -472,6 +472,46 @@ TEST_F(FakeCuda, KeepsDevicesApart) {
   EXPECT_CUDA(cudaSetDevice(0));
 }
 
+// A thread's own device, whose streams come and go; polled for, waited for or left to the background.
+void UseDevice(int device) {
+  constexpr int kN = 40;
+  EXPECT_CUDA(cudaSetDevice(device));
+  int *x = nullptr, *host = nullptr;
+  EXPECT_CUDA(cudaMallocHost(reinterpret_cast<void**>(&host), kN * sizeof(int)));
+  for (int round = 0; round < 12; ++round) {
+    cudaStream_t stream;
+    EXPECT_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    EXPECT_CUDA(cudaMalloc(reinterpret_cast<void**>(&x), kN * sizeof(int)));
+    std::iota(host, host + kN, round);
+    EXPECT_CUDA(cudaMemcpyAsync(x, host, kN * sizeof(int), cudaMemcpyHostToDevice, stream));
+    EXPECT_CUDA(Launch(AddOne, dim3(2), dim3(32), 0, stream, x, kN));
+    EXPECT_CUDA(cudaMemcpyAsync(host, x, kN * sizeof(int), cudaMemcpyDeviceToHost, stream));
+    if (round % 3 == 0) {
+      EXPECT_CUDA(cudaStreamSynchronize(stream));
+    } else if (round % 3 == 1) {
+      while (cudaStreamQuery(stream) == cudaErrorNotReady) std::this_thread::yield();
+    } else {
+      std::atomic<bool> done{false};
+      EXPECT_CUDA(cudaLaunchHostFunc(
+          stream, [](void* data) { *static_cast<std::atomic<bool>*>(data) = true; }, &done));
+      while (!done) std::this_thread::yield();
+    }
+    for (int i = 0; i < kN; ++i) EXPECT_EQ(host[i], round + i + 1);
+    EXPECT_CUDA(cudaFree(x));
+    EXPECT_CUDA(cudaStreamDestroy(stream));
+  }
+  EXPECT_CUDA(cudaFreeHost(host));
+}
+
+TEST_F(FakeCuda, ServesManyThreads) {
+  SetBackground(true);
+  SetDevices(4);
+  std::vector<std::thread> threads;
+  for (int device = 0; device < 4; ++device) threads.emplace_back([device] { UseDevice(device); });
+  for (std::thread& thread : threads) thread.join();
+  for (int device = 0; device < 4; ++device) EXPECT_EQ(DeviceBytesInUse(device), 0u);
+}
+
 TEST_F(FakeCuda, FailsADeviceForGoodWhenAKernelDoes) {
   SetDevices(2);
   const cudaStream_t stream = NewStream();
