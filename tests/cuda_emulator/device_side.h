@@ -54,9 +54,10 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   static_assert((std::is_trivially_copyable_v<std::remove_cv_t<Parameters>> && ...), "arguments are copied as bytes");
   static_assert((!std::is_reference_v<Parameters> && ...), "a GPU cannot follow a reference to the host");
   std::tuple<Parameters...> copies{args...};
+  // What lies between members may look like a pointer.
+  std::apply([](Parameters&... copy) { (__builtin_clear_padding(&copy), ...); }, copies);
   const auto arguments = std::apply(
-      [](Parameters&... copy) {
-        (__builtin_clear_padding(&copy), ...);  // which may hold half of an old pointer
+      [](const Parameters&... copy) {
         return std::array<simt::Argument, sizeof...(Parameters)>{simt::Argument{&copy, sizeof copy}...};
       },
       copies);
