@@ -21,8 +21,9 @@ class EpochExperts {
   // What a step is given. Errors of Exchange; kDataLoss if a peer's message makes no sense. After an error only a new
   // epoch helps.
   virtual ExpertRunner& runner() = 0;
-  // `step` is what peers call what follows.
-  virtual void BeginStep(uint64_t step) = 0;
+  // `step` is what peers call what follows. No rank has more than `rows_max` rows in it; equal on all ranks, who agree
+  // by it on what they send.
+  virtual void BeginStep(uint64_t step, int rows_max) = 0;
   // The ranks that an error of the runner may be the fault of.
   virtual std::vector<int> suspects() const = 0;
   // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.

@@ -29,7 +29,7 @@ class ExpertParallel : public EpochExperts, public ExpertRunner {
 
   ExpertRunner& runner() override { return *this; }
   // `step` is part of the name of every phase that follows, so that a rank that runs another step is found out.
-  void BeginStep(uint64_t step) override { step_ = step; }
+  void BeginStep(uint64_t step, int) override { step_ = step; }
   absl::Status Run(const RoutedBatch& batch) override;
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;

@@ -136,7 +136,7 @@ TEST_P(ExpertParallelTest, GivesTheBitsOfLocalExpertsOnAnyNumberOfRanks) {
                                 .size = size,
                                 .step_tokens_max = kStepTokens,
                                 .placement = RandomPlacement(model_.config(), size, step)});
-        experts.BeginStep(step);
+        experts.BeginStep(step, 0);
         const int T = (step * 7 + rank * 13) % (kStepTokens + 1) * (step % 4 != rank % 4);
         Rows rows(model_.config(), T, 100 * step + rank);
         ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
@@ -153,7 +153,7 @@ TEST_P(ExpertParallelTest, CountsTheRowsOfEveryRank) {
     ExpertParallel experts(
         &model_.config(), &ffn, &pool, exchange,
         {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 0, 2)});
-    experts.BeginStep(1);
+    experts.BeginStep(1, 0);
     Rows rows(model_.config(), 10, rank);
     ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
     const std::vector<uint64_t> counts = experts.TakeExpertRows();
@@ -184,7 +184,7 @@ TEST_P(ExpertParallelTest, AsksItselfFirstAndOtherReplicasInTurn) {
     GatedExpertFfn ffn(&model_.config(), &model_.tensors(), &pool);
     ExpertParallel experts(&model_.config(), &ffn, &pool, exchange,
                            {.rank = rank, .size = 3, .step_tokens_max = kStepTokens, .placement = placement});
-    experts.BeginStep(1);
+    experts.BeginStep(1, 0);
     Rows rows(model_.config(), rank == 0 ? 10 : rank == 1 ? 20 : 40, rank);
     ASSERT_EQ(experts.Run(rows.batch), absl::OkStatus());
     for (uint64_t count : experts.TakeExpertRows()) totals[rank] += count;
@@ -202,7 +202,7 @@ TEST_P(ExpertParallelTest, ARankInAnotherStepIsFoundOut) {
     ExpertParallel experts(
         &model_.config(), &ffn, &pool, exchange,
         {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1, 2)});
-    experts.BeginStep(1 + rank);
+    experts.BeginStep(1 + rank, 0);
     Rows rows(model_.config(), 1, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);
     EXPECT_EQ(experts.suspects(), std::vector<int>{1 - rank});
@@ -217,7 +217,7 @@ TEST_P(ExpertParallelTest, APeerWithAnotherPlacementIsBlamed) {
     ExpertParallel experts(
         &model_.config(), &ffn, &pool, exchange,
         {.rank = rank, .size = 2, .step_tokens_max = kStepTokens, .placement = AllAt(model_.config(), 1 - rank, 2)});
-    experts.BeginStep(1);
+    experts.BeginStep(1, 0);
     Rows rows(model_.config(), 4, rank);
     EXPECT_EQ(experts.Run(rows.batch).code(), absl::StatusCode::kDataLoss);
     EXPECT_EQ(experts.suspects(), std::vector<int>{1 - rank});

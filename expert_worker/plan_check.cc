@@ -83,6 +83,10 @@ absl::Status CheckChunks(const v1::StepPlan& plan, const ModelConfig& config, in
   }
   if (rows > step_tokens_max)
     return InvalidArgument(fmt::format("{} rows, at most {} in a step", rows, step_tokens_max));
+  if (rows > plan.rows_max() || plan.rows_max() > static_cast<uint32_t>(step_tokens_max)) {
+    return InvalidArgument(fmt::format("rows_max is {}: there are {} rows, and {} at most in a step", plan.rows_max(),
+                                       rows, step_tokens_max));
+  }
   return CheckSaves(plan, table.snapshots());
 }
 

@@ -53,6 +53,7 @@ v1::SequenceChunk* AddChunk(v1::StepPlan* plan, uint64_t id, int position, std::
                             bool sample) {
   v1::SequenceChunk* chunk = plan->add_chunks();
   chunk->set_sequence(id);
+  plan->set_rows_max(plan->rows_max() + std::max<uint32_t>(1, tokens.size()));
   chunk->set_position(position);
   chunk->mutable_tokens()->Assign(tokens.begin(), tokens.end());
   chunk->set_sample(sample);

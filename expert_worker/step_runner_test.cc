@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -33,6 +34,7 @@ v1::SequenceStart Start(uint64_t id, uint32_t prompt_tokens, uint32_t kv_blocks 
 void AddChunk(v1::StepPlan* plan, uint64_t id, uint32_t position, const std::vector<TokenId>& tokens, bool sample) {
   v1::SequenceChunk* chunk = plan->add_chunks();
   chunk->set_sequence(id);
+  plan->set_rows_max(plan->rows_max() + std::max<uint32_t>(1, tokens.size()));
   chunk->set_position(position);
   for (TokenId token : tokens) chunk->add_tokens(token);
   chunk->set_sample(sample);

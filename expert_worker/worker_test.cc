@@ -4,6 +4,7 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -141,6 +142,7 @@ void AddStart(v1::StepPlan* plan, uint64_t id, uint32_t prompt_tokens) {
 void AddChunk(v1::StepPlan* plan, uint64_t id, uint32_t position, const std::vector<TokenId>& tokens) {
   v1::SequenceChunk* chunk = plan->add_chunks();
   chunk->set_sequence(id);
+  plan->set_rows_max(plan->rows_max() + std::max<uint32_t>(1, tokens.size()));
   chunk->set_position(position);
   for (TokenId token : tokens) chunk->add_tokens(token);
   chunk->set_sample(true);

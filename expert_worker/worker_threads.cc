@@ -155,7 +155,7 @@ void WorkerThreads::Do(const Task& task) {
 absl::StatusOr<v1::StepDone> WorkerThreads::RunStep(const v1::StepPlan& plan, EpochMember& member) {
   const absl::Time start = absl::Now();
   const absl::Duration waited = member.waited();
-  member.experts().BeginStep(plan.step());
+  member.experts().BeginStep(plan.step(), static_cast<int>(plan.rows_max()));
   ASSIGN_OR_RETURN(v1::StepDone done, runner_->Run(plan, member.experts().runner()));
   done.set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - start)));
   done.set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(member.waited() - waited)));

@@ -127,6 +127,7 @@ v1::AttachRequest FakeWorker::Run(const v1::StepPlan& plan) {
     }
   }
   if (rows > static_cast<int>(hello_.step_tokens_max())) Complain("more rows than a step may have");
+  if (rows > static_cast<int>(plan.rows_max())) Complain("more rows than rows_max");
   for (int e = 0; e < 4; ++e) done.add_expert_rows(static_cast<uint64_t>(rows * (e + 1)));
   return answer;
 }

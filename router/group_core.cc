@@ -303,6 +303,7 @@ void GroupCore::Send(std::vector<v1::StepPlan> plans, absl::Time now) {
     plan = std::move(plans[rank]);
     plan.set_epoch(view.epoch.value);
     plan.set_step(step_number_);
+    plan.set_rows_max(static_cast<uint32_t>(steps_.back().rows_max()));
     actions_->push_back(std::move(send));
   }
 }

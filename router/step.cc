@@ -26,9 +26,19 @@ Step::Step(uint64_t number, const std::vector<v1::StepPlan>& plans, absl::Time b
 
 int Step::rows() const {
   int rows = 0;
-  for (const Rank& rank : ranks_) {
-    for (const Chunk& chunk : rank.chunks) rows += chunk.rows;
-  }
+  for (const Rank& rank : ranks_) rows += rank.rows();
+  return rows;
+}
+
+int Step::rows_max() const {
+  int rows = 0;
+  for (const Rank& rank : ranks_) rows = std::max(rows, rank.rows());
+  return rows;
+}
+
+int Step::Rank::rows() const {
+  int rows = 0;
+  for (const Chunk& chunk : chunks) rows += chunk.rows;
   return rows;
 }
 

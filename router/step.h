@@ -37,6 +37,7 @@ class Step {
   void set_begun(absl::Time begun) { begun_ = begun; }
   int size() const { return static_cast<int>(ranks_.size()); }
   int rows() const;
+  int rows_max() const;  // of a rank
   const std::vector<Chunk>& chunks(int rank) const { return ranks_[static_cast<size_t>(rank)].chunks; }
 
   // kInvalidArgument, saying what is wrong, if `done` does not answer what the rank was asked: another step, answered
@@ -52,6 +53,7 @@ class Step {
   struct Rank {
     std::vector<Chunk> chunks;
     std::optional<v1::StepDone> done;
+    int rows() const;
   };
   // The next of `done.sampled` is not of this chunk, and need not be.
   static bool LeftOut(const Chunk& chunk, const v1::StepDone& done, int next);

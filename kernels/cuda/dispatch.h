@@ -63,7 +63,7 @@ struct DispatchHead {
   int32_t part = 0;     // of the layer's rows, where they go in several
   int32_t rows = 0;     // hidden states, or results
   int32_t results = 0;  // asked for, or given
-  int32_t short_of_room = 0;
+  int32_t trouble = 0;  // kShortOfRoom or kComplaint: this message is to be ignored, and the step void
   int32_t reserved[8] = {};
 
   static constexpr int32_t kRows = 0x42524431, kResults = 0x42524432;
@@ -73,7 +73,9 @@ static_assert(sizeof(DispatchHead) == 64);
 // What was wrong with what a rank sent: faults[r] is a DispatchFault, plus the layer times 256.
 enum class DispatchFault : uint8_t {
   kNone,
-  kShortOfRoom,  // nobody's fault: more was to be sent than slots have room for. All ranks of the step find this
+  // Not the fault of who sent it. All ranks of a step come to know of these, by the results of the same layer.
+  kShortOfRoom,  // more was to be sent than slots have room for
+  kComplaint,    // it has found a message that was wrong
   kHead,         // no message of this kind
   kStep,         // of another step
   kLayer,        // of another layer, or part of it
@@ -145,7 +147,7 @@ struct SendResults {
   const int32_t* counts = nullptr;   // ReceiveRows'
   const int32_t* row_of = nullptr;   // (ranks * slot_rows, K), GroupRows': the row of y with its result
   const void* y = nullptr;           // (R, D)
-  const uint32_t* faults = nullptr;  // (ranks): if there was no room, all are told
+  const uint32_t* faults = nullptr;  // (ranks): all are told that there are any
   void* send = nullptr;              // result slots out
   void* received = nullptr;          // result slots; the own one out
 };

@@ -21,12 +21,19 @@ __global__ void __launch_bounds__(kThreads) SendResultsKernel(SendResults op) {
             slot + int64_t{shape.result_head_rows + i} * shape.row_bytes, shape.row_bytes);
   }
   if (blockIdx.x != 0) return;
-  // Whoever had no room has told one rank: each tells all.
-  bool short_of_room = false;
-  for (int other = threadIdx.x; other < shape.ranks; other += blockDim.x)
-    short_of_room |= op.faults[other] % 256 == static_cast<uint32_t>(DispatchFault::kShortOfRoom);
+  // What went wrong with the rows is known to some ranks: each tells all.
+  bool short_of_room = false, wrong = false;
+  for (int other = threadIdx.x; other < shape.ranks; other += blockDim.x) {
+    const DispatchFault fault = FaultOf(op.faults[other]);
+    short_of_room |= fault == DispatchFault::kShortOfRoom;
+    wrong |= fault >= DispatchFault::kComplaint;
+  }
   short_of_room = __syncthreads_or(short_of_room);
-  if (threadIdx.x == 0) WriteHead(op.name, DispatchHead::kResults, results, results, short_of_room, slot);
+  wrong = __syncthreads_or(wrong);
+  const DispatchFault trouble = wrong           ? DispatchFault::kComplaint
+                                : short_of_room ? DispatchFault::kShortOfRoom
+                                                : DispatchFault::kNone;
+  if (threadIdx.x == 0) WriteHead(op.name, DispatchHead::kResults, results, results, trouble, slot);
 }
 
 __global__ void __launch_bounds__(kThreads) ReceiveResultsKernel(ReceiveResults op) {

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) PlaceRowsKernel(SendRows op) {
   const int rows = short_of_room ? 0 : all.rows, results = short_of_room ? 0 : all.results;
   op.counts[2 * rank] = rows;
   op.counts[2 * rank + 1] = results;
-  WriteHead(op.name, DispatchHead::kRows, rows, results, short_of_room, slot);
+  WriteHead(op.name, DispatchHead::kRows, rows, results,
+            short_of_room ? DispatchFault::kShortOfRoom : DispatchFault::kNone, slot);
 }
 
 __global__ void __launch_bounds__(kCopyThreads) CopyRowsKernel(SendRows op) {

@@ -22,8 +22,8 @@ __device__ __forceinline__ auto* ExpertsOf(Byte* slot) {
   return reinterpret_cast<Expert*>(slot + sizeof(DispatchHead));
 }
 
-__device__ __forceinline__ void WriteHead(const DispatchName& name, int kind, int rows, int results, bool short_of_room,
-                                          void* slot) {
+__device__ __forceinline__ void WriteHead(const DispatchName& name, int kind, int rows, int results,
+                                          DispatchFault trouble, void* slot) {
   DispatchHead head;
   head.step = *name.step;
   head.kind = kind;
@@ -31,7 +31,7 @@ __device__ __forceinline__ void WriteHead(const DispatchName& name, int kind, in
   head.part = name.part;
   head.rows = rows;
   head.results = results;
-  head.short_of_room = short_of_room;
+  head.trouble = static_cast<int32_t>(trouble);
   *static_cast<DispatchHead*>(slot) = head;
 }
 
@@ -39,12 +39,17 @@ __device__ __forceinline__ DispatchFault CheckHead(const DispatchName& name, int
   if (head.kind != kind) return DispatchFault::kHead;
   if (head.step != *name.step) return DispatchFault::kStep;
   if (head.layer != name.layer || head.part != name.part) return DispatchFault::kLayer;
-  return head.short_of_room != 0 ? DispatchFault::kShortOfRoom : DispatchFault::kNone;
+  if (head.trouble == 0) return DispatchFault::kNone;
+  return head.trouble == static_cast<int32_t>(DispatchFault::kShortOfRoom) ? DispatchFault::kShortOfRoom
+                                                                           : DispatchFault::kComplaint;
 }
 
-// The first fault of a rank stays, but that what is nobody's gives way. REQUIRES: one thread has the word.
+__device__ __forceinline__ DispatchFault FaultOf(uint32_t word) { return static_cast<DispatchFault>(word % 256); }
+
+// The first fault of a rank stays, but for what is not its fault. REQUIRES: one thread has the word.
 __device__ __forceinline__ void Blame(DispatchFault fault, int layer, uint32_t* word) {
-  if (fault == DispatchFault::kNone || *word % 256 > static_cast<uint32_t>(DispatchFault::kShortOfRoom)) return;
+  const DispatchFault before = FaultOf(*word);
+  if (before >= fault || before > DispatchFault::kComplaint) return;
   *word = static_cast<uint32_t>(fault) + 256 * static_cast<uint32_t>(layer);
 }
 

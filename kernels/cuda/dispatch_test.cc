@@ -394,8 +394,10 @@ TEST(Dispatch, NamesWhoSentNonsenseAndWhatWasWrong) {
                                                      : g[0]->received.data() + 2 * shape.slot_bytes()));
     };
     RunLayer<float>(group, results ? Between<float>() : damage, results ? damage : Between<float>());
-    EXPECT_EQ(group[0]->faults[0], 0u);
     EXPECT_EQ(group[0]->faults[1], 0u);
+    // What was wrong with rows all are told, and nobody takes it for the fault of who says so.
+    for (int rank = 0; rank < 3; ++rank)
+      EXPECT_EQ(group[rank]->faults[0], results ? 0 : FaultOf(DispatchFault::kComplaint)) << rank;
     return group[0]->faults[2];
   };
   for (const bool results : {false, true}) {
@@ -431,7 +433,7 @@ TEST(Dispatch, SurvivesAnything) {
         // A head that looks right lets the rest be read.
         auto* head = reinterpret_cast<DispatchHead*>(slot);
         if (random.Below(2) == 0) continue;
-        head->step = kStep, head->layer = kLayer, head->part = kPart, head->short_of_room = 0;
+        head->step = kStep, head->layer = kLayer, head->part = kPart, head->trouble = 0;
         head->rows = random.Below(40), head->results = random.Below(40);
       }
     };
@@ -443,6 +445,24 @@ TEST(Dispatch, SurvivesAnything) {
         [&](auto& g) {
           for (auto& r : g) damage(r->received_results, r->shape.result_slot_bytes(), sizeof(DispatchHead));
         });
+  }
+}
+
+TEST(Dispatch, HoldsRanksToWhatTheyAnnounced) {
+  for (const int lie : {0, 1, 2}) {
+    Problem problem = MakeProblem(2, 4, 8, 2, {5}, 6);
+    Group<float> group = MakeGroup<float>(problem);
+    for (auto& rank : group) rank->Begin();
+    for (auto& rank : group) rank->SendRowsOut();
+    ExchangeSlots(group, false);
+    std::vector<int32_t> counts = group[0]->counts.values(), theirs = group[1]->counts.values();
+    if (lie > 0) --theirs[lie - 1];
+    counts.insert(counts.end(), theirs.begin(), theirs.end());
+    GlobalArray<int32_t> announced(counts);
+    group[0]->announced = announced.data();
+    group[0]->Compute();
+    EXPECT_EQ(group[0]->faults.values(), (std::vector<uint32_t>{0u, lie > 0 ? FaultOf(DispatchFault::kCounts) : 0}));
+    EXPECT_EQ(group[0]->owed[1], lie > 0 ? 0 : theirs[1]);
   }
 }
 

@@ -20,31 +20,29 @@ struct RoutedRows {
   float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
 };
 
-// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Enqueue
-// once per MoE layer and step, in layer order, also with T == 0, and EnqueueEnd behind the last layer; on an error of
-// either the step ends there.
+// Where the experts of a device's steps run: all on it, or spread over the devices of a group. Per step: Begin, then
+// Enqueue once per MoE layer, in layer order, also with T == 0, or the launch of a graph that has captured these; then
+// Wait.
 class ExpertRunner : public braid::ExpertRunner {
  public:
-  ExpertRunner();
-  // No other runner has had it: what was captured with one is of no use for the next.
-  uint64_t id() const { return id_; }
-
-  // Whether the step at hand may be captured, or replayed as it was captured: nothing is done then that a graph cannot
-  // hold, and nothing is different from step to step but what lies in device memory.
-  virtual bool capturable() const { return true; }
+  // On the step's stream, outside of captures.
+  virtual absl::Status Begin(cudaStream_t stream) { return absl::OkStatus(); }
+  // From Begin on: what Enqueue will enqueue depends on this and on its rows alone. A graph may be launched as long as
+  // steps have the key that it was captured under, which no two runners share; 0: this step must not be captured.
+  virtual uint64_t capture_key() const { return 1; }
   // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
   // neither allocates nor waits.
   virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;
-  virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
-  // Returns once everything before `event` is done. On an error nothing may be used of what was done since the step
-  // began.
-  virtual absl::Status Wait(cudaEvent_t event);
-
+  // Returns once everything that was enqueued before `end` is done, and nothing was wrong with it; else nothing of the
+  // step may be used. kResourceExhausted, on all devices of the group alike: what they had to tell each other did not
+  // fit; the step is to be run again, from Begin on, and will then have the room.
+  virtual absl::Status Wait(cudaEvent_t end) {
+    return cudaEventSynchronize(end) == cudaSuccess ? absl::OkStatus() : absl::InternalError("the device has failed");
+  }
   // Hidden states in host memory are for hosts' runners.
-  absl::Status Run(const RoutedBatch& batch) final;
-
- private:
-  const uint64_t id_;
+  absl::Status Run(const RoutedBatch& batch) final {
+    return absl::UnimplementedError("these experts run on a device: they are enqueued");
+  }
 };
 
 // The expert feed-forwards whose weights are on a device.

@@ -282,7 +282,7 @@ void SimWorker::Do(WorkerProtocol::RunStep& order) {
   if (last_plans_.size() == 2) last_plans_.pop_front();
   last_plans_.push_back(order.plan);
   steps_.Start([this, member = members_.at(order.plan.epoch()), plan = order.plan] {
-    member->experts().BeginStep(plan.step());
+    member->experts().BeginStep(plan.step(), static_cast<int>(plan.rows_max()));
     absl::StatusOr<v1::StepDone> done = runner_.Run(plan, member->experts().runner());
     if (done.ok()) {
       for (const uint64_t rows : member->experts().TakeExpertRows()) done->add_expert_rows(rows);

@@ -1,0 +1,436 @@
+#include "expert_worker/cuda/device_expert_parallel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/combine.h"
+#include "kernels/cuda/group_rows.h"
+
+namespace braid::gpu {
+namespace {
+
+// Cuts memory into arrays, each at a multiple of 256 bytes; of none, finds out how much it takes.
+class Cutter {
+ public:
+  explicit Cutter(std::byte* begin) : begin_(begin) {}
+  template <typename T>
+  void Cut(size_t count, T** array) {
+    *array = reinterpret_cast<T*>(begin_ + bytes_);
+    bytes_ += (count * sizeof(T) + 255) / 256 * 256;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* const begin_;
+  size_t bytes_ = 0;
+};
+
+size_t BytesBetween(const void* begin, const void* end) {
+  return static_cast<const std::byte*>(end) - static_cast<const std::byte*>(begin);
+}
+
+std::string_view Describe(DispatchFault fault) {
+  switch (fault) {
+    case DispatchFault::kNone:
+      return "nothing wrong";
+    case DispatchFault::kShortOfRoom:
+      return "more rows than slots have room for";
+    case DispatchFault::kComplaint:
+      return "a complaint of what somebody sent it";
+    case DispatchFault::kHead:
+      return "no message of ours";
+    case DispatchFault::kStep:
+      return "a message of another step";
+    case DispatchFault::kLayer:
+      return "a message of another layer";
+    case DispatchFault::kCounts:
+      return "counts that cannot be";
+    case DispatchFault::kExperts:
+      return "an expert that is not here";
+  }
+  return "an unknown fault";
+}
+
+DispatchFault FaultOf(uint32_t word) { return static_cast<DispatchFault>(word % 256); }
+
+// Check and Run of any op.
+template <typename Op, typename... Config>
+absl::Status Launch(const Op& op, std::string_view what, cudaStream_t stream, const Config&... config) {
+  RETURN_IF_ERROR(Annotate(Check(op), what));
+  return CudaError(Run(op, config..., stream), what);
+}
+
+}  // namespace
+
+// ---- Memory.
+
+size_t ExpertParallel::MessageBytesMax(const ModelConfig& config, const Options& options) {
+  const DispatchShape shape = MakeDispatchShape(1, 0, config.model_dim, config.experts_per_token, options.type,
+                                                options.pass_rows, options.pass_rows * config.experts_per_token);
+  return std::max(shape.slot_bytes(), shape.result_slot_bytes());
+}
+
+size_t ExpertParallel::ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks) {
+  return LayOut(config, options, step_tokens_max, ranks, nullptr).bytes;
+}
+
+ExpertParallel::Scratch ExpertParallel::LayOut(const ModelConfig& config, const Options& options, int step_tokens_max,
+                                               int ranks, std::byte* begin) {
+  const int K = config.experts_per_token, rows = std::min(options.pass_rows, std::max(step_tokens_max, 1));
+  const DispatchShape shape = MakeDispatchShape(ranks, 0, config.model_dim, K, options.type, rows, rows * K);
+  const size_t P = ranks, choices = std::max<size_t>(step_tokens_max, rows) * K;
+  // Alone, a rank reads the step's own rows and choices.
+  const bool alone = ranks == 1;
+  const size_t asked = alone ? rows * size_t(K) : P * shape.slot_rows * K;
+  Scratch scratch = {};
+  Cutter cutter(begin);
+  cutter.Cut(alone ? 0 : P * shape.slot_bytes(), &scratch.send);
+  cutter.Cut(alone ? 0 : P * shape.slot_bytes(), &scratch.received);
+  cutter.Cut(alone ? 0 : P * shape.result_slot_bytes(), &scratch.send_results);
+  cutter.Cut(alone ? 0 : P * shape.result_slot_bytes(), &scratch.received_results);
+  cutter.Cut(P * shape.results * shape.row_bytes, &scratch.y);
+  cutter.Cut(alone ? 0 : P * rows, &scratch.tokens);
+  cutter.Cut(P * 2, &scratch.counts);
+  cutter.Cut(P * P * 2, &scratch.all_counts);
+  cutter.Cut(choices, &scratch.row_of);
+  cutter.Cut(alone ? 0 : asked, &scratch.asked_experts);
+  cutter.Cut(alone ? 0 : P * shape.results, &scratch.asked);
+  cutter.Cut(P, &scratch.owed);
+  cutter.Cut(config.experts + 1, &scratch.offsets);
+  cutter.Cut(asked, &scratch.source);
+  cutter.Cut(asked, &scratch.group_row_of);
+  scratch.bytes = cutter.bytes();
+  return scratch;
+}
+
+ExpertParallel::Tables ExpertParallel::LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin) {
+  Tables tables = {};
+  Cutter cutter(begin);
+  cutter.Cut(ranks, &tables.faults);
+  cutter.Cut(size_t(moe_layers) * E, &tables.expert_rows);
+  cutter.Cut(1, &tables.step);
+  cutter.Cut(size_t(moe_layers) * (E + 1), &tables.first_replica);
+  cutter.Cut(replicas, &tables.replicas);
+  tables.bytes = cutter.bytes();
+  return tables;
+}
+
+absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const ModelConfig* config, ExpertFfn* ffn,
+                                                                     DeviceExchange* exchange, EpochPlace place,
+                                                                     const Options& options,
+                                                                     std::span<std::byte> scratch) {
+  CHECK(exchange != nullptr || place.size == 1);
+  CHECK_EQ(static_cast<int>(place.placement.size()), config->moe_layer_count());
+  if (options.pass_rows < 1 || options.slot_rows_max > options.pass_rows || !(options.results_share > 0) ||
+      options.results_share > 1) {
+    return InvalidArgument(fmt::format("pass_rows {}, slot_rows_max {}, results_share {}", options.pass_rows,
+                                       options.slot_rows_max, options.results_share));
+  }
+  std::unique_ptr<ExpertParallel> experts(new ExpertParallel(config, ffn, exchange, std::move(place), options));
+  const EpochPlace& at = experts->place_;
+  experts->scratch_ = LayOut(*config, options, at.step_tokens_max, at.size, scratch.data());
+  if (experts->scratch_.bytes > scratch.size()) {
+    return InvalidArgument(fmt::format("the experts of {} ranks need {} bytes for a step, {} are set aside", at.size,
+                                       experts->scratch_.bytes, scratch.size()));
+  }
+  static std::atomic<uint64_t> keys = 1;
+  experts->key_ = keys++;
+  experts->results_of_row_ = ResultsOfRow(*config, at);
+  RETURN_IF_ERROR(experts->MakeTables());
+  return experts;
+}
+
+int ExpertParallel::ResultsOfRow(const ModelConfig& config, const EpochPlace& place) {
+  int most = 1;
+  for (const ExpertRanks& layer : place.placement) {
+    std::vector<int> experts(place.size);
+    for (int e = 0; e < layer.experts(); ++e) {
+      for (const int32_t rank : layer.ranks(e)) most = std::max(most, ++experts[rank]);
+    }
+  }
+  return std::min(most, config.experts_per_token);
+}
+
+absl::Status ExpertParallel::MakeTables() {
+  const int E = config_.experts, moe_layers = config_.moe_layer_count(), ranks = place_.size;
+  std::vector<int32_t> first, replicas;
+  for (const ExpertRanks& layer : place_.placement) {
+    for (int e = 0; e < E; ++e) {
+      first.push_back(static_cast<int32_t>(replicas.size()));
+      if (layer.IsAt(e, place_.rank)) {
+        replicas.push_back(place_.rank);
+      } else {
+        replicas.insert(replicas.end(), layer.ranks(e).begin(), layer.ranks(e).end());
+      }
+    }
+    first.push_back(static_cast<int32_t>(replicas.size()));
+  }
+  const auto lay_out = [&](std::byte* begin) { return LayOut(ranks, moe_layers, E, replicas.size(), begin); };
+  const size_t bytes = lay_out(nullptr).bytes, counts_bytes = size_t(ranks) * ranks * 2 * sizeof(int32_t);
+  ASSIGN_OR_RETURN(table_memory_, AllocateDevice(bytes));
+  ASSIGN_OR_RETURN(pinned_, AllocatePinned(2 * bytes + counts_bytes));
+  ASSIGN_OR_RETURN(counts_here_, CreateEvent());
+  std::byte* const host = static_cast<std::byte*>(pinned_.get());
+  std::fill_n(host, 2 * bytes + counts_bytes, std::byte{0});
+  tables_ = lay_out(static_cast<std::byte*>(table_memory_.get()));
+  at_begin_ = lay_out(host);
+  at_end_ = lay_out(host + bytes);
+  host_counts_ = reinterpret_cast<int32_t*>(host + 2 * bytes);
+  std::copy(first.begin(), first.end(), at_begin_.first_replica);
+  std::copy(replicas.begin(), replicas.end(), at_begin_.replicas);
+  taken_.resize(size_t(moe_layers) * E);
+  // On a stream of its own: steps of the epoch before may be running.
+  ASSIGN_OR_RETURN(const Stream stream, CreateStream());
+  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(table_memory_.get(), host, bytes, cudaMemcpyHostToDevice, stream.get()),
+                            "the placement"));
+  return CudaError(cudaStreamSynchronize(stream.get()), "the placement");
+}
+
+// ---- Steps.
+
+void ExpertParallel::BeginStep(uint64_t step, int rows_max) {
+  *at_begin_.step = step;
+  rows_max_ = rows_max;
+  again_ = false;
+  if (exchange_ != nullptr) exchange_->BeginStep(step);
+}
+
+absl::Status ExpertParallel::Begin(cudaStream_t stream) {
+  return Launch(BeginDispatch{step_, place_.size, tables_.step, tables_.faults}, "begin", stream);
+}
+
+// The next power of two: few sizes, so that few graphs serve all steps.
+int ExpertParallel::slot_rows() const {
+  return std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(rows_max_, 1)))), options_.pass_rows);
+}
+
+uint64_t ExpertParallel::capture_key() const {
+  if (place_.size == 1) return key_ << 32;
+  return exact() ? 0 : key_ << 32 | static_cast<uint64_t>(slot_rows());
+}
+
+DispatchShape ExpertParallel::ShapeFor(int rows, int results) const {
+  return MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token, options_.type, rows,
+                           results);
+}
+
+absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
+  CHECK_EQ(rows.D, config_.model_dim);
+  CHECK_EQ(rows.K, config_.experts_per_token);
+  CHECK(rows.type == options_.type);
+  if (rows.T > place_.step_tokens_max)
+    return InvalidArgument(fmt::format("{} rows, {} at most in a step", rows.T, place_.step_tokens_max));
+  if (MoeLayer(rows.layer) == 0) {
+    const size_t bytes = BytesBetween(tables_.step, tables_.expert_rows);
+    RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(tables_.step, at_begin_.step, bytes, cudaMemcpyHostToDevice, stream),
+                              "the step's number"));
+  }
+  const auto part_of = [&](int begin, int end) {
+    RoutedRows part = rows;
+    part.T = std::clamp(rows.T - begin, 0, end - begin);
+    if (part.T == 0) return part;
+    const size_t row_bytes = size_t(rows.D) * (rows.type == DType::kF32 ? 4 : 2);
+    part.x = static_cast<const std::byte*>(rows.x) + begin * row_bytes;
+    part.experts += size_t(begin) * rows.K;
+    part.weights += size_t(begin) * rows.K;
+    part.y += size_t(begin) * rows.D;
+    return part;
+  };
+  if (place_.size == 1) {
+    for (int begin = 0; begin < rows.T; begin += options_.pass_rows)
+      RETURN_IF_ERROR(EnqueueAlone(part_of(begin, begin + options_.pass_rows), stream));
+  } else if (!exact()) {
+    const int room = slot_rows();
+    const int results = static_cast<int>(std::ceil(options_.results_share * room * results_of_row_));
+    RETURN_IF_ERROR(
+        EnqueuePass({rows, ShapeFor(room, std::max(results, 1)), {tables_.step, rows.layer, 0}, false}, stream));
+  } else {
+    if (rows.T > rows_max_) return InvalidArgument(fmt::format("{} rows, rows_max is {}", rows.T, rows_max_));
+    for (int begin = 0; begin < rows_max_; begin += options_.pass_rows) {
+      const int room = std::min(rows_max_ - begin, options_.pass_rows);
+      RETURN_IF_ERROR(EnqueuePass({part_of(begin, begin + room),
+                                   ShapeFor(room, room * results_of_row_),
+                                   {tables_.step, rows.layer, begin / options_.pass_rows},
+                                   true},
+                                  stream));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
+  const size_t bytes = BytesBetween(tables_.faults, tables_.first_replica);
+  return CudaError(cudaMemcpyAsync(at_end_.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
+                   "what came of the step");
+}
+
+absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t stream) {
+  const int E = config_.experts;
+  const GroupRows group{rows.T, rows.K, E, rows.experts, scratch_.offsets, scratch_.source, scratch_.group_row_of};
+  RETURN_IF_ERROR(Launch(group, "grouping", stream, Choose(group)));
+  RETURN_IF_ERROR(ffn_->Enqueue(
+      {rows.layer, rows.D, rows.type, rows.x, scratch_.source, scratch_.offsets, rows.T * rows.K, scratch_.y}, stream));
+  ReceiveResults count;
+  count.E = E;
+  count.offsets = scratch_.offsets;
+  count.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * E;
+  RETURN_IF_ERROR(Launch(count, "expert rows", stream));
+  return Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch_.y, scratch_.group_row_of, rows.weights, rows.y},
+                "combine", stream);
+}
+
+absl::Status ExpertParallel::EnqueuePass(const Pass& pass, cudaStream_t stream) {
+  RETURN_IF_ERROR(SendRowsOut(pass, stream));
+  if (pass.exact) RETURN_IF_ERROR(ShareCounts(stream));
+  RETURN_IF_ERROR(ExchangeRows(pass, stream));
+  RETURN_IF_ERROR(Compute(pass, stream));
+  RETURN_IF_ERROR(ExchangeResults(pass, stream));
+  return Finish(pass, stream);
+}
+
+absl::Status ExpertParallel::SendRowsOut(const Pass& pass, cudaStream_t stream) {
+  const RoutedRows& rows = pass.rows;
+  SendRows op{pass.shape, pass.name, rows.T, config_.experts, rows.x, rows.experts};
+  op.first_replica = tables_.first_replica + size_t(MoeLayer(rows.layer)) * (config_.experts + 1);
+  op.replicas = tables_.replicas;
+  op.send = scratch_.send;
+  op.received = scratch_.received;
+  op.tokens = scratch_.tokens;
+  op.counts = scratch_.counts;
+  op.row_of = scratch_.row_of;
+  return Launch(op, "sending rows", stream, Choose(pass.shape));
+}
+
+absl::Status ExpertParallel::Compute(const Pass& pass, cudaStream_t stream) {
+  const DispatchShape& shape = pass.shape;
+  const int E = config_.experts;
+  ReceiveRows receive{shape, pass.name, E};
+  receive.first_replica = tables_.first_replica + size_t(MoeLayer(pass.rows.layer)) * (E + 1);
+  receive.replicas = tables_.replicas;
+  receive.announced = pass.exact ? scratch_.all_counts : nullptr;
+  receive.received = scratch_.received;
+  receive.experts = scratch_.asked_experts;
+  receive.asked = scratch_.asked;
+  receive.counts = scratch_.owed;
+  receive.faults = tables_.faults;
+  RETURN_IF_ERROR(Launch(receive, "receiving rows", stream, Choose(shape)));
+  const GroupRows group{shape.ranks * shape.slot_rows, shape.K,          E,
+                        scratch_.asked_experts,        scratch_.offsets, scratch_.source,
+                        scratch_.group_row_of};
+  RETURN_IF_ERROR(Launch(group, "grouping", stream, Choose(group)));
+  int rows_max = shape.ranks * shape.results;
+  if (pass.exact) {
+    rows_max = 0;
+    for (int rank = 0; rank < place_.size; ++rank) rows_max += CountsOf(rank, place_.rank)[1];
+  }
+  RETURN_IF_ERROR(ffn_->Enqueue({pass.rows.layer, shape.D, shape.type, scratch_.received, scratch_.source,
+                                 scratch_.offsets, rows_max, scratch_.y},
+                                stream));
+  SendResults results{shape, pass.name, scratch_.asked, scratch_.owed, scratch_.group_row_of, scratch_.y};
+  results.faults = tables_.faults;
+  results.send = scratch_.send_results;
+  results.received = scratch_.received_results;
+  return Launch(results, "sending results", stream, Choose(shape));
+}
+
+absl::Status ExpertParallel::Finish(const Pass& pass, cudaStream_t stream) {
+  const RoutedRows& rows = pass.rows;
+  ReceiveResults receive{pass.shape, pass.name, config_.experts, scratch_.counts, scratch_.received_results};
+  receive.offsets = scratch_.offsets;
+  receive.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * config_.experts;
+  receive.faults = tables_.faults;
+  RETURN_IF_ERROR(Launch(receive, "receiving results", stream));
+  return Launch(
+      Combine{rows.T, rows.D, rows.K, rows.type, scratch_.received_results, scratch_.row_of, rows.weights, rows.y},
+      "combine", stream);
+}
+
+// ---- The exchange.
+
+absl::Status ExpertParallel::ShareCounts(cudaStream_t stream) {
+  const int ranks = place_.size;
+  const size_t bytes = size_t(ranks) * 2 * sizeof(int32_t);
+  RETURN_IF_ERROR(exchange_->AllGather(scratch_.counts, scratch_.all_counts, bytes, stream));
+  RETURN_IF_ERROR(CudaError(
+      cudaMemcpyAsync(host_counts_, scratch_.all_counts, bytes * ranks, cudaMemcpyDeviceToHost, stream), "counts"));
+  RETURN_IF_ERROR(CudaError(cudaEventRecord(counts_here_.get(), stream), "counts"));
+  return exchange_->Wait(counts_here_.get());
+}
+
+absl::Status ExpertParallel::ExchangeRows(const Pass& pass, cudaStream_t stream) {
+  const DispatchShape& shape = pass.shape;
+  if (!pass.exact) return exchange_->AllToAll(scratch_.send, scratch_.received, shape.slot_bytes(), stream);
+  std::vector<size_t> sent(place_.size), received(place_.size);
+  for (int rank = 0; rank < place_.size; ++rank) {
+    const int32_t* const theirs = CountsOf(rank, place_.rank);
+    if (theirs[0] < 0 || theirs[0] > shape.rows || theirs[1] < 0 || theirs[1] > shape.results) {
+      blamed_.push_back(rank);
+      return absl::DataLossError(fmt::format("rank {}: {} rows and {} results, {} and {} are the most", rank, theirs[0],
+                                             theirs[1], shape.rows, shape.results));
+    }
+    sent[rank] = size_t(shape.head_rows + CountsOf(place_.rank, rank)[0]) * shape.row_bytes;
+    received[rank] = size_t(shape.head_rows + theirs[0]) * shape.row_bytes;
+  }
+  return exchange_->AllToAllExact(scratch_.send, sent, scratch_.received, received, shape.slot_bytes(), stream);
+}
+
+absl::Status ExpertParallel::ExchangeResults(const Pass& pass, cudaStream_t stream) {
+  const DispatchShape& shape = pass.shape;
+  if (!pass.exact) {
+    return exchange_->AllToAll(scratch_.send_results, scratch_.received_results, shape.result_slot_bytes(), stream);
+  }
+  std::vector<size_t> sent(place_.size), received(place_.size);
+  for (int rank = 0; rank < place_.size; ++rank) {
+    sent[rank] = size_t(shape.result_head_rows + CountsOf(rank, place_.rank)[1]) * shape.row_bytes;
+    received[rank] = size_t(shape.result_head_rows + CountsOf(place_.rank, rank)[1]) * shape.row_bytes;
+  }
+  return exchange_->AllToAllExact(scratch_.send_results, sent, scratch_.received_results, received,
+                                  shape.result_slot_bytes(), stream);
+}
+
+// ---- What came of it.
+
+absl::Status ExpertParallel::Wait(cudaEvent_t end) {
+  if (exchange_ == nullptr) return ExpertRunner::Wait(end);
+  RETURN_IF_ERROR(exchange_->Wait(end));
+  return CheckFaults();
+}
+
+absl::Status ExpertParallel::CheckFaults() {
+  std::string message;
+  bool short_of_room = false;
+  for (int rank = 0; rank < place_.size; ++rank) {
+    const DispatchFault fault = FaultOf(at_end_.faults[rank]);
+    short_of_room |= fault == DispatchFault::kShortOfRoom;
+    if (fault == DispatchFault::kNone || fault == DispatchFault::kShortOfRoom) continue;
+    if (fault > DispatchFault::kComplaint) blamed_.push_back(rank);
+    fmt::format_to(std::back_inserter(message), "{}rank {}: {} in layer {}", message.empty() ? "" : "; ", rank,
+                   Describe(fault), at_end_.faults[rank] / 256);
+  }
+  if (!message.empty()) return absl::DataLossError(message);
+  if (!short_of_room) return absl::OkStatus();
+  again_ = true;
+  std::copy_n(at_end_.expert_rows, taken_.size(), taken_.begin());  // none of it counts
+  return absl::ResourceExhaustedError("a step's rows do not fit its slots: to be run again");
+}
+
+std::vector<int> ExpertParallel::suspects() const {
+  if (!blamed_.empty() || exchange_ == nullptr) return blamed_;
+  return exchange_->suspects();
+}
+
+std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
+  std::vector<uint64_t> rows(taken_.size());
+  for (size_t i = 0; i < rows.size(); ++i)
+    rows[i] = at_end_.expert_rows[i] - std::exchange(taken_[i], at_end_.expert_rows[i]);
+  return rows;
+}
+
+}  // namespace braid::gpu

@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "expert_worker/epoch_experts.h"
+#include "expert_worker/exchange/device_exchange.h"
+#include "kernels/cuda/dispatch.h"
+#include "model/config.h"
+#include "model/cuda/device.h"
+#include "model/cuda/experts.h"
+
+namespace braid::gpu {
+
+// The experts of a model spread over the devices of an epoch: what ../expert_parallel.h does on hosts, enqueued (see
+// kernels/cuda/dispatch.h for the way of a layer). A row's bits are those of one device that has all experts.
+//
+// Messages go one of two ways, by the most rows that any rank has in the step, so that all choose alike:
+//   in slots   of a size that depends on those rows alone, for few of them (a step of decoding): the host waits for
+//              nothing, and the step can be captured. What travels is mostly room.
+//   exactly    for many (prefill): ranks first tell each other how much comes, and each host waits for that once per
+//              layer and pass.
+// Steps of more than pass_rows go through a layer in several passes: memory is bounded by that.
+class ExpertParallel : public ExpertRunner, public EpochExperts {
+ public:
+  // Equal on all ranks.
+  struct Options {
+    DType type = DType::kBF16;  // of hidden states and results
+    int pass_rows = 1024;
+    int slot_rows_max = 512;  // steps in which no rank has more rows go in slots; no more than pass_rows
+    // Room for results in slots, as a share of what may come if all experts of all rows are at one rank. If a step does
+    // not fit (no rank can tell before), it is run again exactly, so this should leave room for uneven routing.
+    double results_share = 1;
+  };
+  // What an exchange must be able to carry, and the device memory that steps need: of no use between them, so epochs
+  // may share it.
+  static size_t MessageBytesMax(const ModelConfig& config, const Options& options);
+  static size_t ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks);
+
+  // All pointers must outlive *this. `exchange` is connected, for MessageBytesMax; null for one rank alone. `scratch`
+  // lies on the calling thread's device, at a multiple of 256 bytes. kInvalidArgument if the options or `scratch` are
+  // not what this epoch needs, errors of CUDA if there is no memory for its tables.
+  static absl::StatusOr<std::unique_ptr<ExpertParallel>> Make(const ModelConfig* config, ExpertFfn* ffn,
+                                                              DeviceExchange* exchange, EpochPlace place,
+                                                              const Options& options, std::span<std::byte> scratch);
+
+  // EpochExperts. TakeExpertRows counts what was waited for.
+  braid::ExpertRunner& runner() override { return *this; }
+  void BeginStep(uint64_t step, int rows_max) override;
+  std::vector<int> suspects() const override;
+  std::vector<uint64_t> TakeExpertRows() override;
+
+  // ExpertRunner. kDataLoss from Wait if what a peer sent made no sense.
+  absl::Status Begin(cudaStream_t stream) override;
+  uint64_t capture_key() const override;
+  absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
+  absl::Status Wait(cudaEvent_t end) override;
+
+ private:
+  // Pointers into scratch, or what they come to if it begins at 0: for the largest shape.
+  struct Scratch {
+    std::byte *send, *received, *send_results, *received_results, *y;
+    int32_t *tokens, *counts, *all_counts, *row_of;                           // SendRows, and what all say they send
+    int32_t *asked_experts, *asked, *owed, *offsets, *source, *group_row_of;  // ReceiveRows, and GroupRows
+    size_t bytes;
+  };
+  // What lives as long as the epoch, and the host's view of it.
+  struct Tables {
+    uint64_t* step;
+    uint32_t* faults;        // (ranks); read by the host together with expert_rows
+    uint64_t* expert_rows;   // (moe_layers, E), since the epoch began
+    int32_t* first_replica;  // (moe_layers, E + 1) into replicas
+    int32_t* replicas;
+    size_t bytes;
+  };
+  struct Pass {
+    RoutedRows rows;
+    DispatchShape shape;
+    DispatchName name;
+    bool exact;
+  };
+
+  ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, DeviceExchange* exchange, EpochPlace place,
+                 const Options& options)
+      : config_(*config), ffn_(ffn), exchange_(exchange), place_(std::move(place)), options_(options) {}
+
+  static int ResultsOfRow(const ModelConfig& config, const EpochPlace& place);
+  static Scratch LayOut(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks,
+                        std::byte* begin);
+  static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
+  absl::Status MakeTables();
+
+  bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
+  int slot_rows() const;  // of a step that goes in slots
+  DispatchShape ShapeFor(int rows, int results) const;
+  absl::Status EnqueueAlone(const RoutedRows& rows, cudaStream_t stream);
+  absl::Status EnqueuePass(const Pass& pass, cudaStream_t stream);
+  absl::Status SendRowsOut(const Pass& pass, cudaStream_t stream);
+  absl::Status Compute(const Pass& pass, cudaStream_t stream);
+  absl::Status Finish(const Pass& pass, cudaStream_t stream);
+  // The counts of all ranks for this pass are on the host when this returns.
+  absl::Status ShareCounts(cudaStream_t stream);
+  absl::Status ExchangeRows(const Pass& pass, cudaStream_t stream);
+  absl::Status ExchangeResults(const Pass& pass, cudaStream_t stream);
+  // {rows, results} that `from` asks of `to`, of what ShareCounts got.
+  const int32_t* CountsOf(int from, int to) const { return host_counts_ + 2 * (from * place_.size + to); }
+  absl::Status CheckFaults();
+
+  int MoeLayer(int layer) const { return layer - config_.dense_layers; }
+
+  const ModelConfig& config_;
+  ExpertFfn* const ffn_;
+  DeviceExchange* const exchange_;
+  const EpochPlace place_;
+  const Options options_;
+  int results_of_row_ = 0;  // the most that a row can ask of one rank
+  uint64_t key_ = 0;        // of this object
+
+  Scratch scratch_ = {};
+  DeviceMemory table_memory_;
+  Tables tables_ = {};
+  PinnedMemory pinned_;
+  Tables at_begin_ = {}, at_end_ = {};  // of a step, in pinned memory
+  int32_t* host_counts_ = nullptr;      // (ranks, ranks, 2), in pinned memory
+  Event counts_here_;
+  std::vector<uint64_t> taken_;  // of expert_rows
+
+  int rows_max_ = 0;
+  bool again_ = false;  // this step did not fit its slots
+  std::vector<int> blamed_;
+};
+
+}  // namespace braid::gpu
