@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "base/logging.h"
 #include "base/status.h"
+#include "expert_worker/compute_device.h"
 #include "expert_worker/load_weights.h"
 
 namespace braid {
@@ -21,6 +22,7 @@ absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOp
                                                               const std::function<bool()>& stop) {
   std::unique_ptr<LocalStack> stack(new LocalStack());
   stack->options_ = options;
+  RETURN_IF_ERROR(stack->CheckDevices());
   ASSIGN_OR_RETURN(stack->model_, ModelFile::Open(options.model_path));
   RETURN_IF_ERROR(stack->StartRouter());
   RETURN_IF_ERROR(stack->StartGateway());  // before the workers: it says "loading" while they load
@@ -29,6 +31,27 @@ absl::StatusOr<std::unique_ptr<LocalStack>> LocalStack::Start(const LocalStackOp
 }
 
 LocalStack::~LocalStack() { Shutdown(absl::ZeroDuration()); }
+
+std::string LocalStack::DeviceOf(size_t index) const {
+  return options_.workers > 0 && options_.device == "cuda" ? "cuda:" + std::to_string(index) : options_.device;
+}
+
+absl::Status LocalStack::CheckDevices() const {
+  if (options_.workers > 1 && options_.device.compare(0, 5, "cuda:") == 0) {
+    return InvalidArgument("--device " + options_.device + " with --workers " + std::to_string(options_.workers) +
+                           ": each worker has a GPU of its own, say --device cuda");
+  }
+  for (size_t i = 0; i < static_cast<size_t>(std::max(1, options_.workers)); ++i) {
+    WorkerOptions worker;
+    worker.device = DeviceOf(i);
+    worker.precision = options_.precision;
+    worker.exact = options_.exact;
+    worker.kv_type = options_.kv_type;
+    ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(worker));
+    RETURN_IF_ERROR(CheckPresent(device));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status LocalStack::StartRouter() {
   RouterOptions router;
@@ -65,7 +88,10 @@ absl::Status LocalStack::StartWorkers(const std::function<bool()>& stop) {
   }
   WorkerOptions worker;
   worker.channel = router_->InProcessChannel();
-  worker.exchange = "inprocess";
+  worker.device = DeviceOf(0);
+  worker.precision = options_.precision;
+  worker.exact = options_.exact;
+  if (worker.device == "cpu") worker.exchange = "inprocess";
   worker.threads = options_.threads;
   worker.kv_bytes = options_.kv_bytes;
   worker.kv_type = options_.kv_type;
@@ -84,9 +110,16 @@ absl::Status LocalStack::SpawnWorker(size_t index) {
                                         "worker-" + std::to_string(index),
                                         "--threads",
                                         std::to_string(threads),
+                                        "--device",
+                                        DeviceOf(index),
+                                        options_.exact ? "--exact" : "--fast",
                                         "--kv-type",
                                         options_.kv_type,
                                         "--exit-with-parent"};
+  if (!options_.precision.empty()) {
+    arguments.push_back("--precision");
+    arguments.push_back(options_.precision);
+  }
   if (options_.kv_bytes > 0) {
     arguments.push_back("--kv-bytes");
     arguments.push_back(std::to_string(options_.kv_bytes / static_cast<uint64_t>(options_.workers)));

@@ -20,6 +20,9 @@ struct LocalStackOptions {
   std::string model_path;
   int workers = 0;  // 0: one worker in this process; else so many worker processes
   int threads = 0;  // compute threads over all workers; 0: one per core
+  std::string device = "cpu";  // see WorkerOptions; with worker processes "cuda" is cuda:0, cuda:1, .. in their order
+  std::string precision;
+  bool exact = true;
   std::string kv_type = "bf16";
   uint64_t kv_bytes = 0;
   int draft_tokens_max = RouterOptions{}.draft_tokens_max;
@@ -49,6 +52,9 @@ class LocalStack {
 
  private:
   LocalStack() = default;
+  // Of the worker process `index`, or the one worker here.
+  std::string DeviceOf(size_t index) const;
+  absl::Status CheckDevices() const;
   absl::Status StartRouter();
   absl::Status StartWorkers(const std::function<bool()>& stop);
   absl::Status StartGateway();

@@ -73,6 +73,17 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
   serve->add_option("--threads", flags->stack.threads, "Compute threads over all workers; 0: one per core")
       ->check(CLI::Range(0, 1024));
   serve
+      ->add_option("--device", flags->stack.device,
+                   "What computes: cpu, cuda (with --workers a GPU for each), or cuda:N")
+      ->envname("BRAID_WORKER_DEVICE")
+      ->capture_default_str();
+  serve->add_option("--precision", flags->stack.precision,
+                    "Of activations on a GPU: bf16, the default, or float32 to compare with the CPU");
+  serve->add_flag(
+      "--exact,!--fast", flags->stack.exact,
+      "On a GPU: the bits of an answer do not depend on what it is computed with (--exact, the default), or "
+      "may (--fast)");
+  serve
       ->add_option("--kv-bytes", flags->stack.kv_bytes,
                    "Memory for keys and values over all workers, such as 2G; 0: chosen")
       ->transform(CLI::AsSizeValue(false));

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Gateway, router and two expert workers as processes of this machine, on the demo model (or --model PATH).
-#   deploy/local.sh [--once] [--workers N] [--model PATH]
+#   deploy/local.sh [--once] [--workers N] [--model PATH] [--device cpu|cuda]
 # Streams one answer, prints how to talk to it, and stays up until Ctrl-C; with --once it ends after the answer.
 # A process that ends is started again: try kill -9 in the middle of an answer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=build/release/bin
 model=model/demo
-workers=2
+workers=
+device=cpu
 once=
 prompt="Hello! Who are you?"
 
@@ -16,10 +17,22 @@ while [ $# -gt 0 ]; do
     --once) once=yes ;;
     --workers) workers=$2; shift ;;
     --model) model=$2; shift ;;
+    --device) device=$2; shift ;;
     *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
+
+case "$device" in
+  cpu | cuda) ;;
+  *) echo "--device $device: say cpu, or cuda for the GPUs of this machine." >&2; exit 2 ;;
+esac
+# A GPU serves one worker.
+if [ -z "$workers" ]; then
+  workers=2
+  gpus=(/proc/driver/nvidia/gpus/*)
+  [ "$device" = cpu ] || [ ${#gpus[@]} -ge 2 ] || workers=1
+fi
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 used=" "
@@ -59,8 +72,10 @@ start router "$bin/braid-router" --listen "127.0.0.1:$router" --workers "$worker
   --metrics-port "$router_metrics"
 for ((i = 0; i < workers; i++)); do
   free_port $((9110 + i))
+  own_device=$device
+  [ "$device" != cuda ] || own_device="cuda:$i"
   start "worker-$i" "$bin/braid-expert-worker" --model "$model" --router "127.0.0.1:$router" --name "worker-$i" \
-    --threads 1 --metrics-port "$port"
+    --device "$own_device" --threads 1 --metrics-port "$port"
 done
 start gateway "$bin/braid-gateway" --model "$model" --router "127.0.0.1:$router" --port "$http" --grpc-port "$grpc"
 
@@ -72,7 +87,8 @@ ready() {
 for ((tries = 0; ; tries++)); do
   ready && break
   for pid in "${pids[@]}"; do
-    kill -0 "$pid" 2>/dev/null || { echo "A process ended at its start:" >&2; tail -n 5 "$log"/* >&2; exit 1; }
+    kill -0 "$pid" 2>/dev/null ||
+      { echo "${name_of[$pid]} ended at its start:" >&2; tail -n 5 "$log/${name_of[$pid]}" >&2; exit 1; }
   done
   [ "$tries" -lt 1200 ] || { echo "Not ready after two minutes:" >&2; tail -n 5 "$log"/* >&2; exit 1; }
   sleep 0.1

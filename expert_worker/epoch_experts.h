@@ -12,6 +12,9 @@
 
 namespace braid {
 
+// What keeps experts in memory. Any thread may let go of it.
+using ExpertHold = std::shared_ptr<const void>;
+
 // The experts of one epoch, as whoever runs steps of it has them: spread over its ranks, run over its exchange. Used by
 // one thread at a time. (Not itself an ExpertRunner: those of devices have a base of their own.)
 class EpochExperts {

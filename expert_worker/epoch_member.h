@@ -22,9 +22,6 @@
 
 namespace braid {
 
-// What keeps experts in memory. Any thread may let go of it.
-using ExpertHold = std::shared_ptr<const void>;
-
 // This worker's part in one epoch: the exchange with its peers, and the experts that are run over it. Used by one
 // thread at a time, first the one that sets it up, then the one that runs steps, except where it says thread-safe.
 class EpochMember {

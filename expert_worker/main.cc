@@ -13,6 +13,7 @@
 #include "base/logging.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "expert_worker/compute_device.h"
 #include "expert_worker/worker.h"
 #include "model/model_file.h"
 #include "monitoring/http_endpoint.h"
@@ -42,6 +43,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--name", worker.name, "what people call this worker; default host:pid", "BRAID_WORKER_NAME");
   add("--group", worker.group, "workers that name the same group belong together; empty: the router chooses",
       "BRAID_WORKER_GROUP");
+  add("--device", worker.device, "what computes: cpu, cuda (the first GPU) or cuda:N", "BRAID_WORKER_DEVICE");
+  add("--precision", worker.precision,
+      "of activations on a GPU: bf16, or float32 to compare with the CPU; empty: bf16, equal on all workers",
+      "BRAID_WORKER_PRECISION");
+  app.add_flag(
+         "--exact,!--fast", worker.exact,
+         "on a GPU: the bits of an answer do not depend on what it is computed with (--exact, the default), or may "
+         "(--fast); equal on all workers")
+      ->envname("BRAID_WORKER_EXACT");
   add("--threads", worker.threads, "threads that compute; 0: one per core of this process", "BRAID_WORKER_THREADS");
   add("--kv-bytes", worker.kv_bytes, "memory for the KV cache, e.g. 2G; 0: a quarter of what is free",
       "BRAID_WORKER_KV_BYTES")
@@ -64,8 +74,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "places them here; 0: all",
       "BRAID_WORKER_EXPERT_SLOTS")
       ->check(CLI::NonNegativeNumber);
-  add("--exchange", worker.exchange, "how workers exchange hidden states", "BRAID_WORKER_EXCHANGE")
-      ->check(CLI::IsMember({"ucx", "inprocess"}));
+  add("--exchange", worker.exchange,
+      "how workers exchange hidden states: ucx, or nccl between GPUs; empty: the device's", "BRAID_WORKER_EXCHANGE")
+      ->check(CLI::IsMember({"", "ucx", "nccl", "inprocess"}));
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
       "BRAID_WORKER_EXCHANGE_TIMEOUT_MS")
       ->check(CLI::PositiveNumber);
@@ -106,6 +117,8 @@ absl::Status Run(Flags flags, StopSignal& stop) {
   const pid_t parent = getppid();
   flags.worker.exchange_timeout = absl::Milliseconds(flags.exchange_timeout_ms);
   flags.worker.exchange_spin = absl::Microseconds(flags.exchange_spin_us);
+  ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(flags.worker));
+  RETURN_IF_ERROR(CheckPresent(device));  // ahead of anything slow
   Metrics metrics;
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, OpenModel(flags.model));
   std::unique_ptr<Worker> worker;

@@ -18,6 +18,7 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
       snapshot_bytes(metrics->AddGauge("braid_worker_snapshot_bytes",
                                        "Memory of their conv states; their keys and values are in KV blocks.")),
       model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
+      metrics_(metrics),
       experts_(experts),
       step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",
                                           TokenLatencyBuckets())),
@@ -35,6 +36,13 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
   for (int expert = 0; expert_metrics && expert < experts; ++expert) {
     expert_rows_.push_back(metrics->AddCounter(name, help, {{"expert", std::to_string(expert)}}));
   }
+}
+
+void WorkerProbe::ComputesOn(const std::string& device, const std::string& arithmetic) {
+  metrics_
+      ->AddGauge("braid_worker_info", "What this worker computes on, and how it rounds there; always 1.",
+                 {{"device", device}, {"arithmetic", arithmetic}})
+      .Set(1);
 }
 
 void WorkerProbe::StepRan(const v1::StepPlan& plan, const v1::StepDone& done) {

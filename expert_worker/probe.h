@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "braid/v1/worker.pb.h"
@@ -14,6 +15,8 @@ class WorkerProbe {
   // `experts` of the model; with `expert_metrics` each has a series. `metrics` must outlive *this.
   WorkerProbe(Metrics* metrics, int experts, bool expert_metrics);
 
+  // What it computes on, and how that rounds.
+  void ComputesOn(const std::string& device, const std::string& arithmetic);
   void StepRan(const v1::StepPlan& plan, const v1::StepDone& done);
 
   Counter faults, attaches;
@@ -22,6 +25,7 @@ class WorkerProbe {
  private:
   void CountExpertRows(const google::protobuf::RepeatedField<uint64_t>& rows);
 
+  Metrics* const metrics_;
   const int experts_;
   Histogram step_seconds_;
   Counter steps_, exchange_seconds_, prefill_rows_, decode_rows_;

@@ -61,6 +61,7 @@ struct ModelInfo {
   int64_t created_unix_s = 0;
   int context_tokens_max = 0;
   bool has_chat_template = false;
+  std::string arithmetic;  // of the workers: what answers depend on besides model, request and seed; empty until known
 };
 
 // The gateway behind its doors: validates, renders, tokenizes, sends sequences to the router, and folds the token log

@@ -164,7 +164,12 @@ std::variant<ApiError, std::string> InferenceService::Door::Detokenize(const std
 
 ModelInfo InferenceService::Door::model() const {
   const ServedModel& model = service_->model_;
-  return {model.id, model.digest, model.created_unix_s, model.context_tokens_max, model.chat_template.ok()};
+  return {model.id,
+          model.digest,
+          model.created_unix_s,
+          model.context_tokens_max,
+          model.chat_template.ok(),
+          service_->router_.status().arithmetic};
 }
 
 }  // namespace braid

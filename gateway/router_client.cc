@@ -278,6 +278,7 @@ void RouterClient::OnPolled(const grpc::Status& status, const v1::GetStatusRespo
       status_.not_ready = ready ? "" : response.detail().empty() ? "the router is not ready" : response.detail();
       status_.unprotected = response.unprotected();
       status_.model_digest = response.model_digest();
+      status_.arithmetic = response.arithmetic();
       status_.context_tokens_max = static_cast<int>(std::min<uint32_t>(response.context_tokens_max(), INT32_MAX));
       if (ready) period = kPollPeriodReady;
     }

@@ -16,6 +16,7 @@ FakeWorker::FakeWorker(const std::string& name, uint64_t kv_blocks) {
   hello_.set_sequences_max(64);
   hello_.set_step_tokens_max(128);
   hello_.set_kv_type("bf16");
+  hello_.set_arithmetic("fake");
   hello_.set_exchange("inprocess");
   hello_.set_expert_count(4);
   hello_.set_moe_layers(1);

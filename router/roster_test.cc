@@ -58,6 +58,10 @@ TEST_F(RosterTest, RefusesAWorkerThatDiffersAndSaysInWhat) {
   odd.set_kv_type("int8");
   EXPECT_THAT(std::string(StdView(roster_.OnHello(WorkerId(2), odd).message())), HasSubstr("kv_type"));
   odd = NewHello();
+  odd.set_arithmetic("cuda bf16 fast");
+  EXPECT_THAT(std::string(StdView(roster_.OnHello(WorkerId(2), odd).message())),
+              HasSubstr("hello.arithmetic is cuda bf16 fast, but worker \"worker\" attached with fake"));
+  odd = NewHello();
   odd.set_expert_count(3);
   odd.set_expert_slots(3);
   EXPECT_THAT(std::string(StdView(roster_.OnHello(WorkerId(2), odd).message())), HasSubstr("expert_count"));
@@ -68,6 +72,7 @@ TEST_F(RosterTest, RefusesAHelloThatMakesNoSense) {
   const std::vector<std::function<void(v1::Hello&)>> spoils = {
       [](v1::Hello& hello) { hello.set_kv_blocks(~uint64_t{0}); },
       [](v1::Hello& hello) { hello.set_kv_block_tokens(0); },
+      [](v1::Hello& hello) { hello.clear_arithmetic(); },
       [](v1::Hello& hello) { hello.set_moe_layers(0); },
       [](v1::Hello& hello) { hello.set_moe_layers(~0u); },
       [](v1::Hello& hello) { hello.set_expert_slots(5); },

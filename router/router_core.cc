@@ -150,6 +150,7 @@ void RouterCore::FillStatus(v1::GetStatusResponse* status) const {
   status->set_sequences_waiting(static_cast<uint32_t>(queue_.size()));
   if (model_) {
     status->set_model_digest(model_->model_digest());
+    status->set_arithmetic(model_->arithmetic());
     status->set_context_tokens_max(
         static_cast<uint32_t>(std::min<uint64_t>(model_->context_tokens_max(), kv_tokens_max_)));
   }
@@ -224,8 +225,8 @@ absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::
   if (alone && model_ && !AnswerAlike(*model_, hello)) {
     HandOver(now);
     while (queue_.size() > 0) {
-      FailWaiting(queue_.at(0).id(), absl::FailedPreconditionError(
-                                         "the workers now serve another model, or round keys and values otherwise"));
+      FailWaiting(queue_.at(0).id(),
+                  absl::FailedPreconditionError("the workers now serve another model, or round otherwise"));
     }
     kv_tokens_max_ = 0;
   }

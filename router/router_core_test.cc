@@ -1073,6 +1073,20 @@ TEST_F(RouterCoreTest, WorkersWithAnotherModelEndWhatTheOldOnesBegan) {
   EXPECT_EQ(cluster.Status().model_digest(), "new");
 }
 
+TEST_F(RouterCoreTest, WorkersThatRoundOtherwiseEndWhatTheOldOnesBegan) {
+  Start();
+  EXPECT_EQ(cluster.Status().arithmetic(), "fake");
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 50));
+  for (int i = 0; i < 4; ++i) cluster.Round();
+  cluster.Break(1);
+  cluster.Break(2);
+  cluster.Round();
+  for (int i = 0; i < 2; ++i) cluster.Attach(1000, [](v1::Hello& hello) { hello.set_arithmetic("cuda bf16 exact"); });
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.seen[id].end->code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(cluster.Status().arithmetic(), "cuda bf16 exact");
+}
+
 TEST_F(RouterCoreTest, DrainingFinishesWhatWasAcceptedAndRefusesTheRest) {
   Start();
   std::vector<uint64_t> running, waiting;

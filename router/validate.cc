@@ -146,6 +146,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.exchange().size()), 1, 32, "the length of hello.exchange"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.kv_blocks()), 1, kKvBlocksMax, "hello.kv_blocks"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.kv_type().size()), 1, 32, "the length of hello.kv_type"));
+  RETURN_IF_ERROR(InRange(static_cast<double>(hello.arithmetic().size()), 1, 64, "the length of hello.arithmetic"));
   RETURN_IF_ERROR(InRange(hello.kv_block_tokens(), 1, 1 << 16, "hello.kv_block_tokens"));
   RETURN_IF_ERROR(InRange(hello.sequences_max(), 1, kCountMax, "hello.sequences_max"));
   RETURN_IF_ERROR(InRange(hello.step_tokens_max(), Scheduler::kStepTokensMin, kCountMax, "hello.step_tokens_max"));
@@ -163,7 +164,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
 }
 
 bool AnswerAlike(const v1::Hello& a, const v1::Hello& b) {
-  return a.model_digest() == b.model_digest() && a.kv_type() == b.kv_type();
+  return a.model_digest() == b.model_digest() && a.kv_type() == b.kv_type() && a.arithmetic() == b.arithmetic();
 }
 
 absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other) {
@@ -174,6 +175,7 @@ absl::Status CheckSameCluster(const v1::Hello& hello, const v1::Hello& other) {
   };
   RETURN_IF_ERROR(same(hello.model_digest(), other.model_digest(), "model_digest"));
   RETURN_IF_ERROR(same(hello.kv_type(), other.kv_type(), "kv_type"));
+  RETURN_IF_ERROR(same(hello.arithmetic(), other.arithmetic(), "arithmetic"));
   RETURN_IF_ERROR(same(hello.exchange(), other.exchange(), "exchange"));
   RETURN_IF_ERROR(same(hello.kv_block_tokens(), other.kv_block_tokens(), "kv_block_tokens"));
   RETURN_IF_ERROR(same(hello.expert_count(), other.expert_count(), "expert_count"));

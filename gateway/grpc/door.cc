@@ -108,6 +108,7 @@ class InferenceRpc final : public v1::Inference::CallbackService {
       model->set_context_tokens_max(static_cast<uint32_t>(info.context_tokens_max));
       model->set_digest(info.digest);
       model->set_has_chat_template(info.has_chat_template);
+      model->set_arithmetic(info.arithmetic);
       return std::nullopt;
     });
   }

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <exception>
 #include <typeinfo>
 #include <utility>
@@ -55,21 +56,27 @@ void WriteModel(const ModelInfo& model, JsonWriter* json) {
   json->BeginObject().Key("id").String(model.id).Key("object").String("model");
   json->Key("created").Int(model.created_unix_s).Key("owned_by").String("braid");
   json->Key("root").String(model.id).Key("parent").Null();
-  json->Key("max_model_len").Int(model.context_tokens_max).EndObject();
+  json->Key("max_model_len").Int(model.context_tokens_max);
+  if (!model.arithmetic.empty()) json->Key("arithmetic").String(model.arithmetic);
+  json->EndObject();
 }
 
-// Names the model file: the same fingerprint, seed and request give the same answer.
-std::string Fingerprint(const std::string& digest) {
+// Names the model file and, unless it is the CPU's, the arithmetic: the same fingerprint, seed and request give the
+// same answer.
+std::string Fingerprint(const ModelInfo& model) {
   constexpr size_t kDigits = 12;
-  const size_t colon = digest.find(':');  // "sha256:..."
-  const std::string hex = colon == digest.npos ? digest : digest.substr(colon + 1);
-  return hex.empty() ? "" : "fp_" + hex.substr(0, kDigits);
+  const size_t colon = model.digest.find(':');  // "sha256:..."
+  const std::string hex = colon == model.digest.npos ? model.digest : model.digest.substr(colon + 1);
+  if (hex.empty()) return "";
+  std::string arithmetic = model.arithmetic.empty() || model.arithmetic == "cpu" ? "" : "_" + model.arithmetic;
+  std::replace(arithmetic.begin(), arithmetic.end(), ' ', '_');
+  return "fp_" + hex.substr(0, kDigits) + arithmetic;
 }
 
 AnswerShape ShapeOf(const char* prefix, const ModelInfo& model, const AnswerOptions& options) {
   return {.id = prefix + RandomHex128(),
           .model = model.id,
-          .fingerprint = Fingerprint(model.digest),
+          .fingerprint = Fingerprint(model),
           .created_unix_s = absl::ToUnixSeconds(absl::Now()),
           .options = options};
 }

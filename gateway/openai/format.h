@@ -18,7 +18,7 @@ namespace braid {
 struct AnswerShape {
   std::string id;           // "chatcmpl-..." or "cmpl-..."
   std::string model;        // as /v1/models has it
-  std::string fingerprint;  // "system_fingerprint": of the model file; may be empty
+  std::string fingerprint;  // "system_fingerprint": of the model file and the arithmetic; may be empty
   int64_t created_unix_s = 0;
   AnswerOptions options;
 };

@@ -113,6 +113,7 @@ void SimWorker::OnReached(std::shared_ptr<Connection> connection, SimRouter* rou
   hello->set_sequences_max(static_cast<uint32_t>(options_.sequences_max));
   hello->set_step_tokens_max(static_cast<uint32_t>(options_.step_tokens_max));
   hello->set_kv_type("bf16");
+  hello->set_arithmetic("toy");
   hello->set_exchange("ucx");
   hello->set_expert_count(static_cast<uint32_t>(config.experts));
   hello->set_context_tokens_max(static_cast<uint32_t>(config.context_tokens_max));
