@@ -13,9 +13,14 @@
 #include "base/logging.h"
 #include "base/status.h"
 #include "cli/bench_engine/engine_bench.h"
+#include "cli/bench_engine/host_engine.h"
 #include "cli/bench_engine/report.h"
+#include "cli/bench_engine/worker_engine.h"
 #include "cli/bench_report.h"
+#include "expert_worker/compute_device.h"
+#include "expert_worker/cuda_backend.h"
 #include "expert_worker/load_weights.h"
+#include "expert_worker/worker_options.h"
 #include "kernels/cpu/level.h"
 #include "model/chunk.h"
 #include "model/model_file.h"
@@ -25,7 +30,8 @@ namespace braid {
 namespace {
 
 struct BenchEngineFlags {
-  std::string model, json, kv_type = "bf16";
+  std::string model, json;
+  WorkerOptions worker;
   EngineBenchOptions bench;
 };
 
@@ -48,29 +54,60 @@ class SampleProgressLine {
   size_t begun_ = 0;
 };
 
+// The engine that is measured, and what it needs.
+struct Subject {
+  std::unique_ptr<WorkerWeights> weights;  // of the CPU's
+  std::unique_ptr<BenchedEngine> engine;
+  std::string device_name;
+};
+
+absl::StatusOr<Subject> MakeSubject(const ModelFile& model, const ComputeDevice& device, const WorkerOptions& worker,
+                                    const StateSizes& sizes, EngineBenchOptions* options) {
+  Subject subject;
+  if (device.is_cuda()) {
+    ASSIGN_OR_RETURN(const CudaDevice gpu, FindCudaDevice(device.index));
+    ASSIGN_OR_RETURN(subject.engine,
+                     MakeWorkerEngine(&model, worker, sizes, {gpu.read_bytes_per_second, gpu.multiply_ops_per_second}));
+    subject.device_name = gpu.name;
+    return subject;
+  }
+  ASSIGN_OR_RETURN(subject.weights, WorkerWeights::Create(&model, options->threads));
+  RETURN_IF_ERROR(subject.weights->Load(WorkerWeights::What::kAll, [] { return false; }));
+  options->weight_copy_bytes = subject.weights->packed_bytes();
+  subject.engine = MakeHostEngine(&model.config(), &subject.weights->tensors(), options, sizes);
+  subject.device_name = ActiveCpuLevel().name;
+  return subject;
+}
+
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
-  const KvType kv_type = *KvTypeNamed(flags.kv_type);
+  WorkerOptions worker = flags.worker;
+  worker.threads = flags.bench.threads;
+  ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(worker));
+  RETURN_IF_ERROR(CheckPresent(device));
+  const KvType kv_type = *KvTypeNamed(worker.kv_type);
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFile> model, ModelFile::Open(flags.model));
   const ModelConfig& config = model->config();
+  RETURN_IF_ERROR(CheckModelFits(device, config));
   if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
   const BenchPlan plan = PlanPoints(flags.bench, config, KvBlockBytes(config, kv_type));
   for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
   if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
-  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> weights,
-                   WorkerWeights::Create(model.get(), flags.bench.threads));
-  RETURN_IF_ERROR(weights->Load(WorkerWeights::What::kAll, [] { return false; }));
   EngineBenchOptions options = flags.bench;
   options.kv_type = kv_type;
-  options.weight_copy_bytes = weights->packed_bytes();
+  const StateSizes sizes = SizesFor(options, plan.points);
+  worker.step_tokens_max = std::max(options.chunk, sizes.sequences);
+  ASSIGN_OR_RETURN(const Subject subject, MakeSubject(*model, device, worker, sizes, &options));
+  const ModelTensors& tensors = subject.weights ? subject.weights->tensors() : model->tensors();
   absl::StatusOr<EngineBenchResults> results = absl::UnknownError("");
   {
     SampleProgressLine line(plan.points.size() * static_cast<size_t>(flags.bench.repeat));
-    results = RunEngineBench(config, weights->tensors(), options, plan.points,
+    results = RunEngineBench(config, tensors, options, plan.points, subject.engine.get(),
                              [&line](const BenchPoint& point) { line.Show(point); });
   }
   RETURN_IF_ERROR(results.status());
-  const EngineBenchSubject subject{config.name, flags.model, model->weight_bytes(), std::string(ActiveCpuLevel().name)};
-  return WriteBenchReport(EngineBenchTable(subject, options, *results), EngineBenchJson(subject, options, *results),
+  const EngineBenchSubject described{config.name,   flags.model,         model->weight_bytes(),
+                                     device.Name(), device.Arithmetic(), subject.device_name};
+  return WriteBenchReport(EngineBenchTable(described, options, *results), EngineBenchJson(described, options, *results),
                           flags.json);
 }
 
@@ -88,6 +125,9 @@ void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
     add(name, values, help)->delimiter(',')->check(CLI::NonNegativeNumber);
   };
   command->add_option("--model", flags->model, "A GGUF file or a Hugging Face directory")->required();
+  add("--device", flags->worker.device, "What computes: cpu, cuda or cuda:N");
+  add("--precision", flags->worker.precision, "Of activations on a GPU: bf16, the default, or float32");
+  command->add_flag("--exact,!--fast", flags->worker.exact, "How a GPU rounds, see braid serve --help");
   add("--threads", options.threads, "Threads that compute")->check(CLI::Range(1, 1024));
   add_list("--prompt", options.prompts, "Tokens of prompts, such as 512,8192; 0: none");
   add_list("--batch", options.batches, "Sequences that decode together, such as 1,8,32; 0: none");
@@ -96,7 +136,7 @@ void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
   add("--steps", options.steps, "Decode steps of one sample")->check(CLI::Range(1, 100000));
   add("--repeat", options.repeat, "Samples of each; medians are shown")->check(CLI::Range(1, 1000));
   add("--seed", options.seed, "Of the random tokens");
-  add("--kv-type", flags->kv_type, "How keys and values are kept")->check(CLI::IsMember({"bf16", "int8"}));
+  add("--kv-type", flags->worker.kv_type, "How keys and values are kept")->check(CLI::IsMember({"bf16", "int8"}));
   add("--kv-bytes", options.kv_bytes_max, "Memory for keys and values, such as 2G; what needs more is left out")
       ->transform(CLI::AsSizeValue(false));
   command->add_option("--json", flags->json,

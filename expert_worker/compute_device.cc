@@ -87,7 +87,7 @@ absl::Status CheckModelFits(const ComputeDevice& device, const ModelConfig& conf
 }
 
 absl::Status CheckPresent(const ComputeDevice& device) {
-  return device.is_cuda() ? CheckCudaDevice(device.index) : absl::OkStatus();
+  return device.is_cuda() ? FindCudaDevice(device.index).status() : absl::OkStatus();
 }
 
 }  // namespace braid

@@ -3,7 +3,7 @@
 
 namespace braid {
 
-absl::Status CheckCudaDevice(int index) {
+absl::StatusOr<CudaDevice> FindCudaDevice(int index) {
   return absl::UnimplementedError(
       "--device cuda: this program was built without CUDA; build it with cmake -DBRAID_CUDA=ON, or leave --device out "
       "to "
@@ -11,7 +11,7 @@ absl::Status CheckCudaDevice(int index) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts& parts) {
-  return CheckCudaDevice(parts.device.index);
+  return FindCudaDevice(parts.device.index).status();
 }
 
 }  // namespace braid

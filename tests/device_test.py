@@ -21,7 +21,7 @@ def refusal(*command, **environment):
 
 
 def worker(*flags, **environment):
-    return refusal(BIN / "braid-expert-worker", "--model", "/no/such/model", "--metrics-port", -1, *flags, **environment)
+    return refusal(BIN / "braid-expert-worker", "--model", "/no/such/model", *flags, **environment)
 
 
 CONTRADICTIONS = [
@@ -60,7 +60,8 @@ def test_workers_do_not_share_a_gpu():
     [BIN / "braid", "serve", "--model", "/no/such/model", "--device", "cuda", "--workers", 2],
     [BIN / "braid", "bench", "engine", "--model", "/no/such/model", "--device", "cuda"],
     ["./run", "demo", "--device", "cuda"],
-], ids=["worker", "serve", "serve --workers", "bench engine", "run demo"])
+    ["./run", "bench", "gpu"],
+], ids=["worker", "serve", "serve --workers", "bench engine", "run demo", "run bench gpu"])
 def test_without_a_gpu_one_sentence_says_what_is_missing(command):
     said = refusal(*command)
     assert "--device cuda" in said and "CPU" in said, said

@@ -2,51 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <fstream>
-#include <limits>
-#include <string>
 
-#include "base/check.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "model/engine.h"
+#include "model/chunk.h"
 
 namespace braid {
 namespace {
-
-// Small and positive whether read as floats of 32 or 16 bits or as bytes.
-constexpr int kContextByte = 0x3c;
-
-// Counts the distinct experts that go by.
-class CountedExperts : public ExpertRunner {
- public:
-  CountedExperts(ExpertRunner* experts, int expert_count) : experts_(experts), seen_(expert_count) {}
-  absl::Status Run(const RoutedBatch& batch) override {
-    std::fill(seen_.begin(), seen_.end(), 0);
-    for (int64_t i = 0; i < int64_t{batch.T} * batch.K; ++i) seen_.at(batch.experts[i]) = 1;
-    touched_ += std::count(seen_.begin(), seen_.end(), 1);
-    return experts_->Run(batch);
-  }
-  int64_t TakeTouched() { return std::exchange(touched_, 0); }
-
- private:
-  ExpertRunner* experts_;
-  std::vector<char> seen_;
-  int64_t touched_ = 0;
-};
-
-// Private memory of this process, without mapped files.
-uint64_t AnonymousBytes() {
-  std::ifstream status("/proc/self/status");
-  std::string key;
-  uint64_t kib = 0;
-  while (status >> key) {
-    if (key == "RssAnon:" && status >> kib) return kib << 10;
-    status.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
 
 MachineLimits Mean(const MachineLimits& a, const MachineLimits& b) {
   return {(a.read_bytes_per_second + b.read_bytes_per_second) / 2, (a.int8_ops_per_second + b.int8_ops_per_second) / 2};
@@ -55,25 +17,17 @@ MachineLimits Mean(const MachineLimits& a, const MachineLimits& b) {
 class EngineBench {
  public:
   EngineBench(const ModelConfig& config, const ModelTensors& tensors, const EngineBenchOptions& options,
-              const StateSizes& sizes)
+              BenchedEngine* engine)
       : config_(config),
         tensors_(tensors),
         options_(options),
-        pool_(options.threads),
-        probe_(&pool_),
-        states_(config, sizes, options.kv_type),
-        kv_bytes_per_token_(KvBlockBytes(config, options.kv_type) / kKvBlockTokens),
-        engine_(MakeEngine(&config, &tensors, &states_, &pool_)),
-        experts_(config.experts, &engine_->experts(), &pool_),
-        counted_(&experts_, config.experts) {
-    FillContext();
-  }
+        engine_(engine),
+        kv_bytes_per_token_(KvBlockBytes(config, options.kv_type) / kKvBlockTokens) {}
 
   absl::StatusOr<EngineBenchResults> Run(const std::vector<BenchPoint>& points,
                                          const std::function<void(const BenchPoint&)>& progress);
 
  private:
-  void FillContext();
   absl::Status WarmUp(const std::vector<BenchPoint>& points);
   absl::Status Sample(PointResult& result);
   absl::StatusOr<double> PromptSeconds(PointResult& result);
@@ -86,26 +40,12 @@ class EngineBench {
   const ModelConfig& config_;
   const ModelTensors& tensors_;
   const EngineBenchOptions& options_;
-  ThreadPool pool_;
-  MachineProbe probe_;
-  HostStates states_;
+  BenchedEngine* const engine_;
   const uint64_t kv_bytes_per_token_;
-  std::unique_ptr<Engine> engine_;
-  LocalExperts experts_;
-  CountedExperts counted_;
-  std::vector<float> logits_;
   std::vector<WorkCost> step_costs_;  // of the sample at hand
   MachineLimits machine_;             // when last measured
   uint64_t tokens_drawn_ = 0;
 };
-
-void EngineBench::FillContext() {
-  const int layers = config_.attention_layer_count();
-  if (layers == 0) return;
-  for (int layer = 0; layer < layers; ++layer)
-    for (int block = 0; block < states_.sizes().blocks; ++block)
-      std::memset(states_.kv(layer, block), kContextByte, states_.kv_layer_bytes());
-}
 
 std::vector<SequenceCache> EngineBench::NewSequences(const BenchPoint& point) {
   const int64_t blocks = point.KvBlocks(options_.steps) / point.sequences;
@@ -127,14 +67,15 @@ std::vector<TokenId> EngineBench::RandomTokens(int count) {
 
 absl::StatusOr<double> EngineBench::StepSeconds(const std::vector<Chunk>& chunks, PointResult& result) {
   engine_->Profile(&result.profile);
-  counted_.TakeTouched();
   const auto start = std::chrono::steady_clock::now();
-  RETURN_IF_ERROR(engine_->Run(chunks, counted_, &logits_));
+  RETURN_IF_ERROR(engine_->Run(chunks));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   StepShape shape;
-  for (const Chunk& chunk : chunks) shape.AddChunk(chunk.position, static_cast<int>(chunk.tokens.size()));
-  shape.logit_rows = static_cast<int>(logits_.size() / static_cast<size_t>(config_.vocab_size));
-  shape.experts_touched = static_cast<double>(counted_.TakeTouched());
+  for (const Chunk& chunk : chunks) {
+    shape.AddChunk(chunk.position, static_cast<int>(chunk.tokens.size()));
+    if (chunk.logits == Chunk::Logits::kLast) ++shape.logit_rows;
+  }
+  shape.experts_touched = static_cast<double>(engine_->ExpertsTouched());
   const StepCost cost = CostOfStep(config_, tensors_, kv_bytes_per_token_, shape);
   step_costs_.push_back(Total(cost));
   for (int op = 0; op < kStepOps; ++op) result.cost[op] += cost[op];
@@ -178,7 +119,7 @@ absl::Status EngineBench::Sample(PointResult& result) {
   step_costs_.clear();
   const bool prompt = result.point.kind == BenchPoint::Kind::kPrompt;
   ASSIGN_OR_RETURN(const double seconds, prompt ? PromptSeconds(result) : DecodeSeconds(result));
-  const MachineLimits before = std::exchange(machine_, probe_.Measure());
+  const MachineLimits before = std::exchange(machine_, engine_->Measure());
   const MachineLimits machine = Mean(before, machine_);
   double limit_seconds = 0;
   for (const WorkCost& cost : step_costs_) limit_seconds += cost.Seconds(machine);
@@ -213,20 +154,19 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
   EngineBenchResults results;
   for (const BenchPoint& point : points) results.points.emplace_back().point = point;
   RETURN_IF_ERROR(WarmUp(points));
-  machine_ = probe_.Measure();
+  machine_ = engine_->Measure();
   for (int round = 0; round < options_.repeat; ++round) {
     for (PointResult& result : results.points) {
       progress(result.point);
       RETURN_IF_ERROR(Sample(result));
     }
   }
-  results.kv_bytes = static_cast<uint64_t>(states_.sizes().blocks) * KvBlockBytes(config_, options_.kv_type);
   results.kv_bytes_per_token = kv_bytes_per_token_;
   results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
+  results.kv_bytes = static_cast<uint64_t>(SizesFor(options_, points).blocks) * kv_bytes_per_token_ * kKvBlockTokens;
   results.moe_layers = config_.moe_layer_count();
-  const uint64_t not_the_engines = results.kv_bytes + probe_.bytes() + options_.weight_copy_bytes;
-  results.memory_bytes_beyond = AnonymousBytes() - std::min(AnonymousBytes(), not_the_engines);
-  results.int8_instruction = probe_.int8_instruction();
+  results.memory_bytes_beyond = engine_->MemoryBytesBeyond();
+  results.multiplies_with = engine_->multiplies_with();
   return results;
 }
 
@@ -263,17 +203,20 @@ MachineLimits PointResult::Machine() const {
           MedianOf(samples, [](const PointSample& sample) { return sample.machine.int8_ops_per_second; })};
 }
 
-absl::StatusOr<EngineBenchResults> RunEngineBench(const ModelConfig& config, const ModelTensors& tensors,
-                                                  const EngineBenchOptions& options,
-                                                  const std::vector<BenchPoint>& points,
-                                                  const std::function<void(const BenchPoint&)>& progress) {
+StateSizes SizesFor(const EngineBenchOptions& options, const std::vector<BenchPoint>& points) {
   StateSizes sizes;
   for (const BenchPoint& point : points) {
     sizes.blocks = std::max(sizes.blocks, static_cast<int>(point.KvBlocks(options.steps)));
     sizes.sequences = std::max(sizes.sequences, point.sequences);
   }
-  EngineBench bench(config, tensors, options, sizes);
-  return bench.Run(points, progress);
+  return sizes;
+}
+
+absl::StatusOr<EngineBenchResults> RunEngineBench(const ModelConfig& config, const ModelTensors& tensors,
+                                                  const EngineBenchOptions& options,
+                                                  const std::vector<BenchPoint>& points, BenchedEngine* engine,
+                                                  const std::function<void(const BenchPoint&)>& progress) {
+  return EngineBench(config, tensors, options, engine).Run(points, progress);
 }
 
 }  // namespace braid

@@ -5,10 +5,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "cli/bench_engine/benched_engine.h"
 #include "cli/bench_engine/points.h"
 #include "cli/bench_engine/roofline.h"
 #include "kernels/bench/machine.h"
 #include "model/config.h"
+#include "model/sequence_states.h"
 #include "model/step_profile.h"
 #include "model/tensors.h"
 
@@ -47,17 +49,20 @@ struct EngineBenchResults {
   uint64_t kv_values_per_token = 0;
   int moe_layers = 0;
   uint64_t memory_bytes_beyond = 0;  // beyond weights, keys and values, after all of the above
-  std::string_view int8_instruction;
+  std::string_view multiplies_with;
 };
+
+// What the points need room for.
+StateSizes SizesFor(const EngineBenchOptions& options, const std::vector<BenchPoint>& points);
 
 // Runs the engine itself, without server or sampler. Points take turns, `repeat` times, so that a bad moment of the
 // machine meets all of them. Tokens are random and differ between sequences and samples: sequences of equal tokens
-// would share experts. A context is not computed but filled with one number: what keys and values are does not change
-// the speed, how many does. REQUIRES: the configuration has been validated against the tensors. `progress` hears of
-// each sample.
+// would share experts. A context is not computed: what keys and values are does not change the speed, how many does.
+// REQUIRES: the configuration has been validated against the tensors; `engine` has room for the points. `progress`
+// hears of each sample.
 absl::StatusOr<EngineBenchResults> RunEngineBench(const ModelConfig& config, const ModelTensors& tensors,
                                                   const EngineBenchOptions& options,
-                                                  const std::vector<BenchPoint>& points,
+                                                  const std::vector<BenchPoint>& points, BenchedEngine* engine,
                                                   const std::function<void(const BenchPoint&)>& progress);
 
 }  // namespace braid

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "cli/bench_engine/points.h"
+#include "cli/bench_engine/worker_engine.h"
+#include "model/model_file.h"
 
 namespace braid {
 namespace {
@@ -64,6 +66,32 @@ TEST(PointResult, ComparesEachSampleWithItsOwnLimit) {
   EXPECT_EQ(result.TokensPerSecond(), 50);
   EXPECT_EQ(result.LimitTokensPerSecond(), 100);
   EXPECT_EQ(result.LimitShare(), 0.5);
+}
+
+// On the CPU, which any machine has; a GPU's is measured through the same.
+TEST(WorkerEngine, RunsAllThatIsMeasured) {
+  const auto model = ModelFile::Open("model/demo");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EngineBenchOptions options;
+  options.steps = 2, options.repeat = 1, options.chunk = 16;
+  const std::vector<BenchPoint> points = {{kPrompt, 1, 40}, {kDecode, 3, 64}};
+  const StateSizes sizes = SizesFor(options, points);
+  EXPECT_EQ(sizes.blocks, 3 * 3);
+  EXPECT_EQ(sizes.sequences, 3);
+  WorkerOptions worker;
+  worker.threads = 1, worker.exchange = "inprocess", worker.step_tokens_max = 16;
+  const auto engine = MakeWorkerEngine(model->get(), worker, sizes, {1e9, 1e9});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const auto results =
+      RunEngineBench((*model)->config(), (*model)->tensors(), options, points, engine->get(), [](const BenchPoint&) {});
+  ASSERT_TRUE(results.ok()) << results.status();
+  ASSERT_EQ(results->points.size(), 2u);
+  for (const PointResult& result : results->points) {
+    EXPECT_GT(result.TokensPerSecond(), 0);
+    EXPECT_GT(result.LimitTokensPerSecond(), 0);
+    const double experts = static_cast<double>(result.steps) * results->moe_layers * (*model)->config().experts;
+    EXPECT_THAT(result.experts_touched, testing::AllOf(testing::Gt(0), testing::Le(experts)));
+  }
 }
 
 }  // namespace

@@ -30,19 +30,19 @@ double ExpertsPerLayer(const PointResult& result, int moe_layers) {
 const char* Bound(const PointResult& result) {
   const WorkCost total = Total(result.cost);
   const MachineLimits machine = result.Machine();
-  return total.ReadSeconds(machine) > total.ComputeSeconds(machine) ? "memory" : "int8";
+  return total.ReadSeconds(machine) > total.ComputeSeconds(machine) ? "memory" : "compute";
 }
 
 // Columns of the second table are named after the rows of the first.
 std::string Letter(size_t point) { return point < 26 ? std::string(1, static_cast<char>('a' + point)) : "?"; }
 
 std::string PointsTable(const EngineBenchResults& results) {
-  std::string text = fmt::format("{:<{}} {:>9} {:>9} {:>7}  {:<6} {:>8} {:>9} {:>8}\n", "", kNameWidth, "tokens/s",
+  std::string text = fmt::format("{:<{}} {:>9} {:>9} {:>7}  {:<7} {:>8} {:>9} {:>8}\n", "", kNameWidth, "tokens/s",
                                  "limit", "share", "bound", "GB/s", "Tera-op/s", "experts");
   for (size_t i = 0; i < results.points.size(); ++i) {
     const PointResult& result = results.points[i];
     const MachineLimits machine = result.Machine();
-    text += fmt::format("{:<{}} {:>9.1f} {:>9.1f} {:>6.1f}%  {:<6} {:>8.1f} {:>9.2f} {:>8.1f}\n",
+    text += fmt::format("{:<{}} {:>9.1f} {:>9.1f} {:>6.1f}%  {:<7} {:>8.1f} {:>9.2f} {:>8.1f}\n",
                         Letter(i) + "  " + result.point.Name(), kNameWidth, result.TokensPerSecond(),
                         result.LimitTokensPerSecond(), 100 * result.LimitShare(), Bound(result),
                         machine.read_bytes_per_second * 1e-9, machine.int8_ops_per_second * 1e-12,
@@ -119,17 +119,26 @@ Json PointJson(const PointResult& result, int moe_layers) {
   return json;
 }
 
+std::string ComputesOn(const EngineBenchSubject& subject, const EngineBenchOptions& options,
+                       const EngineBenchResults& results) {
+  if (subject.device == "cpu") {
+    return fmt::format("{} threads, level {} (int8 peak with {})", options.threads, subject.device_name,
+                       results.multiplies_with);
+  }
+  return fmt::format("{}, {} (peak of its data sheet, {}), {}", subject.device, subject.device_name,
+                     results.multiplies_with, subject.arithmetic);
+}
+
 }  // namespace
 
 std::string EngineBenchTable(const EngineBenchSubject& subject, const EngineBenchOptions& options,
                              const EngineBenchResults& results) {
-  std::string text = fmt::format(
-      "{}, {} of weights; {} threads, level {} (int8 peak with {}); keys and values in {}; chunks of {}; medians of "
-      "{}\n\n",
-      subject.model, HumanBytes(subject.weight_bytes), options.threads, subject.cpu_level, results.int8_instruction,
-      Name(options.kv_type), options.chunk, options.repeat);
+  std::string text = fmt::format("{}, {} of weights; {}; keys and values in {}; chunks of {}; medians of {}\n\n",
+                                 subject.model, HumanBytes(subject.weight_bytes), ComputesOn(subject, options, results),
+                                 Name(options.kv_type), options.chunk, options.repeat);
   text += PointsTable(results);
-  text += fmt::format("\nmemory beyond weights, keys and values: {}\n", HumanBytes(results.memory_bytes_beyond));
+  if (results.memory_bytes_beyond > 0)
+    text += fmt::format("\nmemory beyond weights, keys and values: {}\n", HumanBytes(results.memory_bytes_beyond));
   text +=
       "\nWhere the time goes: milliseconds per step (a chunk of a prompt is one), and what the op's limit is of "
       "them\n\n";
@@ -147,8 +156,10 @@ std::string EngineBenchJson(const EngineBenchSubject& subject, const EngineBench
                {"kv_bytes", results.kv_bytes},
                {"memory_bytes_beyond_weights_and_kv", results.memory_bytes_beyond},
                {"threads", options.threads},
-               {"cpu_level", subject.cpu_level},
-               {"int8_instruction", results.int8_instruction},
+               {"device", subject.device},
+               {"device_name", subject.device_name},
+               {"arithmetic", subject.arithmetic},
+               {"multiplies_with", results.multiplies_with},
                {"chunk_tokens", options.chunk},
                {"decode_steps", options.steps},
                {"repeat", options.repeat},

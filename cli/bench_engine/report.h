@@ -12,7 +12,9 @@ struct EngineBenchSubject {
   std::string model;  // its name
   std::string path;
   uint64_t weight_bytes = 0;
-  std::string cpu_level;
+  std::string device;       // "cpu", "cuda:0"
+  std::string arithmetic;   // see ComputeDevice
+  std::string device_name;  // a GPU's; the level of the CPU's kernels
 };
 
 // Two tables: points with their limits, and where the time of their steps goes.

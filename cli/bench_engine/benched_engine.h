@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "kernels/bench/machine.h"
+#include "model/chunk.h"
+#include "model/step_profile.h"
+
+namespace braid {
+
+// An engine to be measured, with room for all steps that are, and what it is compared with. Their sequences have blocks
+// and conv slots from the first ones on, and as many tokens behind them as one likes: what these are does not matter.
+class BenchedEngine {
+ public:
+  virtual ~BenchedEngine() = default;
+
+  // A step, with the logits that its chunks ask for.
+  virtual absl::Status Run(std::span<const Chunk> chunks) = 0;
+  // As Engine::Profile.
+  virtual void Profile(StepProfile* profile) = 0;
+  // Distinct experts that rows of the last step went to, added up over MoE layers.
+  virtual int64_t ExpertsTouched() = 0;
+
+  // What the machine can do at most, at this moment, and what it multiplies with.
+  virtual MachineLimits Measure() = 0;
+  virtual std::string_view multiplies_with() const = 0;
+  // Beyond weights, keys and values, so far; 0: unknown.
+  virtual uint64_t MemoryBytesBeyond() const = 0;
+};
+
+}  // namespace braid
