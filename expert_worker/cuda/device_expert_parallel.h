@@ -59,8 +59,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   std::vector<uint64_t> TakeExpertRows() override;
 
   // ExpertRunner. kDataLoss from Wait if what a peer sent made no sense.
-  absl::Status Begin(cudaStream_t stream) override;
-  uint64_t capture_key() const override;
+  bool capturable() const override { return place_.size == 1 || !exact(); }
+  bool may_run_again() const override { return place_.size > 1 && !exact(); }
+  uint64_t capture_shape() const override { return static_cast<uint64_t>(place_.size == 1 ? 0 : slot_rows()); }
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
   absl::Status Wait(cudaEvent_t end) override;
 

@@ -67,7 +67,7 @@ DeviceEngine::~DeviceEngine() {
 
 absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   const int places = options_.expert_places > 0 ? std::min(options_.expert_places, config_.experts) : config_.experts;
-  ASSIGN_OR_RETURN(weights_, DeviceWeights::Plan(&config_, tensors, options_.precision, places, &plan_));
+  ASSIGN_OR_RETURN(weights_, DeviceWeights::Plan(&config_, tensors, options_.precision, options_.fp8, places, &plan_));
   if (config_.experts > 0) places_ = std::make_unique<ExpertPlaces>(&config_, weights_.get(), &plan_);
   // The states are planned last, the forward pass only keeps where they are.
   const int rows_max = std::max(options_.step_tokens_max, options_.states.sequences);
@@ -97,18 +97,19 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
 
 absl::Status DeviceEngine::PlanStates() {
   StateSizes sizes = options_.states;
+  const int own_copies = forward_->rows_max() / (ShortRunTokens(config_) + 1);  // see PrepareToRunAgain
   const int64_t context = BlocksOfContext(config_),
                 block_bytes = static_cast<int64_t>(std::max<uint64_t>(DeviceStates::BlockBytes(config_), 1));
   if (sizes.blocks == 0) {
     MemoryPlan with_states = plan_;
     sizes.blocks = static_cast<int>(std::min(kBlocksMin, context));
-    DeviceStates least(&config_, sizes, &with_states);
+    DeviceStates least(&config_, sizes, own_copies, &with_states);
     RETURN_IF_ERROR(with_states.CheckFits(device_.free_bytes));
     const int64_t more = static_cast<int64_t>(with_states.left_of(device_.free_bytes)) / block_bytes;
     const int64_t useful = std::min<int64_t>(context * sizes.sequences, INT32_MAX);
     sizes.blocks = static_cast<int>(std::min(sizes.blocks + std::max<int64_t>(0, more - 1), useful));
   }
-  states_ = std::make_unique<DeviceStates>(&config_, sizes, &plan_);
+  states_ = std::make_unique<DeviceStates>(&config_, sizes, own_copies, &plan_);
   return plan_.CheckFits(device_.free_bytes);
 }
 
@@ -215,18 +216,39 @@ absl::StatusOr<StepInputs> DeviceEngine::SendInputs(const StepShape& shape) {
 
 absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   const bool decode = IsDecode();
-  const StepShape shape = decode ? DecodeShape(rows_, RowsOfClass(rows_.count(), states_->sizes().sequences))
-                                 : ShapeOf(rows_, forward_->tile_rows());
-  ASSIGN_OR_RETURN(const StepInputs inputs, SendInputs(shape));
-  logits_begin_ = 0;
-  logits_end_ = PieceEnd(0, shape.wanted);
-  const auto enqueue = [&] {
-    const absl::Status status = forward_->Run(shape, inputs, runner, stream_.get());
-    return !status.ok() || logits_end_ == 0 ? status : forward_->Head(0, logits_end_, stream_.get());
-  };
-  if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return enqueue();
+  shape_ = decode ? DecodeShape(rows_, RowsOfClass(rows_.count(), states_->sizes().sequences))
+                  : ShapeOf(rows_, forward_->tile_rows());
+  may_run_again_ = runner != nullptr && runner->may_run_again();
+  if (may_run_again_) PrepareToRunAgain();
+  RETURN_IF_ERROR(states_->TakeError());
+  ASSIGN_OR_RETURN(step_inputs_, SendInputs(shape_));
+  logits_end_ = PieceEnd(0, shape_.wanted);
+  if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
   graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-  return graphs_.Run(shape, stream_.get(), enqueue);
+  return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
+                     [&] { return EnqueueStep(runner); });
+}
+
+absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
+  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, runner, stream_.get()));
+  return shape_.wanted == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, shape_.wanted), stream_.get());
+}
+
+void DeviceEngine::PrepareToRunAgain() {
+  for (const Chunk& chunk : rows_.chunks) {
+    if (static_cast<int>(chunk.tokens.size()) <= ShortRunTokens(config_)) continue;
+    const int copy = states_->sizes().copies() + static_cast<int>(before_.size());
+    before_.push_back({chunk.cache->conv_slot, chunk.position, copy});
+    states_->Save(chunk.cache->conv_slot, chunk.position, copy);
+  }
+}
+
+absl::Status DeviceEngine::RunAgain() {
+  for (const ColumnsBefore& before : before_) states_->Restore(before.copy, before.position, before.conv_slot);
+  RETURN_IF_ERROR(states_->TakeError());
+  logits_begin_ = 0;
+  logits_end_ = PieceEnd(0, shape_.wanted);
+  return EnqueueStep(runner_);
 }
 
 absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
@@ -235,11 +257,12 @@ absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunne
   if (runner == nullptr && config_.moe_layer_count() > 0)
     return InvalidArgument("the experts of a device's engine must run on devices");
   runner_ = nullptr;
+  may_run_again_ = false;
   logits_begin_ = logits_end_ = 0;
+  before_.clear();
   rows_.LayOut(chunks);
   RETURN_IF_ERROR(CheckStep());
   RETURN_IF_ERROR(UseDevice(device_.index));
-  RETURN_IF_ERROR(states_->TakeError());
   RETURN_IF_ERROR(RunStep(runner));
   runner_ = runner;
   return logits == nullptr ? absl::OkStatus() : Logits(0, static_cast<int>(rows_.wanted.size()), logits);
@@ -252,28 +275,43 @@ absl::Status DeviceEngine::HaveLogits(int begin, int end) {
   return forward_->Head(begin, end, stream_.get());
 }
 
-absl::Status DeviceEngine::Wait() {
+absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
+  RETURN_IF_ERROR(last());
+  absl::Status status = WaitForStream();
+  if (may_run_again_ && absl::IsResourceExhausted(status)) {
+    RETURN_IF_ERROR(RunAgain());
+    RETURN_IF_ERROR(last());
+    status = WaitForStream();
+  }
+  may_run_again_ = false;
+  return status;
+}
+
+absl::Status DeviceEngine::WaitForStream() {
   RETURN_IF_ERROR(CudaError(cudaEventRecord(done_.get(), stream_.get()), "running a step on the device"));
   if (runner_ != nullptr) return runner_->Wait(done_.get());
   return CudaError(cudaEventSynchronize(done_.get()), "running a step on the device");
 }
 
-absl::Status DeviceEngine::Finish() { return Wait(); }
+absl::Status DeviceEngine::Finish() {
+  return WaitFor([] { return absl::OkStatus(); });
+}
 
 absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits) {
   CHECK(begin >= 0 && begin <= end && end <= static_cast<int>(rows_.wanted.size()));
   const auto V = static_cast<size_t>(config_.vocab_size);
   logits->resize(static_cast<size_t>(end - begin) * V);
-  if (begin == end) return Wait();
+  if (begin == end) return Finish();
   for (int at = begin, piece_end; at < end; at = piece_end) {
     piece_end = PieceEnd(at, end);
-    RETURN_IF_ERROR(HaveLogits(at, piece_end));
-    const auto first = static_cast<size_t>(at - logits_begin_) * V;
     const size_t bytes = static_cast<size_t>(piece_end - at) * V * sizeof(float);
-    RETURN_IF_ERROR(CudaError(
-        cudaMemcpyAsync(logit_memory_.get(), forward_->logits() + first, bytes, cudaMemcpyDeviceToHost, stream_.get()),
-        "copying logits"));
-    RETURN_IF_ERROR(Wait());
+    RETURN_IF_ERROR(WaitFor([&] {
+      RETURN_IF_ERROR(HaveLogits(at, piece_end));
+      const auto first = static_cast<size_t>(at - logits_begin_) * V;
+      return CudaError(cudaMemcpyAsync(logit_memory_.get(), forward_->logits() + first, bytes, cudaMemcpyDeviceToHost,
+                                       stream_.get()),
+                       "copying logits");
+    }));
     std::memcpy(logits->data() + static_cast<size_t>(at - begin) * V, logit_memory_.get(), bytes);
   }
   return absl::OkStatus();
@@ -281,18 +319,25 @@ absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits
 
 absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) {
   const int L = static_cast<int>(rows_.wanted.size());
-  auto* const memory = static_cast<std::byte*>(memory_.get());
-  const DrawTable on_host = DrawTable::At(L, static_cast<std::byte*>(draw_memory_.get()));
-  const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
-  std::memset(draw_memory_.get(), 0, on_host.bytes);  // of rows that nobody asks for: the best token, why not
+  const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(draw_memory_.get()));
+  std::memset(draw_memory_.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
   for (const DrawnRow& row : rows) {
     CHECK(row.row >= 0 && row.row < L);
-    on_host.temperature[row.row] = row.temperature;
-    on_host.min_p[row.row] = row.min_p;
-    on_host.uniform[row.row] = row.uniform;
+    table.temperature[row.row] = row.temperature;
+    table.min_p[row.row] = row.min_p;
+    table.uniform[row.row] = row.uniform;
   }
+  RETURN_IF_ERROR(WaitFor([&] { return EnqueueDraws(table, L); }));
+  tokens->clear();
+  for (const DrawnRow& row : rows) tokens->push_back(table.tokens[row.row]);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L) {
+  auto* const memory = static_cast<std::byte*>(memory_.get());
+  const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
   RETURN_IF_ERROR(CudaError(
-      cudaMemcpyAsync(on_device.uniform, on_host.uniform, on_host.tokens_at, cudaMemcpyHostToDevice, stream_.get()),
+      cudaMemcpyAsync(on_device.uniform, table.uniform, table.tokens_at, cudaMemcpyHostToDevice, stream_.get()),
       "copying what is to be drawn"));
   for (int begin = 0, end; begin < L; begin = end) {
     end = PieceEnd(begin, L);
@@ -307,13 +352,9 @@ absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows, std::vector<Toke
     RETURN_IF_ERROR(Check(op));
     RETURN_IF_ERROR(CudaError(gpu::Run(op, stream_.get()), "launching a kernel"));
   }
-  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(on_host.tokens, on_device.tokens, on_host.bytes - on_host.tokens_at,
-                                            cudaMemcpyDeviceToHost, stream_.get()),
-                            "copying tokens"));
-  RETURN_IF_ERROR(Wait());
-  tokens->clear();
-  for (const DrawnRow& row : rows) tokens->push_back(on_host.tokens[row.row]);
-  return absl::OkStatus();
+  return CudaError(cudaMemcpyAsync(table.tokens, on_device.tokens, table.bytes - table.tokens_at,
+                                   cudaMemcpyDeviceToHost, stream_.get()),
+                   "copying tokens");
 }
 
 }  // namespace braid::gpu

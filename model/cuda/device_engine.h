@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/thread_pool.h"
@@ -31,6 +32,7 @@ namespace braid::gpu {
 
 struct DeviceEngineOptions {
   DType precision = DType::kBF16;  // of activations; kF32 is for comparing with the CPU
+  bool fp8 = false;                // weights that the file has in floats are quantised as they are loaded
   int step_tokens_max = 1024;
   StateSizes states = {.blocks = 0, .sequences = 256};  // no blocks: as many as fit, and as the sequences can use
   int logit_rows = 64;                                  // that are computed at a time
@@ -114,10 +116,16 @@ class DeviceEngine : public Engine {
   bool IsDecode() const;
   absl::StatusOr<StepInputs> SendInputs(const StepShape& shape);
   absl::Status RunStep(ExpertRunner* runner);
+  absl::Status EnqueueStep(ExpertRunner* runner);
+  // What EnqueueStep needs to do it again, though the step has changed columns.
+  void PrepareToRunAgain();
+  absl::Status RunAgain();
   // The logits of wanted rows [begin, end) are in logits(), or will be when the stream comes there.
   absl::Status HaveLogits(int begin, int end);
-  // Returns once all that was enqueued is done.
-  absl::Status Wait();
+  absl::Status EnqueueDraws(const DrawTable& table, int L);
+  // Enqueues `last`, which asks for something of the last step, and returns once all is done.
+  absl::Status WaitFor(absl::FunctionRef<absl::Status()> last);
+  absl::Status WaitForStream();
   // Of how many of the rows the logits are there at once.
   int PieceEnd(int begin, int end) const { return std::min(end, begin + options_.logit_rows); }
 
@@ -145,7 +153,14 @@ class DeviceEngine : public Engine {
 
   // The last step.
   StepRows rows_;
-  ExpertRunner* runner_ = nullptr;         // until it is waited for
+  ExpertRunner* runner_ = nullptr;
+  StepShape shape_;
+  StepInputs step_inputs_ = {};  // in device memory
+  bool may_run_again_ = false;
+  struct ColumnsBefore {  // of a chunk that changes those it began with
+    int32_t conv_slot, position, copy;
+  };
+  std::vector<ColumnsBefore> before_;
   int logits_begin_ = 0, logits_end_ = 0;  // the wanted rows whose logits are in memory
 };
 

@@ -9,12 +9,12 @@ namespace braid::gpu {
 
 static_assert(KvArena::kBlockTokens == kKvBlockTokens);
 
-DeviceStates::DeviceStates(const ModelConfig* config, const StateSizes& sizes, MemoryPlan* plan)
-    : SequenceStates(sizes), config_(*config) {
+DeviceStates::DeviceStates(const ModelConfig* config, const StateSizes& sizes, int own_copies, MemoryPlan* plan)
+    : SequenceStates(sizes), config_(*config), copies_count_(sizes.copies() + own_copies) {
   using Part = MemoryPlan::Part;
   const int64_t columns = int64_t{config_.conv_layer_count()} * config_.model_dim;
   planned_columns_ = plan->Add<float>(Part::kConvState, columns * kConvColumns * sizes.sequences);
-  planned_copies_ = plan->Add<float>(Part::kConvState, columns * (config_.conv_taps - 1) * sizes.copies());
+  planned_copies_ = plan->Add<float>(Part::kConvState, columns * (config_.conv_taps - 1) * copies_count_);
   planned_kv_ = plan->AddBytes(Part::kKv, BlockBytes(config_) * static_cast<uint64_t>(sizes.blocks));
 }
 
@@ -38,7 +38,7 @@ float* DeviceStates::conv_columns(int conv_layer) const {
   return columns_ + int64_t{conv_layer} * sizes().sequences * kConvColumns * config_.model_dim;
 }
 float* DeviceStates::conv_copies(int conv_layer) const {
-  return copies_ + int64_t{conv_layer} * sizes().copies() * (config_.conv_taps - 1) * config_.model_dim;
+  return copies_ + int64_t{conv_layer} * copies_count_ * (config_.conv_taps - 1) * config_.model_dim;
 }
 
 void DeviceStates::Save(int32_t conv_slot, int position, int32_t copy) {
@@ -54,7 +54,7 @@ void DeviceStates::CopyColumns(int position, int32_t conv_slot, int32_t copy, bo
   const int64_t D = config_.model_dim;
   const size_t width = sizeof(float) * static_cast<size_t>(D), layers = static_cast<size_t>(config_.conv_layer_count());
   const size_t slots_pitch = width * static_cast<size_t>(kConvColumns) * static_cast<size_t>(sizes().sequences);
-  const size_t copies_pitch = width * static_cast<size_t>(before) * static_cast<size_t>(sizes().copies());
+  const size_t copies_pitch = width * static_cast<size_t>(before) * static_cast<size_t>(copies_count_);
   if (layers == 0) return;
   for (int p = std::max(0, position - before); p < position && error_ == cudaSuccess; ++p) {
     float* const in_slot = columns_ + (int64_t{conv_slot} * kConvColumns + p % kConvColumns) * D;

@@ -13,8 +13,9 @@ namespace braid::gpu {
 // The state of sequences in the memory of a device: keys and values in bfloat16, conv columns in float32.
 class DeviceStates : public SequenceStates {
  public:
-  // Takes its part of the plan. `config` must outlive *this.
-  DeviceStates(const ModelConfig* config, const StateSizes& sizes, MemoryPlan* plan);
+  // Takes its part of the plan, with so many copies of conv columns for the engine's own use, behind the others.
+  // `config` must outlive *this.
+  DeviceStates(const ModelConfig* config, const StateSizes& sizes, int own_copies, MemoryPlan* plan);
   // `stream` is that of the steps.
   void Bind(std::byte* memory, cudaStream_t stream);
 
@@ -34,6 +35,7 @@ class DeviceStates : public SequenceStates {
   void CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save);
 
   const ModelConfig& config_;
+  const int copies_count_;
   cudaStream_t stream_ = nullptr;
   uint64_t planned_kv_ = 0, planned_columns_ = 0, planned_copies_ = 0;
   __nv_bfloat16* kv_ = nullptr;  // (attention layers, blocks, KvArena::BlockNumbers)

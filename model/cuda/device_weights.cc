@@ -63,9 +63,9 @@ absl::Status CheckShape(const ModelConfig& config) {
 
 absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Plan(const ModelConfig* config,
                                                                    const ModelTensors* tensors, DType precision,
-                                                                   int expert_places, MemoryPlan* plan) {
+                                                                   bool fp8, int expert_places, MemoryPlan* plan) {
   RETURN_IF_ERROR(CheckShape(*config));
-  std::unique_ptr<DeviceWeights> weights(new DeviceWeights(config, tensors, precision, expert_places));
+  std::unique_ptr<DeviceWeights> weights(new DeviceWeights(config, tensors, precision, fp8, expert_places));
   RETURN_IF_ERROR(weights->PlanAll(plan));
   weights->LogDequantised();
   return weights;
@@ -87,7 +87,7 @@ absl::Status DeviceWeights::PlanLayer(int layer, MemoryPlan* plan) {
   const LayerTensors& from = tensors_.layers[layer];
   DeviceLayer& to = model_.layers[layer];
   const auto matrix = [&](MatrixSource source, Matrix* matrix) {
-    const DType type = StoredType(source, precision_);
+    const DType type = StoredType(source, precision_, fp8_);
     PlanMatrix(std::move(source), type, matrix, plan);
   };
   PlanVector(Floats(from.operator_norm), &to.operator_norm, plan);
@@ -122,7 +122,8 @@ absl::Status DeviceWeights::PlanExperts(int layer, MemoryPlan* plan) {
   }
   const auto places = [&](const MatrixSource& all, int64_t rows, Matrix* matrix) {
     const auto columns = static_cast<uint64_t>(all.columns());
-    *matrix = {StoredType(all, precision_), static_cast<int>(rows * expert_places_), static_cast<int>(all.columns())};
+    *matrix = {StoredType(all, precision_, fp8_), static_cast<int>(rows * expert_places_),
+               static_cast<int>(all.columns())};
     const auto count = static_cast<uint64_t>(matrix->rows);
     MatrixItem item{matrix, all, 0, 0, false};
     item.data = plan->AddBytes(MemoryPlan::Part::kExperts, count * DataBytes(matrix->type, columns));
@@ -171,7 +172,8 @@ void DeviceWeights::PlanVector(std::vector<float> values, const float** to, Memo
 void DeviceWeights::Bind(std::byte* memory) {
   for (MatrixItem& item : matrices_) {
     item.to->data = memory + item.data;
-    if (item.to->type == DType::kQ4_0) item.to->scales = reinterpret_cast<const uint16_t*>(memory + item.scales);
+    if (item.to->type == DType::kQ4_0 || item.to->type == kFp8)
+      item.to->scales = reinterpret_cast<const uint16_t*>(memory + item.scales);
   }
   for (VectorItem& item : vectors_) *item.to = reinterpret_cast<const float*>(memory + item.data);
   if (tensors_.head.data == tensors_.embedding.data) model_.head = model_.embedding;

@@ -37,7 +37,8 @@ struct DeviceModel {
 };
 
 // The weights of a model on one device: BF16 and Q4_0 as in the file, all others dequantised to `precision`, kBF16 or
-// kF32, which is that of activations. A Q4_0 product in float32 is that of the very same numbers.
+// kF32, which is that of activations. A Q4_0 product in float32 is that of the very same numbers. With `fp8`, layers'
+// matrices that the file has in floats are FP8, but for routers.
 //
 // Each MoE layer has `expert_places` places, for as many experts; who is in them is ExpertPlaces' matter.
 class DeviceWeights {
@@ -45,7 +46,8 @@ class DeviceWeights {
   // Takes its part of the plan. `config` and `tensors` must outlive *this. kInvalidArgument if the kernels do not know
   // such a shape.
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Plan(const ModelConfig* config, const ModelTensors* tensors,
-                                                             DType precision, int expert_places, MemoryPlan* plan);
+                                                             DType precision, bool fp8, int expert_places,
+                                                             MemoryPlan* plan);
   // What was planned begins at `memory`. Nothing below, nor the model, may be used before.
   void Bind(std::byte* memory);
 
@@ -72,8 +74,8 @@ class DeviceWeights {
     uint64_t data = 0;
   };
 
-  DeviceWeights(const ModelConfig* config, const ModelTensors* tensors, DType precision, int expert_places)
-      : config_(*config), tensors_(*tensors), precision_(precision), expert_places_(expert_places) {}
+  DeviceWeights(const ModelConfig* config, const ModelTensors* tensors, DType precision, bool fp8, int expert_places)
+      : config_(*config), tensors_(*tensors), precision_(precision), fp8_(fp8), expert_places_(expert_places) {}
   absl::Status PlanAll(MemoryPlan* plan);
   absl::Status PlanLayer(int layer, MemoryPlan* plan);
   absl::Status PlanExperts(int layer, MemoryPlan* plan);
@@ -85,6 +87,7 @@ class DeviceWeights {
   const ModelConfig& config_;
   const ModelTensors& tensors_;
   const DType precision_;
+  const bool fp8_;
   const int expert_places_;
   DeviceModel model_;
   std::vector<MatrixItem> matrices_;

@@ -25,11 +25,17 @@ struct RoutedRows {
 // Wait.
 class ExpertRunner : public braid::ExpertRunner {
  public:
-  // On the step's stream, outside of captures.
-  virtual absl::Status Begin(cudaStream_t stream) { return absl::OkStatus(); }
-  // From Begin on: what Enqueue will enqueue depends on this and on its rows alone. A graph may be launched as long as
-  // steps have the key that it was captured under, which no two runners share; 0: this step must not be captured.
-  virtual uint64_t capture_key() const { return 1; }
+  ExpertRunner();
+  // No other runner has had it: what was captured with one is of no use for the next.
+  uint64_t id() const { return id_; }
+
+  // Whether the step at hand may be captured, or replayed as it was captured: nothing is done then that a graph cannot
+  // hold, and nothing is different from step to step but what lies in device memory.
+  virtual bool capturable() const { return true; }
+  // What a capture depends on besides its rows: a graph is of use for steps of the shape that it was captured for.
+  virtual uint64_t capture_shape() const { return 0; }
+  // Whether Wait may ask for the step at hand once more.
+  virtual bool may_run_again() const { return false; }
   // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
   // neither allocates nor waits.
   virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;

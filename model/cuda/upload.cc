@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/synchronization/mutex.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "kernels/cuda/quantize_fp8.h"
 #include "kernels/half.h"
 #include "kernels/ref/dequant.h"
 #include "model/tensor_rows.h"
@@ -33,27 +35,39 @@ class RowWriter {
   RowWriter(const MatrixSource& source, DType type) : source_(source), type_(type) {
     for (const TensorView* part : source.parts) readers_.emplace_back(*part);
   }
-  void Write(int64_t row, std::byte* data, std::byte* scales) {
+  absl::Status Write(int64_t row, std::byte* data, std::byte* scales) {
     const RowAt at = FindRow(source_, row);
     const TensorView& part = *source_.parts[at.part];
     const std::byte* const from = readers_[at.part].Row(at.row);
-    if (part.dtype != type_) return Dequantized(part, from, data);
-    if (type_ != DType::kQ4_0) return void(std::memcpy(data, from, readers_[at.part].row_bytes()));
-    for (int64_t block = 0; block < part.columns / kQ4Block; ++block) {
-      std::memcpy(scales + 2 * block, from + 18 * block, 2);
-      std::memcpy(data + 16 * block, from + 18 * block + 2, 16);
+    if (part.dtype == type_ && type_ == DType::kQ4_0) {
+      Split(from, part.columns / kQ4Block, data, scales);
+    } else if (part.dtype == type_) {
+      std::memcpy(data, from, readers_[at.part].row_bytes());
+    } else if (type_ == DType::kF32) {
+      Dequantize(part.dtype, from, part.columns, reinterpret_cast<float*>(data));
+    } else {
+      floats_.resize(static_cast<size_t>(part.columns));
+      Dequantize(part.dtype, from, part.columns, floats_.data());
+      if (type_ == kFp8) return Quantize(part, data, scales);
+      Round(reinterpret_cast<uint16_t*>(data));
     }
+    return absl::OkStatus();
   }
 
  private:
-  void Dequantized(const TensorView& part, const std::byte* from, std::byte* to) {
-    const auto columns = static_cast<size_t>(part.columns);
-    if (type_ == DType::kF32) return Dequantize(part.dtype, from, part.columns, reinterpret_cast<float*>(to));
-    CHECK(type_ == DType::kBF16);
-    floats_.resize(columns);
-    Dequantize(part.dtype, from, part.columns, floats_.data());
-    auto* const rounded = reinterpret_cast<uint16_t*>(to);
-    for (size_t i = 0; i < columns; ++i) rounded[i] = BFloat16FromFloat(floats_[i]);
+  static void Split(const std::byte* blocks, int64_t count, std::byte* quants, std::byte* scales) {
+    for (int64_t block = 0; block < count; ++block) {
+      std::memcpy(scales + 2 * block, blocks + 18 * block, 2);
+      std::memcpy(quants + 16 * block, blocks + 18 * block + 2, 16);
+    }
+  }
+  void Round(uint16_t* to) const {
+    for (size_t i = 0; i < floats_.size(); ++i) to[i] = BFloat16FromFloat(floats_[i]);
+  }
+  absl::Status Quantize(const TensorView& part, std::byte* data, std::byte* scales) const {
+    const absl::Status status = QuantizeFp8(floats_.data(), static_cast<int>(part.columns),
+                                            reinterpret_cast<uint8_t*>(data), reinterpret_cast<uint16_t*>(scales));
+    return status.ok() ? status : Annotate(status, "tensor '" + part.name + "'");
   }
 
   const MatrixSource& source_;
@@ -70,18 +84,23 @@ int64_t MatrixSource::rows() const {
   return sum;
 }
 
-DType StoredType(const MatrixSource& source, DType precision) {
+DType StoredType(const MatrixSource& source, DType precision, bool fp8) {
+  const auto all = [&](const auto& is) { return std::all_of(source.parts.begin(), source.parts.end(), is); };
+  const auto is_float = [](const TensorView* part) { return Info(part->dtype).elements == 1; };
+  if (fp8 && source.columns() % 16 == 0 && all(is_float)) return kFp8;
   const DType type = source.parts.front()->dtype;
   const bool read = type == DType::kBF16 || type == DType::kQ4_0 || type == precision;
-  const bool same = std::all_of(source.parts.begin(), source.parts.end(),
-                                [&](const TensorView* part) { return part->dtype == type; });
-  return read && same ? type : precision;
+  return read && all([&](const TensorView* part) { return part->dtype == type; }) ? type : precision;
 }
 
 uint64_t DataBytes(DType type, uint64_t columns) {
+  if (type == kFp8) return columns;
   return type == DType::kQ4_0 ? columns / 2 : RowBytes(type, columns);
 }
-uint64_t ScaleBytes(DType type, uint64_t columns) { return type == DType::kQ4_0 ? columns / kQ4Block * 2 : 0; }
+uint64_t ScaleBytes(DType type, uint64_t columns) {
+  if (type == kFp8) return 2 * static_cast<uint64_t>(Fp8Blocks(static_cast<int>(columns)));
+  return type == DType::kQ4_0 ? columns / kQ4Block * 2 : 0;
+}
 
 absl::StatusOr<std::unique_ptr<Uploader>> Uploader::Create(ThreadPool* pool) {
   std::unique_ptr<Uploader> uploader(new Uploader(pool));
@@ -115,17 +134,24 @@ absl::Status Uploader::Sent(uint64_t bytes) {
   return CudaError(cudaEventRecord(buffers_[current_].sent.get(), stream_.get()), "copying weights to the device");
 }
 
-void Uploader::FillRows(const MatrixSource& from, DType type, int64_t first, int64_t rows, std::byte* buffer) {
+absl::Status Uploader::FillRows(const MatrixSource& from, DType type, int64_t first, int64_t rows, std::byte* buffer) {
   const auto columns = static_cast<uint64_t>(from.columns());
   const uint64_t data_bytes = DataBytes(type, columns), scale_bytes = ScaleBytes(type, columns);
   std::byte* const scales = buffer + static_cast<uint64_t>(rows) * data_bytes;
+  absl::Mutex mutex;
+  absl::Status error;
   pool_.ParallelFor(static_cast<int>(rows), 16, [&](int begin, int end) {
     RowWriter writer(from, type);
     for (int64_t row = begin; row < end; ++row) {
-      writer.Write(first + row, buffer + static_cast<uint64_t>(row) * data_bytes,
-                   scales + static_cast<uint64_t>(row) * scale_bytes);
+      const absl::Status status = writer.Write(first + row, buffer + static_cast<uint64_t>(row) * data_bytes,
+                                               scales + static_cast<uint64_t>(row) * scale_bytes);
+      if (status.ok()) continue;
+      absl::MutexLock lock(&mutex);
+      error.Update(status);
+      return;
     }
   });
+  return error;
 }
 
 absl::Status Uploader::Put(const MatrixSource& from, const Matrix& to, int64_t first_row) {
@@ -139,7 +165,7 @@ absl::Status Uploader::Put(const MatrixSource& from, const Matrix& to, int64_t f
     const int64_t rows = std::min(piece_rows, from.rows() - begin);
     const auto count = static_cast<uint64_t>(rows), at = static_cast<uint64_t>(first_row + begin);
     ASSIGN_OR_RETURN(std::byte* const buffer, Take());
-    FillRows(from, to.type, begin, rows, buffer);
+    RETURN_IF_ERROR(FillRows(from, to.type, begin, rows, buffer));
     RETURN_IF_ERROR(Send(buffer, count * data_bytes, static_cast<const std::byte*>(to.data) + at * data_bytes));
     if (scale_bytes > 0) {
       RETURN_IF_ERROR(Send(buffer + count * data_bytes, count * scale_bytes,

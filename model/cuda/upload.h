@@ -29,8 +29,8 @@ struct MatrixSource {
 };
 
 // How the matrix is stored on a device whose activations are `precision`: as in the file if kernels read that and all
-// parts have it, else dequantised to `precision`.
-DType StoredType(const MatrixSource& source, DType precision);
+// parts have it, else dequantised to `precision`. With `fp8`, what the file has in floats is quantised to kFp8.
+DType StoredType(const MatrixSource& source, DType precision, bool fp8 = false);
 // Bytes of `columns` of a row: kQ4_0's quants are in `data`, its scales beside.
 uint64_t DataBytes(DType type, uint64_t columns);
 uint64_t ScaleBytes(DType type, uint64_t columns);
@@ -62,7 +62,7 @@ class Uploader {
   absl::StatusOr<std::byte*> Take();
   absl::Status Send(const std::byte* from, uint64_t bytes, const void* to);
   absl::Status Sent(uint64_t bytes);  // from the buffer taken last
-  void FillRows(const MatrixSource& from, DType type, int64_t first, int64_t rows, std::byte* buffer);
+  absl::Status FillRows(const MatrixSource& from, DType type, int64_t first, int64_t rows, std::byte* buffer);
 
   ThreadPool& pool_;
   std::function<bool()> stop_;
