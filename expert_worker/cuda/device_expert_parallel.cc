@@ -330,9 +330,11 @@ absl::Status ExpertParallel::Compute(const Pass& pass, cudaStream_t stream) {
     rows_max = 0;
     for (int rank = 0; rank < place_.size; ++rank) rows_max += CountsOf(rank, place_.rank)[1];
   }
-  RETURN_IF_ERROR(ffn_->Enqueue({pass.rows.layer, shape.D, shape.type, scratch_.received, scratch_.source,
-                                 scratch_.offsets, rows_max, scratch_.y},
-                                stream));
+  if (rows_max > 0) {
+    RETURN_IF_ERROR(ffn_->Enqueue({pass.rows.layer, shape.D, shape.type, scratch_.received, scratch_.source,
+                                   scratch_.offsets, rows_max, scratch_.y},
+                                  stream));
+  }
   SendResults results{shape, pass.name, scratch_.asked, scratch_.owed, scratch_.group_row_of, scratch_.y};
   results.faults = tables_.faults;
   results.send = scratch_.send_results;

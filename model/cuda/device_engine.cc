@@ -225,30 +225,7 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   logits_end_ = PieceEnd(0, shape_.wanted);
   if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
   graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-  return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
-                     [&] { return EnqueueStep(runner); });
-}
-
-absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
-  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, runner, stream_.get()));
-  return shape_.wanted == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, shape_.wanted), stream_.get());
-}
-
-void DeviceEngine::PrepareToRunAgain() {
-  for (const Chunk& chunk : rows_.chunks) {
-    if (static_cast<int>(chunk.tokens.size()) <= ShortRunTokens(config_)) continue;
-    const int copy = states_->sizes().copies() + static_cast<int>(before_.size());
-    before_.push_back({chunk.cache->conv_slot, chunk.position, copy});
-    states_->Save(chunk.cache->conv_slot, chunk.position, copy);
-  }
-}
-
-absl::Status DeviceEngine::RunAgain() {
-  for (const ColumnsBefore& before : before_) states_->Restore(before.copy, before.position, before.conv_slot);
-  RETURN_IF_ERROR(states_->TakeError());
-  logits_begin_ = 0;
-  logits_end_ = PieceEnd(0, shape_.wanted);
-  return EnqueueStep(runner_);
+  return graphs_.Run(shape, runner == nullptr ? 0 : runner->capture_shape(), stream_.get(), enqueue);
 }
 
 absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
