@@ -1,8 +1,9 @@
 # The kernels of kernels/cuda, compiled by nvcc for every architecture we serve on, where a toolkit is installed.
 #
 # braid_cuda_kernels(NAME KERNELS a.cu b.cu)   the target NAME: an object a.cu.o for each, and a.cu.ptxas, what the
-#   assembler said of it. A warning, a spilled register or local memory is an error. Built with everything else only if
-#   BRAID_CUDA is on; the test cuda_kernels_compile builds it wherever there is an nvcc.
+#   assembler said of it. A warning, a spilled register or local memory is an error. With BRAID_CUDA it is a library,
+#   to be linked with what calls the kernels; else it is built by nobody but the test cuda_kernels_compile, wherever
+#   there is an nvcc.
 option(BRAID_CUDA "Build the CUDA kernels" OFF)
 find_program(BRAID_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin /opt/cuda/bin)
 set(BRAID_CUDA_ARCHITECTURES 80 90a 100a CACHE STRING "GPUs to compile kernels for")
@@ -49,12 +50,24 @@ function(braid_cuda_kernels name)
       DEPENDS ${source} DEPFILE ${object}.d COMMENT "Compiling ${kernel} for ${BRAID_CUDA_ARCHITECTURES}" VERBATIM)
     list(APPEND objects ${object})
   endforeach()
-  if(BRAID_CUDA)
-    add_custom_target(${name} ALL DEPENDS ${objects})
-  else()
+  if(NOT BRAID_CUDA)
     add_custom_target(${name} DEPENDS ${objects})
+    return()
   endif()
+  set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+  add_library(${name} STATIC ${objects})
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(${name} PUBLIC braid_cudart)
 endfunction()
+
+# The runtime is linked in: a machine to serve on needs the driver, and no toolkit.
+if(BRAID_CUDA)
+  get_filename_component(toolkit ${BRAID_NVCC} REALPATH)
+  get_filename_component(toolkit ${toolkit} DIRECTORY)
+  find_library(BRAID_CUDART NAMES libcudart_static.a cudart HINTS ${toolkit}/../lib64 ${toolkit}/../lib REQUIRED)
+  add_library(braid_cudart INTERFACE)
+  target_link_libraries(braid_cudart INTERFACE ${BRAID_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+endif()
 
 if(BUILD_TESTING AND BRAID_NVCC)
   add_test(NAME cuda_kernels_compile COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target kernels_cuda)

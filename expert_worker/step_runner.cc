@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/planted_bug.h"
+#include "base/rng.h"
 #include "base/status.h"
 #include "expert_worker/logit_edits.h"
 #include "expert_worker/logprobs.h"
@@ -45,21 +46,28 @@ int LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
 // others.
 struct StepRunner::Job {
   OwnedSequence* sequence = nullptr;
-  int first_row = 0, rows = 1;   // 0: sequence->score_next instead
-  std::span<float> logits = {};  // (rows, V), once they are there
-  uint32_t position = 0;         // of the token that the first row is about
-  TokenId token = 0;             // the token there, when scoring
+  int first_row = 0, rows = 1;          // 0: sequence->score_next instead
+  std::span<float> logits = {};         // (rows, V), once they are there; or
+  std::span<const TokenId> drawn = {};  // (rows), -1: there was none to draw
+  uint32_t position = 0;                // of the token that the first row is about
+  TokenId token = 0;                    // the token there, when scoring
   v1::TokenLogprob* score = nullptr;
   v1::Sampled* sampled = nullptr;  // not null: sample, else score, else keep the row for the next score
   std::span<const TokenId> drafts = {};
 };
 
+// Of the token behind a row.
+uint32_t StepRunner::PositionOf(const Job& job, int row) {
+  return job.position + (Planted(Bug::kDraftsShareRandomNumber) ? 0 : static_cast<uint32_t>(row));
+}
+
 StepRunner::StepRunner(const ModelConfig* config, SequenceStates* states, ThreadPool* pool, ForwardFn forward,
-                       Options options, LogitsFn logits)
+                       Options options, LogitsFn logits, DrawFn draw)
     : config_(config),
       pool_(pool),
       forward_(std::move(forward)),
       logits_fn_(std::move(logits)),
+      draw_fn_(std::move(draw)),
       options_(std::move(options)),
       table_(config, states) {}
 
@@ -181,6 +189,59 @@ void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& 
 }
 
 absl::Status StepRunner::RunJobs(std::span<Job> jobs) {
+  if (logits_fn_ && jobs.empty()) return logits_fn_(0, 0, &logits_);  // the forward pass may not be done
+  if (!draw_fn_) return RunJobsOnHost(jobs);
+  std::vector<Job> on_host;
+  for (const Job& job : jobs)
+    if (!CanDraw(job)) on_host.push_back(job);
+  RETURN_IF_ERROR(RunJobsOnHost(on_host));  // first: see Engine::Draw
+  on_host.clear();
+  RETURN_IF_ERROR(DrawJobs(jobs, &on_host));
+  return RunJobsOnHost(on_host);
+}
+
+// Nobody wants more of its rows than tokens, and these depend on the rows alone.
+bool StepRunner::CanDraw(const Job& job) {
+  if (job.sampled == nullptr || job.sequence->start.want_logprobs()) return false;
+  const v1::SamplingParams& params = job.sequence->start.sampling();
+  return !UsesCounts(params) && params.logit_bias().empty();
+}
+
+absl::Status StepRunner::DrawJobs(std::span<Job> jobs, std::vector<Job>* left) {
+  std::vector<Engine::DrawnRow> rows;
+  std::vector<Job> drawing;
+  for (const Job& job : jobs) {
+    if (!CanDraw(job)) continue;
+    const v1::SamplingParams& params = job.sequence->start.sampling();
+    for (int i = 0; i < job.rows; ++i) {
+      rows.push_back({.row = job.first_row + i,
+                      .temperature = params.temperature(),
+                      .top_k = static_cast<int>(params.top_k()),
+                      .top_p = params.top_p(),
+                      .min_p = params.min_p(),
+                      .uniform = UniformAt(params.seed(), params.choice(), PositionOf(job, i))});
+    }
+    drawing.push_back(job);
+  }
+  if (rows.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(draw_fn_(rows, &drawn_));
+  CHECK_EQ(drawn_.size(), rows.size());
+  size_t at = 0, drawn = 0;
+  for (Job& job : drawing) {
+    const std::span<const TokenId> tokens = std::span(drawn_).subspan(at, static_cast<size_t>(job.rows));
+    at += tokens.size();
+    if (tokens[0] < 0) {
+      left->push_back(job);  // why, is for us to find out
+      continue;
+    }
+    job.drawn = tokens;
+    drawing[drawn++] = job;
+  }
+  RunJobsOfPiece(std::span(drawing).first(drawn));
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::RunJobsOnHost(std::span<Job> jobs) {
   const size_t V = static_cast<size_t>(config_->vocab_size);
   for (size_t begin = 0, end; begin < jobs.size(); begin = end) {
     const int first_row = logits_fn_ ? jobs[begin].first_row : 0;
@@ -241,23 +302,33 @@ void StepRunner::KeepForNextScore(const Job& job) const {
 absl::Status StepRunner::Sample(const Job& job) const {
   const size_t V = static_cast<size_t>(config_->vocab_size);
   v1::TokenLogprob* token = job.sampled->mutable_token();
-  RETURN_IF_ERROR(SampleOne(*job.sequence, job.logits.first(V), job.position, token));
+  RETURN_IF_ERROR(SampleRow(job, 0, token));
   const auto is_right = [&](size_t i) {
     return token->token() == job.drafts[i] || (Planted(Bug::kTakesAWrongDraft) && i == 1);
   };
+  const auto is_finite = [&](size_t row) {
+    return job.drawn.empty() ? AllFinite(job.logits.subspan(row * V, V)) : job.drawn[row] >= 0;
+  };
   for (size_t i = 0; i < job.drafts.size() && is_right(i); ++i) {
-    const std::span<float> row = job.logits.subspan((i + 1) * V, V);
-    if (!AllFinite(row)) break;  // the next step finds that out, when the tokens before it are delivered
+    if (!is_finite(i + 1)) break;  // the next step finds that out, when the tokens before it are delivered
     if (Planted(Bug::kForgetsToCountDrafts)) {
       ++job.sequence->length;
     } else {
       job.sequence->Append(job.drafts[i]);
     }
     token = job.sampled->add_more();
-    const uint32_t behind = Planted(Bug::kDraftsShareRandomNumber) ? 0 : static_cast<uint32_t>(i) + 1;
-    RETURN_IF_ERROR(SampleOne(*job.sequence, row, job.position + behind, token));
+    RETURN_IF_ERROR(SampleRow(job, i + 1, token));
   }
   return absl::OkStatus();
+}
+
+absl::Status StepRunner::SampleRow(const Job& job, size_t row, v1::TokenLogprob* out) const {
+  if (!job.drawn.empty()) {
+    out->set_token(job.drawn[row]);
+    return absl::OkStatus();
+  }
+  const size_t V = static_cast<size_t>(config_->vocab_size);
+  return SampleOne(*job.sequence, job.logits.subspan(row * V, V), PositionOf(job, static_cast<int>(row)), out);
 }
 
 absl::Status StepRunner::SampleOne(const OwnedSequence& sequence, std::span<float> logits, uint32_t position,

@@ -122,7 +122,11 @@ class WorkerImpl : public Worker {
             {.step_tokens_max = options.step_tokens_max, .masked = TokensToMask(*model)},
             [this](int begin, int end, std::vector<float>* logits) {
               return backend_->engine().Logits(begin, end, logits);
-            }),
+            },
+            backend_->engine().draws()
+                ? [this](std::span<const Engine::DrawnRow> rows,
+                         std::vector<TokenId>* tokens) { return backend_->engine().Draw(rows, tokens); }
+                : StepRunner::DrawFn()),
         threads_(
             {.config = &config_,
              .exchanges = &backend_->exchanges(),

@@ -23,12 +23,14 @@ class Engine {
 
   // Runs one step over `chunks` (may be empty: the MoE layers still run, for the peers' sake). `logits` gets (L, V)
   // rows in the order of the chunks and positions that asked for them; if it is null Logits does that, and the step may
-  // still run when this returns. On an error, of this or of what waits for the step, nothing of it may be used; sequences
-  // can go on from where their chunks began, see ShortRunTokens. REQUIRES: at most kStepRowsMax rows over all chunks.
+  // still run when this returns. On an error, of this or of what waits for the step, nothing of it may be used;
+  // sequences can go on from where their chunks began, see ShortRunTokens. REQUIRES: at most kStepRowsMax rows over all
+  // chunks.
   virtual absl::Status Run(std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) = 0;
 
   // The rows [begin, end) of the L that the last step asked for: a vocabulary is long, and a caller that looks at few
-  // rows at a time needs no memory for all. REQUIRES: the last Run has returned OK.
+  // rows at a time needs no memory for all. Returns once the step is done, also for no rows. REQUIRES: the last Run has
+  // returned OK.
   virtual absl::Status Logits(int begin, int end, std::vector<float>* logits) = 0;
 
   // What is drawn from one of the L rows: temperature 0 takes the best token.
@@ -40,11 +42,9 @@ class Engine {
   // Whether Draw is there.
   virtual bool draws() const { return false; }
   // A token for each of `rows`, by the worker's rule for what a row names, among the ids that are not masked. -1: the
-  // caller has to look at the row's logits, which may not be finite. REQUIRES: as Logits, and draws().
+  // caller has to look at the row's logits, which may not be finite. REQUIRES: as Logits, and draws(). Costs least
+  // after all calls of Logits.
   virtual absl::Status Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens);
-
-  // Returns once the last step is done, for who asks for no logits of it. An error is the step's.
-  virtual absl::Status Finish() { return absl::OkStatus(); }
 
   // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
   virtual void Profile(StepProfile* profile) {}

@@ -270,15 +270,11 @@ absl::Status DeviceEngine::WaitForStream() {
   return CudaError(cudaEventSynchronize(done_.get()), "running a step on the device");
 }
 
-absl::Status DeviceEngine::Finish() {
-  return WaitFor([] { return absl::OkStatus(); });
-}
-
 absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits) {
   CHECK(begin >= 0 && begin <= end && end <= static_cast<int>(rows_.wanted.size()));
   const auto V = static_cast<size_t>(config_.vocab_size);
   logits->resize(static_cast<size_t>(end - begin) * V);
-  if (begin == end) return Finish();
+  if (begin == end) return WaitFor([] { return absl::OkStatus(); });
   for (int at = begin, piece_end; at < end; at = piece_end) {
     piece_end = PieceEnd(at, end);
     const size_t bytes = static_cast<size_t>(piece_end - at) * V * sizeof(float);

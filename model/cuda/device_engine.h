@@ -78,7 +78,6 @@ class DeviceEngine : public Engine {
   absl::Status Logits(int begin, int end, std::vector<float>* logits) override;
   bool draws() const override { return true; }
   absl::Status Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) override;
-  absl::Status Finish() override;
   braid::ExpertFfn& experts() override;  // not for hidden states in host memory: ends the program if it is run
 
   DeviceStates& states() { return *states_; }
