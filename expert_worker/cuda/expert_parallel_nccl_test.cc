@@ -6,6 +6,7 @@
 
 #include "expert_worker/cuda/test_experts.h"
 #include "expert_worker/exchange/nccl.h"
+#include "model/cuda/engine_fixture.h"
 #include "tests/cuda_emulator/fake_cuda.h"
 #include "tests/cuda_emulator/simt.h"
 
@@ -21,7 +22,8 @@ class ExpertParallelOverNccl : public testing::Test {
   ~ExpertParallelOverNccl() override { fake::Reset(); }
 
   // body(rank, exchange) on a thread for each rank, connected.
-  static void OnEachConnected(int size, const std::function<void(int rank, DeviceExchange* exchange)>& body) {
+  static void OnEachConnected(int size, const std::function<void(int rank, DeviceExchange* exchange)>& body,
+                              const ModelConfig& config = kConfig) {
     std::vector<std::string> addresses(size);
     std::barrier prepared(size), finished(size);
     OnEachRank(size, [&](int rank) {
@@ -31,7 +33,7 @@ class ExpertParallelOverNccl : public testing::Test {
           {.epoch = 3,
            .rank = rank,
            .size = size,
-           .message_bytes_max = ExpertParallel::MessageBytesMax(kConfig, Rank<__nv_bfloat16>::WithType(kSmall))});
+           .message_bytes_max = ExpertParallel::MessageBytesMax(config, Rank<__nv_bfloat16>::WithType(kSmall))});
       EXPECT_TRUE(exchange.ok()) << exchange.status();
       addresses[rank] = (*exchange)->address();
       prepared.arrive_and_wait();
@@ -88,6 +90,64 @@ TEST_F(ExpertParallelOverNccl, FindsARankThatRunsAnotherStep) {
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
     EXPECT_EQ(rank.parallel->suspects(), std::vector<int>{1 - at});
   });
+}
+
+// The whole model: each device has a sequence of its own, and some of the experts.
+TEST_F(ExpertParallelOverNccl, EnginesOfAGroupGiveTheBitsOfOne) {
+  const int size = simt::kManyThreads ? 3 : 2;
+  const TinyModel model(DType::kBF16);
+  const ModelConfig& config = model.config;
+  // Steps by their rows on each rank: prefill exactly and in passes, decode in slots and from graphs.
+  const std::vector<std::vector<int>> steps = {{20, 11, 0}, {1, 1, 9}, {1, 1, 1}, {1, 1, 1}, {1, 0, 1},
+                                               {1, 1, 1},   {4, 1, 1}, {0, 1, 1}, {1, 1, 1}};
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::vector<float>> expected;
+  {
+    DeviceFixture alone(&config, &model.tensors, SmallOptions(DType::kBF16));
+    for (int rank = 0; rank < size; ++rank) {
+      int count = 0;
+      for (const std::vector<int>& rows : steps) count += rows[rank];
+      tokens.push_back(model.Tokens(count, 1 + rank));
+      expected.push_back(alone.Logits(tokens.back(), 100));
+    }
+  }
+  const ExpertParallel::Options parallel_options = Rank<__nv_bfloat16>::WithType(kSmall);
+  const std::vector<ExpertRanks> placement = RandomPlacement(size, 5, config);
+  OnEachConnected(
+      size,
+      [&](int at, DeviceExchange* exchange) {
+        DeviceEngineOptions options = SmallOptions(DType::kBF16);
+        options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
+        options.exchange_bytes = ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
+        ThreadPool pool(1);
+        auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model.tensors, &pool, options);
+        ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
+        std::vector<bool> here;
+        for (const ExpertRanks& layer : placement)
+          for (int e = 0; e < config.experts; ++e) here.push_back(layer.IsAt(e, at));
+        const auto ffn = engine->MakeExpertFfn(*engine->LoadExperts(here, NeverStop));
+        auto experts = ExpertParallel::Make(
+            &config, ffn.get(), exchange,
+            {.rank = at, .size = size, .step_tokens_max = options.step_tokens_max, .placement = placement},
+            parallel_options, {engine->exchange_memory(), options.exchange_bytes});
+        ASSERT_TRUE(experts.ok()) << experts.status();
+
+        SequenceCache cache{.blocks = {3, 1}, .conv_slot = 2};
+        std::vector<float> all;
+        int position = 0;
+        for (size_t step = 0; step < steps.size(); ++step) {
+          const int rows = steps[step][at];
+          (*experts)->BeginStep(step + 1, *std::max_element(steps[step].begin(), steps[step].end()));
+          const Chunk chunk{&cache, position, std::span(tokens[at]).subspan(position, rows), Chunk::Logits::kAll};
+          std::vector<float> logits;
+          ASSERT_EQ(engine->Run({&chunk, rows > 0 ? 1u : 0u}, (*experts)->runner(), &logits), absl::OkStatus());
+          all.insert(all.end(), logits.begin(), logits.end());
+          position += rows;
+        }
+        EXPECT_GT(engine->graphs(), 0);
+        EXPECT_TRUE(SameBits(all, expected[at])) << at;
+      },
+      config);
 }
 
 }  // namespace

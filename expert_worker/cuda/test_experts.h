@@ -118,12 +118,12 @@ class TestFfn : public ExpertFfn {
 };
 
 // By layer and expert, a share of the ranks.
-inline std::vector<ExpertRanks> RandomPlacement(int size, uint32_t seed) {
+inline std::vector<ExpertRanks> RandomPlacement(int size, uint32_t seed, const ModelConfig& config = kConfig) {
   RandomNumbers random(seed);
   std::vector<ExpertRanks> placement;
-  for (int l = 0; l < kConfig.moe_layer_count(); ++l) {
+  for (int l = 0; l < config.moe_layer_count(); ++l) {
     v1::LayerPlacement layer;
-    for (int e = 0; e < kExperts; ++e) {
+    for (int e = 0; e < config.experts; ++e) {
       std::vector<int> ranks;
       for (int rank = 0; rank < size; ++rank)
         if (random.Below(3) == 0) ranks.push_back(rank);
@@ -131,7 +131,7 @@ inline std::vector<ExpertRanks> RandomPlacement(int size, uint32_t seed) {
       layer.add_replicas(ranks.size());
       for (const int rank : ranks) layer.add_ranks(rank);
     }
-    placement.push_back(*ExpertRanks::Parse(layer, kExperts, size));
+    placement.push_back(*ExpertRanks::Parse(layer, config.experts, size));
   }
   return placement;
 }
