@@ -29,6 +29,7 @@ class Cluster:
     """
 
     host = "127.0.0.1"  # where the router listens
+    worker_program = BIN / "braid-expert-worker"
 
     def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1,
                  worker=BIN / "braid-expert-worker"):
@@ -89,13 +90,16 @@ class Cluster:
                     "--metrics-port", self.router_metrics_port,
                     *self.flags.get("router", []))
 
+    def worker_flags(self, index):
+        return self.flags.get("worker", [])
+
     def start_worker(self, index, prefix=()):
         """Also one more than there were, or one that has ended. `prefix` goes before the command."""
         while len(self.worker_metrics_ports) <= index:
             self.worker_metrics_ports.append(free_port())
-        self._start(f"worker-{index}", *prefix, self.worker, "--model", self.model,
+        self._start(f"worker-{index}", *prefix, self.worker_program, "--model", self.model,
                     "--router", f"{self.host}:{self.router_port}", "--name", f"worker-{index}", "--threads", 1,
-                    "--metrics-port", self.worker_metrics_ports[index], *self.flags.get("worker", []))
+                    "--metrics-port", self.worker_metrics_ports[index], *self.worker_flags(index))
 
     def log(self, name):
         return (self.logs / name).read_text(errors="replace")

@@ -1,26 +1,103 @@
-"""The GPU worker, end to end and without a GPU: real gateway, router and worker processes, of which the workers are
-linked with emulated kernels and fakes of CUDA's and NCCL's libraries (tests/cuda_emulator/README.md).
+"""Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked.
 
-In float32 the token ids are those of the CPU's workers. In bfloat16, what is served, they are others, and the same for
-any batch, chunk and number of workers, with graphs and without, whoever dies on the way.
+In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, and the same whatever the cluster.
 """
+import concurrent.futures
 import os
 import pathlib
 import signal
+import subprocess
+import time
 
 import pytest
 
-from cluster import Cluster, ROOT
-from faults.client import ask_together
-from faults.workload import Workload, demo_requests, undisturbed
-from same_bits_test import alone, ask, mixed_requests, together
+from cluster import BIN, Cluster
 
-EMULATED = pathlib.Path(os.environ.get("BRAID_TESTS", ROOT / "build/release/tests")) / "braid-expert-worker-emulated"
-TOKENS = 12
+EMULATED = pathlib.Path(os.environ.get("BRAID_TESTS", BIN.parent / "tests")) / "braid-expert-worker-emulated"
+pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason="the emulated worker is not built: no CUDA headers here")
 
-pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason=f"{EMULATED.name} is not built: no CUDA headers here")
+REQUESTS = [
+    {"prompt": "The river", "max_tokens": 12, "temperature": 0, "ignore_eos": True},
+    {"prompt": "Once there was a lighthouse keeper who counted the waves, and every evening", "max_tokens": 8,
+     "temperature": 1, "seed": 3, "ignore_eos": True},
+    {"prompt": "To be, or not", "max_tokens": 8, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7,
+     "frequency_penalty": 0.5, "ignore_eos": True},
+    {"prompt": "1, 2, 3, 1, 2, 3, 1, 2, 3,", "max_tokens": 10, "temperature": 0, "ignore_eos": True},
+]
 
 
-def gpu_cluster(workers, *worker_flags, router=()):
-    flags = {"worker": ["--device", "cuda", *worker_flags], "router": router}
-    return Cluster(workers=workers, worker=EMULATED, flags=flags)
+class Gpus(Cluster):
+    worker_program = EMULATED
+
+    def __init__(self, workers, precision="bf16", router=()):
+        # An emulated GPU is slow, and has no more memory than this machine gives it.
+        super().__init__(workers, flags={
+            "worker": ["--precision", precision, "--sequences-max", 8, "--step-tokens-max", 64],
+            "router": ["--heartbeat-timeout-ms", 10000, *router]})
+
+    def __enter__(self):
+        os.environ["FAKE_CUDA_DEVICES"] = "4"
+        return super().__enter__()
+
+    def worker_flags(self, index):
+        return ["--device", f"cuda:{index}", *super().worker_flags(index)]
+
+
+def ask(cluster, request):
+    status, answer = cluster.post("/v1/completions", {**request, "logprobs": 0})
+    assert status == 200, answer
+    return answer["choices"][0]["logprobs"]["tokens"]
+
+
+def answers(cluster):
+    """Each alone, then all at once, which must make no difference."""
+    alone = [ask(cluster, request) for request in REQUESTS]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda request: ask(cluster, request), REQUESTS)) == alone
+    return alone
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    with Cluster(workers=1) as cluster:
+        return answers(cluster)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_in_float32_its_answers_are_the_cpus(cpu, workers):
+    with Gpus(workers, "float32") as cluster:
+        assert answers(cluster) == cpu
+        assert cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"] == "cuda float32"
+
+
+def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster():
+    with Gpus(1) as cluster:
+        alone = answers(cluster)
+    with Gpus(2, router=["--chunk-tokens", 5]) as cluster:
+        assert answers(cluster) == alone
+
+
+def test_an_answer_goes_on_when_a_gpus_worker_is_killed():
+    request = {**REQUESTS[0], "max_tokens": 40}
+    with Gpus(2, "float32") as cluster:
+        expected = ask(cluster, request)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            before = cluster.worker_metric("braid_worker_steps_total", 0)
+            running = pool.submit(ask, cluster, request)
+            while cluster.worker_metric("braid_worker_steps_total", 0) < before + 5:
+                time.sleep(0.01)
+            cluster.processes["worker-1"].send_signal(signal.SIGKILL)
+            assert running.result() == expected
+
+
+@pytest.mark.parametrize("environment,words", [
+    ({"FAKE_CUDA_ERROR": "insufficient_driver"}, ["driver", "--device cpu"]),
+    ({"FAKE_CUDA_DEVICES": "0"}, ["GPU", "--device cpu"]),
+    ({"FAKE_CUDA_DEVICES": "1"}, ["cuda:3", "cuda:0", "--device cpu"]),
+], ids=["no driver", "no device", "no such device"])
+def test_one_sentence_says_what_is_missing(environment, words):
+    done = subprocess.run([EMULATED, "--model", "/no/such/model", "--device", "cuda:3"], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, **environment})
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert all(word in said for word in words), said
