@@ -60,13 +60,18 @@ function(braid_cuda_kernels name)
   target_link_libraries(${name} PUBLIC braid_cudart)
 endfunction()
 
-# The runtime is linked in: a machine to serve on needs the driver, and no toolkit.
+# What the host's side links. The runtime is linked in; cuBLASLt, which weighs half a gigabyte, is not.
 if(BRAID_CUDA)
   get_filename_component(toolkit ${BRAID_NVCC} REALPATH)
   get_filename_component(toolkit ${toolkit} DIRECTORY)
   find_library(BRAID_CUDART NAMES libcudart_static.a cudart HINTS ${toolkit}/../lib64 ${toolkit}/../lib REQUIRED)
   add_library(braid_cudart INTERFACE)
   target_link_libraries(braid_cudart INTERFACE ${BRAID_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+  add_library(braid_cublaslt INTERFACE)
+  if(BRAID_CUBLAS_HEADERS)
+    find_library(BRAID_CUBLASLT cublasLt HINTS ${toolkit}/../lib64 ${toolkit}/../lib REQUIRED)
+    target_link_libraries(braid_cublaslt INTERFACE ${BRAID_CUBLASLT} braid_cudart)
+  endif()
 endif()
 
 if(BUILD_TESTING AND BRAID_NVCC)

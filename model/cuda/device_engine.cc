@@ -47,13 +47,13 @@ DeviceEngine::DrawTable DeviceEngine::DrawTable::At(int rows, std::byte* memory)
 }
 
 absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Create(const Device& device, const ModelConfig* config,
-                                                                   const ModelTensors* tensors, ThreadPool* pool,
+                                                                   const ModelTensors* tensors,
                                                                    const DeviceEngineOptions& options) {
   CHECK(options.precision == DType::kBF16 || options.precision == DType::kF32);
   if (config->architecture == "checksum")
     return InvalidArgument("a checksum model has no kernels for a GPU: run with --device cpu");
   RETURN_IF_ERROR(UseDevice(device.index));
-  std::unique_ptr<DeviceEngine> engine(new DeviceEngine(device, config, pool, options));
+  std::unique_ptr<DeviceEngine> engine(new DeviceEngine(device, config, options));
   RETURN_IF_ERROR(engine->Plan(tensors));
   RETURN_IF_ERROR(engine->TakeMemory());
   return engine;
@@ -75,7 +75,11 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
     return InvalidArgument(fmt::format("a step can have {} rows, not {}: fewer sequences, or fewer tokens to a step",
                                        kStepRowsMax, rows_max));
   }
-  forward_ = std::make_unique<DeviceForward>(&config_, weights_.get(), rows_max, options_.logit_rows, &plan_);
+  if (!options_.exact) {
+    ASSIGN_OR_RETURN(fast_, DenseLinear::Create());
+  }
+  forward_ =
+      std::make_unique<DeviceForward>(&config_, weights_.get(), fast_.get(), rows_max, options_.logit_rows, &plan_);
   const int pairs = std::max(options_.expert_rows_max, rows_max * config_.experts_per_token);
   if (config_.experts > 0) expert_scratch_.Plan(config_, options_.precision, pairs, &plan_);
 
@@ -116,7 +120,7 @@ absl::Status DeviceEngine::PlanStates() {
 absl::Status DeviceEngine::TakeMemory() {
   ASSIGN_OR_RETURN(stream_, CreateStream());
   ASSIGN_OR_RETURN(done_, CreateEvent());
-  ASSIGN_OR_RETURN(uploader_, Uploader::Create(&pool_));
+  ASSIGN_OR_RETURN(uploader_, Uploader::Create(&load_pool_));
   ASSIGN_OR_RETURN(memory_, AllocateDevice(plan_.bytes()));
   for (InputBuffer& buffer : inputs_) {
     ASSIGN_OR_RETURN(buffer.memory, AllocatePinned(inputs_bytes_));

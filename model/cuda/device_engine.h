@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/thread_pool.h"
 #include "model/config.h"
+#include "model/cuda/dense_linear.h"
 #include "model/cuda/device.h"
 #include "model/cuda/device_forward.h"
 #include "model/cuda/device_states.h"
@@ -32,6 +33,7 @@ namespace braid::gpu {
 
 struct DeviceEngineOptions {
   DType precision = DType::kBF16;  // of activations; kF32 is for comparing with the CPU
+  bool exact = true;               // a row's bits do not depend on the rows beside it; else see DenseLinear
   bool fp8 = false;                // weights that the file has in floats are quantised as they are loaded
   int step_tokens_max = 1024;
   StateSizes states = {.blocks = 0, .sequences = 256};  // no blocks: as many as fit, and as the sequences can use
@@ -40,6 +42,7 @@ struct DeviceEngineOptions {
   int expert_rows_max = 0;      // (row, expert) pairs at once; 0: those of a step of this worker's own
   uint64_t exchange_bytes = 0;  // device memory for whoever exchanges hidden states, see exchange_memory
   uint64_t reserve_bytes = uint64_t{512} << 20;  // left alone: kernels, graphs, libraries
+  int load_threads = 1;                          // that convert weights on their way to the device
   bool graphs = true;                            // the same bits either way
   std::vector<TokenId> masked;                   // ids that Draw never draws: vocabulary rows without a token
 };
@@ -53,11 +56,10 @@ struct DeviceEngineOptions {
 // Used by one thread at a time, but for LoadExperts.
 class DeviceEngine : public Engine {
  public:
-  // Takes the memory; nothing is loaded yet. All pointers must outlive *this; `pool` is used while loading, by one
-  // thread at a time. kResourceExhausted with needed and available bytes, by part; kInvalidArgument if the kernels do
-  // not know such a model.
+  // Takes the memory; nothing is loaded yet. All pointers must outlive *this. kResourceExhausted with needed and
+  // available bytes, by part; kInvalidArgument if the kernels do not know such a model.
   static absl::StatusOr<std::unique_ptr<DeviceEngine>> Create(const Device& device, const ModelConfig* config,
-                                                              const ModelTensors* tensors, ThreadPool* pool,
+                                                              const ModelTensors* tensors,
                                                               const DeviceEngineOptions& options);
   ~DeviceEngine() override;
 
@@ -104,8 +106,8 @@ class DeviceEngine : public Engine {
     static DrawTable At(int rows, std::byte* memory);
   };
 
-  DeviceEngine(const Device& device, const ModelConfig* config, ThreadPool* pool, const DeviceEngineOptions& options)
-      : device_(device), config_(*config), pool_(*pool), options_(options) {}
+  DeviceEngine(const Device& device, const ModelConfig* config, const DeviceEngineOptions& options)
+      : device_(device), config_(*config), options_(options), load_pool_(options.load_threads) {}
   absl::Status Plan(const ModelTensors* tensors);
   absl::Status PlanStates();
   absl::Status TakeMemory();
@@ -130,8 +132,8 @@ class DeviceEngine : public Engine {
 
   const Device device_;
   const ModelConfig& config_;
-  ThreadPool& pool_;
   const DeviceEngineOptions options_;
+  ThreadPool load_pool_;
 
   MemoryPlan plan_;
   DeviceMemory memory_;  // planned by plan_
@@ -139,6 +141,7 @@ class DeviceEngine : public Engine {
   Event done_;
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<ExpertPlaces> places_;
+  std::unique_ptr<DenseLinear> fast_;  // nullptr: exact
   std::unique_ptr<DeviceForward> forward_;
   std::unique_ptr<DeviceStates> states_;
   ExpertScratch expert_scratch_;

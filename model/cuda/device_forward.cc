@@ -31,9 +31,14 @@ absl::Status Do(cudaStream_t stream, const Op& op, const Config&... config) {
 
 }  // namespace
 
-DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* weights, int rows_max, int logit_rows,
-                             MemoryPlan* plan)
-    : config_(*config), weights_(*weights), type_(weights->precision()), rows_max_(rows_max), logit_rows_(logit_rows) {
+DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast, int rows_max,
+                             int logit_rows, MemoryPlan* plan)
+    : config_(*config),
+      weights_(*weights),
+      fast_(fast),
+      type_(weights->precision()),
+      rows_max_(rows_max),
+      logit_rows_(logit_rows) {
   using Part = MemoryPlan::Part;
   int count[2] = {};
   for (const ModelConfig::LayerKind kind : config_.layers)
@@ -72,6 +77,7 @@ DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* wei
         std::min(kPartialNumbersMax, PagedAttention::PartialNumbers(rows_max, config_.heads, config_.head_dim, spans));
     plan_floats(&partials_, partials_max_);
   }
+  if (fast_ != nullptr) plan_bytes(&workspace_, Part::kActivations, DenseLinear::kWorkspaceBytes);
   plan_bytes(reinterpret_cast<void**>(&all_rows_), Part::kInputs, sizeof(int32_t) * 2 * (rows_max + 1));
 }
 
@@ -79,6 +85,7 @@ absl::Status DeviceForward::Bind(std::byte* memory, const DeviceStates* states, 
   states_ = states;
   for (const Planned& planned : planned_) *planned.to = memory + planned.at;
   if (normed_floats_ == nullptr) normed_floats_ = static_cast<float*>(normed_);  // float32, or there is no router
+  if (fast_ != nullptr) fast_->Bind(workspace_);
   std::vector<int32_t> offsets;
   for (int n = 0; n <= rows_max_; ++n) offsets.insert(offsets.end(), {0, n});
   return uploader.Put(offsets.data(), offsets.size() * sizeof(int32_t), all_rows_);
@@ -134,7 +141,15 @@ absl::Status DeviceForward::Linear(const Step& step, const Matrix& w, const void
   GroupedLinear op = DenseProduct(w, step.T(), x, y);
   op.y_type = y_type;
   op.swiglu = swiglu;
-  return Do(step.stream, op, Choose(op));
+  return Multiply(op, step.stream);
+}
+
+absl::Status DeviceForward::Multiply(const GroupedLinear& op, cudaStream_t stream) {
+  if (fast_ != nullptr) {
+    ASSIGN_OR_RETURN(const bool done, fast_->Enqueue(op, stream));
+    if (done) return absl::OkStatus();
+  }
+  return Do(stream, op, Choose(op));
 }
 
 absl::Status DeviceForward::Convolve(const Step& step, int layer) {
@@ -221,7 +236,7 @@ absl::Status DeviceForward::Head(int begin, int end, cudaStream_t stream) {
   const void* const x = static_cast<const std::byte*>(selected_) + begin * row_bytes;
   GroupedLinear op = DenseProduct(weights_.model().head, end - begin, x, logits_);
   op.y_type = DType::kF32;
-  return Do(stream, op, Choose(op));
+  return Multiply(op, stream);
 }
 
 }  // namespace braid::gpu

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "kernels/cuda/grouped_linear.h"
 #include "model/config.h"
+#include "model/cuda/dense_linear.h"
 #include "model/cuda/device_states.h"
 #include "model/cuda/device_weights.h"
 #include "model/cuda/experts.h"
@@ -21,10 +22,10 @@ namespace braid::gpu {
 // Activations are bfloat16, or float32, for comparing with the CPU; the residual stream is float32 in any case.
 class DeviceForward {
  public:
-  // Takes its part of the plan: for steps of at most `rows_max` rows, and `logit_rows` rows of logits at a time. All
-  // must outlive *this.
-  DeviceForward(const ModelConfig* config, const DeviceWeights* weights, int rows_max, int logit_rows,
-                MemoryPlan* plan);
+  // Takes its part of the plan, and of dense products' if `fast` is not nullptr: for steps of at most `rows_max` rows,
+  // and `logit_rows` rows of logits at a time. All must outlive *this.
+  DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast, int rows_max,
+                int logit_rows, MemoryPlan* plan);
   // `states` must outlive *this. Enqueues the upload of a table.
   absl::Status Bind(std::byte* memory, const DeviceStates* states, Uploader& uploader);
 
@@ -59,11 +60,13 @@ class DeviceForward {
   absl::Status NormWanted(const Step& step);
   // y = W x for `rows` rows.
   absl::Status Linear(const Step& step, const Matrix& w, const void* x, void* y, DType y_type, bool swiglu = false);
+  absl::Status Multiply(const GroupedLinear& op, cudaStream_t stream);
   GroupedLinear DenseProduct(const Matrix& w, int rows, const void* x, void* y) const;
   bool SplitSpans(const StepShape& shape) const;
 
   const ModelConfig& config_;
   const DeviceWeights& weights_;
+  DenseLinear* const fast_;
   const DType type_;  // of activations
   const int rows_max_, logit_rows_;
   const DeviceStates* states_ = nullptr;
@@ -79,6 +82,7 @@ class DeviceForward {
   int32_t* experts_ = nullptr;                                  // (T, K)
   float *wanted_hidden_ = nullptr, *wanted_branch_ = nullptr;   // (T, D)
   void* selected_ = nullptr;                                    // (T, D) of type_, normed for the head
+  void* workspace_ = nullptr;                                   // of fast_
   float *logits_ = nullptr, *partials_ = nullptr;
   int32_t* all_rows_ = nullptr;  // (rows_max + 1, 2): {0, n}, the offsets of a product of n rows
   struct Planned {

@@ -99,10 +99,10 @@ inline bool NeverStop() { return false; }
 class DeviceFixture {
  public:
   DeviceFixture(const ModelConfig* config, const ModelTensors* tensors, const DeviceEngineOptions& options)
-      : config_(*config), pool_(1) {
+      : config_(*config) {
     absl::StatusOr<Device> device = OpenDevice(0);
     EXPECT_TRUE(device.ok()) << device.status();
-    auto engine = DeviceEngine::Create(*device, config, tensors, &pool_, options);
+    auto engine = DeviceEngine::Create(*device, config, tensors, options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
     EXPECT_TRUE(engine_->Load(NeverStop).ok());
@@ -164,7 +164,6 @@ class DeviceFixture {
   }
 
   const ModelConfig& config_;
-  ThreadPool pool_;
   NoExperts none_;
   std::unique_ptr<DeviceEngine> engine_;
   std::unique_ptr<DeviceExpertFfn> ffn_;
