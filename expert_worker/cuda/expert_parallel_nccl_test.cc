@@ -119,8 +119,7 @@ TEST_F(ExpertParallelOverNccl, EnginesOfAGroupGiveTheBitsOfOne) {
         DeviceEngineOptions options = SmallOptions(DType::kBF16);
         options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
         options.exchange_bytes = ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
-        ThreadPool pool(1);
-        auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model.tensors, &pool, options);
+        auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model.tensors, options);
         ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
         std::vector<bool> here;
         for (const ExpertRanks& layer : placement)

@@ -1,0 +1,156 @@
+#include "expert_worker/backend.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "expert_worker/cuda/device_expert_parallel.h"
+#include "expert_worker/cuda_backend.h"
+#include "expert_worker/exchange/nccl.h"
+#include "model/cuda/device.h"
+#include "model/cuda/device_engine.h"
+
+namespace braid::gpu {
+namespace {
+
+// Ranks of an epoch that memory is planned for: its exchange and its products grow with them. 16 GPUs of two hosts take
+// 1 GB for LFM2-8B-A1B.
+constexpr int kRanksPlanned = 16;
+
+ExpertParallel::Options ParallelOptions(const WorkerOptions& options, DType type) {
+  const ExpertParallel::Options defaults;
+  return {.type = type,
+          .pass_rows = std::min(defaults.pass_rows, options.step_tokens_max),
+          .slot_rows_max = std::min(defaults.slot_rows_max, options.step_tokens_max)};
+}
+
+// Of each MoE layer. Where not all fit, experts of the epoch to come are loaded beside those that serve.
+int PlacesFor(const WorkerOptions& options, const ModelConfig& config) {
+  if (config.moe_layer_count() == 0) return 0;
+  const int each = (ExpertSlots(options, config) + config.moe_layer_count() - 1) / config.moe_layer_count();
+  return std::min(config.experts, 2 * each);
+}
+
+// An epoch's, with what computes them.
+class DeviceEpochExperts : public EpochExperts {
+ public:
+  DeviceEpochExperts(std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)
+      : ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
+  braid::ExpertRunner& runner() override { return parallel_->runner(); }
+  void BeginStep(uint64_t step, int rows_max) override { parallel_->BeginStep(step, rows_max); }
+  std::vector<int> suspects() const override { return parallel_->suspects(); }
+  std::vector<uint64_t> TakeExpertRows() override { return parallel_->TakeExpertRows(); }
+
+ private:
+  const std::unique_ptr<DeviceExpertFfn> ffn_;
+  const std::unique_ptr<ExpertParallel> parallel_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(const BackendParts& parts)
+      : config_(parts.model->config()),
+        type_(parts.device.float32 ? DType::kF32 : DType::kBF16),
+        parallel_options_(ParallelOptions(*parts.options, type_)) {}
+
+  absl::Status Init(const BackendParts& parts) {
+    const WorkerOptions& options = *parts.options;
+    ASSIGN_OR_RETURN(const Device device, OpenDevice(parts.device.index));
+    ASSIGN_OR_RETURN(exchanges_, MakeNcclExchangeFactory({.device = device.index}));
+    DeviceEngineOptions engine;
+    engine.precision = type_;
+    engine.step_tokens_max = options.step_tokens_max;
+    engine.states = {.blocks = static_cast<int>(options.kv_bytes / std::max<uint64_t>(1, KvBlockBytes(config_))),
+                     .sequences = options.sequences_max,
+                     .snapshots = SnapshotsMax(options, config_)};
+    engine.expert_places = PlacesFor(options, config_);
+    engine.masked = parts.masked;
+    engine.exact = parts.device.exact;
+    engine.load_threads = parts.pool->threads();
+    if (config_.moe_layer_count() > 0) {
+      engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, kRanksPlanned);
+      engine.exchange_bytes =
+          ExpertParallel::ScratchBytes(config_, parallel_options_, options.step_tokens_max, kRanksPlanned);
+    }
+    ASSIGN_OR_RETURN(engine_, DeviceEngine::Create(device, &config_, &parts.model->tensors(), engine));
+    RETURN_IF_ERROR(engine_->Load(parts.stop));
+    spdlog::info("{} ({}): {}; {} KV blocks of {} tokens", parts.device.Name(), device.name,
+                 engine_->memory().ToString(), engine_->states().sizes().blocks, kKvBlockTokens);
+    return absl::OkStatus();
+  }
+
+  SequenceStates& states() override { return engine_->states(); }
+  Engine& engine() override { return *engine_; }
+  ExchangeFactory& exchanges() override { return *exchanges_; }
+  size_t message_bytes_max() const override {
+    return config_.moe_layer_count() > 0 ? ExpertParallel::MessageBytesMax(config_, parallel_options_) : 0;
+  }
+
+  absl::StatusOr<ExpertHold> LoadExperts(std::span<const ExpertRanks> placement, int rank,
+                                         const std::function<bool()>& stop) override {
+    if (placement.empty()) return ExpertHold();
+    std::vector<bool> wanted;
+    for (const ExpertRanks& layer : placement)
+      for (int expert = 0; expert < layer.experts(); ++expert) wanted.push_back(layer.IsAt(expert, rank));
+    ASSIGN_OR_RETURN(std::shared_ptr<const ExpertPlaces::Held> held, engine_->LoadExperts(wanted, stop));
+    last_held_ = held;
+    return ExpertHold(std::move(held));
+  }
+
+  absl::StatusOr<std::unique_ptr<EpochExperts>> MakeExperts(Exchange* exchange, EpochPlace place) override {
+    if (place.size > kRanksPlanned) {
+      return absl::ResourceExhaustedError("the epoch has " + std::to_string(place.size) +
+                                          " ranks, there is memory for " + std::to_string(kRanksPlanned));
+    }
+    RETURN_IF_ERROR(UseDevice(engine_->device().index));
+    std::unique_ptr<DeviceExpertFfn> ffn = engine_->MakeExpertFfn(last_held_.lock());
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<ExpertParallel> parallel,
+        ExpertParallel::Make(&config_, ffn.get(), static_cast<DeviceExchange*>(exchange), std::move(place),
+                             parallel_options_, {engine_->exchange_memory(), engine_->options().exchange_bytes}));
+    return std::make_unique<DeviceEpochExperts>(std::move(ffn), std::move(parallel));
+  }
+
+ private:
+  const ModelConfig& config_;
+  const DType type_;
+  const ExpertParallel::Options parallel_options_;
+  std::unique_ptr<DeviceExchangeFactory> exchanges_;
+  std::unique_ptr<DeviceEngine> engine_;
+  std::weak_ptr<const ExpertPlaces::Held> last_held_;  // of the thread that sets up
+};
+
+}  // namespace
+}  // namespace braid::gpu
+
+namespace braid {
+
+absl::Status CheckCudaDevice(int index) { return gpu::OpenDevice(index).status(); }
+
+absl::StatusOr<CudaDevice> DescribeCudaDevice(int index) {
+  ASSIGN_OR_RETURN(const gpu::Device device, gpu::OpenDevice(index));
+  CudaDevice found{.name = device.name};
+  int memory_khz = 0, bus_bits = 0, clock_khz = 0;
+  const auto ask = [index](cudaDeviceAttr attribute, int* value) {
+    return gpu::CudaError(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute");
+  };
+  RETURN_IF_ERROR(ask(cudaDevAttrMemoryClockRate, &memory_khz));
+  RETURN_IF_ERROR(ask(cudaDevAttrGlobalMemoryBusWidth, &bus_bits));
+  RETURN_IF_ERROR(ask(cudaDevAttrClockRate, &clock_khz));
+  found.read_bytes_per_second = 2.0 * 1e3 * memory_khz * bus_bits / 8;  // two transfers in a clock
+  // Of a multiprocessor's tensor cores in a clock: NVIDIA's figures for the three that there are kernels for.
+  const double ops = device.major == 8 ? 2048 : device.major == 9 ? 4096 : 8192;
+  found.multiply_ops_per_second = ops * device.multiprocessors * 1e3 * clock_khz;
+  return found;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts& parts) {
+  auto backend = std::make_unique<gpu::CudaBackend>(parts);
+  RETURN_IF_ERROR(backend->Init(parts));
+  return backend;
+}
+
+}  // namespace braid
