@@ -97,6 +97,16 @@ TEST(ChooseExpertsKernel, GivesDistinctExpertsWhateverTheLogits) {
   }
 }
 
+TEST(ChooseExpertsKernel, GivesPaddingNone) {
+  GlobalArray<float> logits(std::vector<float>{0, 2, 1, 0, 2, 1, 0, 2, 1}), weights(6);
+  GlobalArray<int32_t> experts(6), positions(std::vector<int32_t>{7, -1, 0});
+  ChooseExperts op{3, 3, 2, logits.data(), nullptr, true, 1, experts.data(), weights.data()};
+  op.positions = positions.data();
+  ASSERT_TRUE(Check(op).ok());
+  ASSERT_EQ(gpu::Run(op, nullptr), cudaSuccess);
+  EXPECT_EQ(experts.values(), (std::vector<int32_t>{1, 2, -1, -1, 1, 2}));
+}
+
 struct Grouping {
   std::vector<int32_t> offsets, source, row_of;
   bool operator==(const Grouping&) const = default;
@@ -145,6 +155,15 @@ TEST(GroupRowsKernel, SortsAStepOfAThousandTokens) {
   std::vector<int32_t> experts(4 * 1000);
   for (int32_t& expert : experts) expert = random.Below(64);
   EXPECT_EQ(Group(experts, 4, 64, {32}), Sorted(experts, 4, 64));
+}
+
+TEST(GroupRowsKernel, AddsUpRows) {
+  GlobalArray<int32_t> experts(std::vector<int32_t>{0, 2, -1, 2}), offsets(4), source(4), row_of(4);
+  GlobalArray<uint64_t> counted(std::vector<uint64_t>{10, 20, 30});
+  GroupRows op{2, 2, 3, experts.data(), offsets.data(), source.data(), row_of.data()};
+  op.counted = counted.data();
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(gpu::Run(op, {1}, nullptr), cudaSuccess);
+  EXPECT_EQ(counted.values(), (std::vector<uint64_t>{12, 20, 34}));
 }
 
 TEST(GroupRowsKernel, GroupsNothing) {
