@@ -378,7 +378,7 @@ TEST_F(RollbackTest, AnErrorOfAVoidStepIsVoid) {
                                      finite ? 0.5f : std::numeric_limits<float>::quiet_NaN());
                       return absl::OkStatus();
                     },
-                    {});
+                    {.step_tokens_max = 2000});
   v1::StepPlan plan;
   *plan.add_start() = Start(1, 2);
   AddChunk(&plan, 1, 0, std::vector<TokenId>{1, 2}, true);

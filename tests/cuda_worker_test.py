@@ -1,6 +1,6 @@
 """Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked.
 
-In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, and the same whatever the cluster.
+In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, the same whatever the cluster.
 """
 import concurrent.futures
 import os
