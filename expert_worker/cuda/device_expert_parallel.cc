@@ -58,6 +58,8 @@ std::string_view Describe(DispatchFault fault) {
   return "an unknown fault";
 }
 
+int SetsFor(const ExpertParallel::Options& options, int ranks) { return options.overlap_rows > 0 && ranks > 1 ? 2 : 1; }
+
 DispatchFault FaultOf(uint32_t word) { return static_cast<DispatchFault>(word % 256); }
 
 // Check and Run of any op.
@@ -78,7 +80,7 @@ size_t ExpertParallel::MessageBytesMax(const ModelConfig& config, const Options&
 }
 
 size_t ExpertParallel::ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks) {
-  return LayOut(config, options, step_tokens_max, ranks, nullptr).bytes;
+  return LayOut(config, options, step_tokens_max, ranks, nullptr).bytes * SetsFor(options, ranks);
 }
 
 ExpertParallel::Scratch ExpertParallel::LayOut(const ModelConfig& config, const Options& options, int step_tokens_max,
@@ -135,10 +137,21 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   }
   std::unique_ptr<ExpertParallel> experts(new ExpertParallel(config, ffn, exchange, std::move(place), options));
   const EpochPlace& at = experts->place_;
-  experts->scratch_ = LayOut(*config, options, at.step_tokens_max, at.size, scratch.data());
-  if (experts->scratch_.bytes > scratch.size()) {
+  const int sets = SetsFor(options, at.size);
+  const size_t needed = ScratchBytes(*config, options, at.step_tokens_max, at.size);
+  if (needed > scratch.size()) {
     return InvalidArgument(fmt::format("the experts of {} ranks need {} bytes for a step, {} are set aside", at.size,
-                                       experts->scratch_.bytes, scratch.size()));
+                                       needed, scratch.size()));
+  }
+  for (int i = 0; i < sets; ++i) {
+    Set& set = experts->sets_[i];
+    set.scratch = LayOut(*config, options, at.step_tokens_max, at.size, scratch.data() + needed / sets * i);
+    for (Event* event : {&set.sent, &set.rows_here, &set.computed, &set.results_here}) {
+      ASSIGN_OR_RETURN(*event, CreateEvent());
+    }
+  }
+  if (sets == 2) {
+    ASSIGN_OR_RETURN(experts->transfer_, CreateStream());
   }
   static std::atomic<uint64_t> keys = 1;
   experts->key_ = keys++;
@@ -175,14 +188,14 @@ absl::Status ExpertParallel::MakeTables() {
   const auto lay_out = [&](std::byte* begin) { return LayOut(ranks, moe_layers, E, replicas.size(), begin); };
   const size_t bytes = lay_out(nullptr).bytes, counts_bytes = size_t(ranks) * ranks * 2 * sizeof(int32_t);
   ASSIGN_OR_RETURN(table_memory_, AllocateDevice(bytes));
-  ASSIGN_OR_RETURN(pinned_, AllocatePinned(2 * bytes + counts_bytes));
+  ASSIGN_OR_RETURN(pinned_, AllocatePinned(2 * bytes + 2 * counts_bytes));
   ASSIGN_OR_RETURN(counts_here_, CreateEvent());
   std::byte* const host = static_cast<std::byte*>(pinned_.get());
-  std::fill_n(host, 2 * bytes + counts_bytes, std::byte{0});
+  std::fill_n(host, 2 * bytes + 2 * counts_bytes, std::byte{0});
   tables_ = lay_out(static_cast<std::byte*>(table_memory_.get()));
   at_begin_ = lay_out(host);
   at_end_ = lay_out(host + bytes);
-  host_counts_ = reinterpret_cast<int32_t*>(host + 2 * bytes);
+  for (int i = 0; i < 2; ++i) sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 2 * bytes + i * counts_bytes);
   std::copy(first.begin(), first.end(), at_begin_.first_replica);
   std::copy(replicas.begin(), replicas.end(), at_begin_.replicas);
   taken_.resize(size_t(moe_layers) * E);
@@ -246,21 +259,25 @@ absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream
   if (place_.size == 1) {
     for (int begin = 0; begin < rows.T; begin += options_.pass_rows)
       RETURN_IF_ERROR(EnqueueAlone(part_of(begin, begin + options_.pass_rows), stream));
-  } else if (!exact()) {
-    const int room = slot_rows();
-    const int results = static_cast<int>(std::ceil(options_.results_share * room * results_of_row_));
-    RETURN_IF_ERROR(
-        EnqueuePass({rows, ShapeFor(room, std::max(results, 1)), {tables_.step, rows.layer, 0}, false}, stream));
   } else {
-    if (rows.T > rows_max_) return InvalidArgument(fmt::format("{} rows, rows_max is {}", rows.T, rows_max_));
-    for (int begin = 0; begin < rows_max_; begin += options_.pass_rows) {
-      const int room = std::min(rows_max_ - begin, options_.pass_rows);
-      RETURN_IF_ERROR(EnqueuePass({part_of(begin, begin + room),
-                                   ShapeFor(room, room * results_of_row_),
-                                   {tables_.step, rows.layer, begin / options_.pass_rows},
-                                   true},
-                                  stream));
-    }
+    if (exact() && rows.T > rows_max_)
+      return InvalidArgument(fmt::format("{} rows, rows_max is {}", rows.T, rows_max_));
+    // Rows that count come first, so what a pass has room for is equal on all ranks.
+    const int all = exact() ? std::max(rows_max_, 1) : slot_rows();
+    const int room = std::min(overlaps() ? (all + 1) / 2 : all, options_.pass_rows);
+    const int count = (all + room - 1) / room;
+    RETURN_IF_ERROR(EnqueuePasses(count, overlaps(), [&](int i) {
+      const int end = i + 1 < count ? (i + 1) * room : std::max(rows.T, i * room);
+      const int results = exact() ? room * results_of_row_
+                                  : static_cast<int>(std::ceil(options_.results_share * room * results_of_row_));
+      return Pass{part_of(i * room, end),
+                  ShapeFor(room, std::max(results, 1)),
+                  {tables_.step, rows.layer, i},
+                  exact(),
+                  overlaps() ? i % 2 : 0,
+                  stream,
+                  overlaps() ? transfer_.get() : stream};
+    }));
   }
   return absl::OkStatus();
 }
@@ -272,129 +289,175 @@ absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
 }
 
 absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t stream) {
+  const Scratch& scratch = sets_[0].scratch;
   const int E = config_.experts;
-  const GroupRows group{rows.T, rows.K, E, rows.experts, scratch_.offsets, scratch_.source, scratch_.group_row_of};
+  const GroupRows group{rows.T, rows.K, E, rows.experts, scratch.offsets, scratch.source, scratch.group_row_of};
   RETURN_IF_ERROR(Launch(group, "grouping", stream, Choose(group)));
   RETURN_IF_ERROR(ffn_->Enqueue(
-      {rows.layer, rows.D, rows.type, rows.x, scratch_.source, scratch_.offsets, rows.T * rows.K, scratch_.y}, stream));
+      {rows.layer, rows.D, rows.type, rows.x, scratch.source, scratch.offsets, rows.T * rows.K, scratch.y}, stream));
   ReceiveResults count;
   count.E = E;
-  count.offsets = scratch_.offsets;
+  count.offsets = scratch.offsets;
   count.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * E;
   RETURN_IF_ERROR(Launch(count, "expert rows", stream));
-  return Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch_.y, scratch_.group_row_of, rows.weights, rows.y},
+  return Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch.y, scratch.group_row_of, rows.weights, rows.y},
                 "combine", stream);
 }
 
-absl::Status ExpertParallel::EnqueuePass(const Pass& pass, cudaStream_t stream) {
-  RETURN_IF_ERROR(SendRowsOut(pass, stream));
-  if (pass.exact) RETURN_IF_ERROR(ShareCounts(stream));
-  RETURN_IF_ERROR(ExchangeRows(pass, stream));
-  RETURN_IF_ERROR(Compute(pass, stream));
-  RETURN_IF_ERROR(ExchangeResults(pass, stream));
-  return Finish(pass, stream);
+absl::Status ExpertParallel::EnqueuePasses(int count, bool overlap, absl::FunctionRef<Pass(int)> pass_at) {
+  const int at_once = overlap ? 2 : 1;
+  for (int begin = 0; begin < count; begin += at_once) {
+    const int end = std::min(begin + at_once, count);
+    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Begin(pass_at(i)));
+    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Compute(pass_at(i)));
+    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Finish(pass_at(i)));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status ExpertParallel::SendRowsOut(const Pass& pass, cudaStream_t stream) {
+absl::Status ExpertParallel::Record(const Pass& pass, const Event& event, cudaStream_t stream) {
+  if (pass.stream == pass.transfer) return absl::OkStatus();
+  return CudaError(cudaEventRecord(event.get(), stream), "ordering the exchange");
+}
+
+absl::Status ExpertParallel::Await(const Pass& pass, const Event& event, cudaStream_t stream) {
+  if (pass.stream == pass.transfer) return absl::OkStatus();
+  return CudaError(cudaStreamWaitEvent(stream, event.get(), 0), "ordering the exchange");
+}
+
+absl::Status ExpertParallel::Begin(const Pass& pass) {
+  const Set& set = sets_[pass.set];
+  RETURN_IF_ERROR(SendRowsOut(pass));
+  RETURN_IF_ERROR(Record(pass, set.sent, pass.stream));
+  RETURN_IF_ERROR(Await(pass, set.sent, pass.transfer));
+  if (pass.exact) RETURN_IF_ERROR(ShareCounts(pass));
+  RETURN_IF_ERROR(ExchangeRows(pass));
+  return Record(pass, set.rows_here, pass.transfer);
+}
+
+absl::Status ExpertParallel::Compute(const Pass& pass) {
+  const Set& set = sets_[pass.set];
+  RETURN_IF_ERROR(Await(pass, set.rows_here, pass.stream));
+  RETURN_IF_ERROR(RunExperts(pass));
+  RETURN_IF_ERROR(Record(pass, set.computed, pass.stream));
+  RETURN_IF_ERROR(Await(pass, set.computed, pass.transfer));
+  RETURN_IF_ERROR(ExchangeResults(pass));
+  return Record(pass, set.results_here, pass.transfer);
+}
+
+absl::Status ExpertParallel::SendRowsOut(const Pass& pass) {
+  const Scratch& scratch = sets_[pass.set].scratch;
   const RoutedRows& rows = pass.rows;
   SendRows op{pass.shape, pass.name, rows.T, config_.experts, rows.x, rows.experts};
   op.first_replica = tables_.first_replica + size_t(MoeLayer(rows.layer)) * (config_.experts + 1);
   op.replicas = tables_.replicas;
-  op.send = scratch_.send;
-  op.received = scratch_.received;
-  op.tokens = scratch_.tokens;
-  op.counts = scratch_.counts;
-  op.row_of = scratch_.row_of;
-  return Launch(op, "sending rows", stream, Choose(pass.shape));
+  op.send = scratch.send;
+  op.received = scratch.received;
+  op.tokens = scratch.tokens;
+  op.counts = scratch.counts;
+  op.row_of = scratch.row_of;
+  return Launch(op, "sending rows", pass.stream, Choose(pass.shape));
 }
 
-absl::Status ExpertParallel::Compute(const Pass& pass, cudaStream_t stream) {
+absl::Status ExpertParallel::RunExperts(const Pass& pass) {
+  const Scratch& scratch = sets_[pass.set].scratch;
   const DispatchShape& shape = pass.shape;
   const int E = config_.experts;
   ReceiveRows receive{shape, pass.name, E};
   receive.first_replica = tables_.first_replica + size_t(MoeLayer(pass.rows.layer)) * (E + 1);
   receive.replicas = tables_.replicas;
-  receive.announced = pass.exact ? scratch_.all_counts : nullptr;
-  receive.received = scratch_.received;
-  receive.experts = scratch_.asked_experts;
-  receive.asked = scratch_.asked;
-  receive.counts = scratch_.owed;
+  receive.announced = pass.exact ? scratch.all_counts : nullptr;
+  receive.received = scratch.received;
+  receive.experts = scratch.asked_experts;
+  receive.asked = scratch.asked;
+  receive.counts = scratch.owed;
   receive.faults = tables_.faults;
-  RETURN_IF_ERROR(Launch(receive, "receiving rows", stream, Choose(shape)));
-  const GroupRows group{shape.ranks * shape.slot_rows, shape.K,          E,
-                        scratch_.asked_experts,        scratch_.offsets, scratch_.source,
-                        scratch_.group_row_of};
-  RETURN_IF_ERROR(Launch(group, "grouping", stream, Choose(group)));
+  RETURN_IF_ERROR(Launch(receive, "receiving rows", pass.stream, Choose(shape)));
+  const GroupRows group{shape.ranks * shape.slot_rows, shape.K,         E,
+                        scratch.asked_experts,         scratch.offsets, scratch.source,
+                        scratch.group_row_of};
+  RETURN_IF_ERROR(Launch(group, "grouping", pass.stream, Choose(group)));
   int rows_max = shape.ranks * shape.results;
   if (pass.exact) {
     rows_max = 0;
-    for (int rank = 0; rank < place_.size; ++rank) rows_max += CountsOf(rank, place_.rank)[1];
+    for (int rank = 0; rank < place_.size; ++rank)
+      rows_max += sets_[pass.set].CountsOf(place_.size, rank, place_.rank)[1];
   }
   if (rows_max > 0) {
-    RETURN_IF_ERROR(ffn_->Enqueue({pass.rows.layer, shape.D, shape.type, scratch_.received, scratch_.source,
-                                   scratch_.offsets, rows_max, scratch_.y},
-                                  stream));
+    RETURN_IF_ERROR(ffn_->Enqueue(
+        {pass.rows.layer, shape.D, shape.type, scratch.received, scratch.source, scratch.offsets, rows_max, scratch.y},
+        pass.stream));
   }
-  SendResults results{shape, pass.name, scratch_.asked, scratch_.owed, scratch_.group_row_of, scratch_.y};
+  SendResults results{shape, pass.name, scratch.asked, scratch.owed, scratch.group_row_of, scratch.y};
   results.faults = tables_.faults;
-  results.send = scratch_.send_results;
-  results.received = scratch_.received_results;
-  return Launch(results, "sending results", stream, Choose(shape));
+  results.send = scratch.send_results;
+  results.received = scratch.received_results;
+  return Launch(results, "sending results", pass.stream, Choose(shape));
 }
 
-absl::Status ExpertParallel::Finish(const Pass& pass, cudaStream_t stream) {
+absl::Status ExpertParallel::Finish(const Pass& pass) {
+  const Scratch& scratch = sets_[pass.set].scratch;
+  RETURN_IF_ERROR(Await(pass, sets_[pass.set].results_here, pass.stream));
   const RoutedRows& rows = pass.rows;
-  ReceiveResults receive{pass.shape, pass.name, config_.experts, scratch_.counts, scratch_.received_results};
-  receive.offsets = scratch_.offsets;
+  ReceiveResults receive{pass.shape, pass.name, config_.experts, scratch.counts, scratch.received_results};
+  receive.offsets = scratch.offsets;
   receive.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * config_.experts;
   receive.faults = tables_.faults;
-  RETURN_IF_ERROR(Launch(receive, "receiving results", stream));
+  RETURN_IF_ERROR(Launch(receive, "receiving results", pass.stream));
   return Launch(
-      Combine{rows.T, rows.D, rows.K, rows.type, scratch_.received_results, scratch_.row_of, rows.weights, rows.y},
-      "combine", stream);
+      Combine{rows.T, rows.D, rows.K, rows.type, scratch.received_results, scratch.row_of, rows.weights, rows.y},
+      "combine", pass.stream);
 }
 
 // ---- The exchange.
 
-absl::Status ExpertParallel::ShareCounts(cudaStream_t stream) {
+absl::Status ExpertParallel::ShareCounts(const Pass& pass) {
+  const Set& set = sets_[pass.set];
+  const Scratch& scratch = set.scratch;
   const int ranks = place_.size;
   const size_t bytes = size_t(ranks) * 2 * sizeof(int32_t);
-  RETURN_IF_ERROR(exchange_->AllGather(scratch_.counts, scratch_.all_counts, bytes, stream));
+  RETURN_IF_ERROR(exchange_->AllGather(scratch.counts, scratch.all_counts, bytes, pass.transfer));
   RETURN_IF_ERROR(CudaError(
-      cudaMemcpyAsync(host_counts_, scratch_.all_counts, bytes * ranks, cudaMemcpyDeviceToHost, stream), "counts"));
-  RETURN_IF_ERROR(CudaError(cudaEventRecord(counts_here_.get(), stream), "counts"));
+      cudaMemcpyAsync(set.host_counts, scratch.all_counts, bytes * ranks, cudaMemcpyDeviceToHost, pass.transfer),
+      "counts"));
+  RETURN_IF_ERROR(CudaError(cudaEventRecord(counts_here_.get(), pass.transfer), "counts"));
   return exchange_->Wait(counts_here_.get());
 }
 
-absl::Status ExpertParallel::ExchangeRows(const Pass& pass, cudaStream_t stream) {
+absl::Status ExpertParallel::ExchangeRows(const Pass& pass) {
+  const Set& set = sets_[pass.set];
+  const Scratch& scratch = set.scratch;
   const DispatchShape& shape = pass.shape;
-  if (!pass.exact) return exchange_->AllToAll(scratch_.send, scratch_.received, shape.slot_bytes(), stream);
+  if (!pass.exact) return exchange_->AllToAll(scratch.send, scratch.received, shape.slot_bytes(), pass.transfer);
   std::vector<size_t> sent(place_.size), received(place_.size);
   for (int rank = 0; rank < place_.size; ++rank) {
-    const int32_t* const theirs = CountsOf(rank, place_.rank);
+    const int32_t* const theirs = set.CountsOf(place_.size, rank, place_.rank);
     if (theirs[0] < 0 || theirs[0] > shape.rows || theirs[1] < 0 || theirs[1] > shape.results) {
       blamed_.push_back(rank);
       return absl::DataLossError(fmt::format("rank {}: {} rows and {} results, {} and {} are the most", rank, theirs[0],
                                              theirs[1], shape.rows, shape.results));
     }
-    sent[rank] = size_t(shape.head_rows + CountsOf(place_.rank, rank)[0]) * shape.row_bytes;
+    sent[rank] = size_t(shape.head_rows + set.CountsOf(place_.size, place_.rank, rank)[0]) * shape.row_bytes;
     received[rank] = size_t(shape.head_rows + theirs[0]) * shape.row_bytes;
   }
-  return exchange_->AllToAllExact(scratch_.send, sent, scratch_.received, received, shape.slot_bytes(), stream);
+  return exchange_->AllToAllExact(scratch.send, sent, scratch.received, received, shape.slot_bytes(), pass.transfer);
 }
 
-absl::Status ExpertParallel::ExchangeResults(const Pass& pass, cudaStream_t stream) {
+absl::Status ExpertParallel::ExchangeResults(const Pass& pass) {
+  const Set& set = sets_[pass.set];
+  const Scratch& scratch = set.scratch;
   const DispatchShape& shape = pass.shape;
   if (!pass.exact) {
-    return exchange_->AllToAll(scratch_.send_results, scratch_.received_results, shape.result_slot_bytes(), stream);
+    return exchange_->AllToAll(scratch.send_results, scratch.received_results, shape.result_slot_bytes(),
+                               pass.transfer);
   }
   std::vector<size_t> sent(place_.size), received(place_.size);
   for (int rank = 0; rank < place_.size; ++rank) {
-    sent[rank] = size_t(shape.result_head_rows + CountsOf(rank, place_.rank)[1]) * shape.row_bytes;
-    received[rank] = size_t(shape.result_head_rows + CountsOf(place_.rank, rank)[1]) * shape.row_bytes;
+    sent[rank] = size_t(shape.result_head_rows + set.CountsOf(place_.size, rank, place_.rank)[1]) * shape.row_bytes;
+    received[rank] = size_t(shape.result_head_rows + set.CountsOf(place_.size, place_.rank, rank)[1]) * shape.row_bytes;
   }
-  return exchange_->AllToAllExact(scratch_.send_results, sent, scratch_.received_results, received,
-                                  shape.result_slot_bytes(), stream);
+  return exchange_->AllToAllExact(scratch.send_results, sent, scratch.received_results, received,
+                                  shape.result_slot_bytes(), pass.transfer);
 }
 
 // ---- What came of it.

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "expert_worker/epoch_experts.h"
@@ -39,6 +40,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     // Room for results in slots, as a share of what may come if all experts of all rows are at one rank. If a step does
     // not fit (no rank can tell before), it is run again exactly, so this should leave room for uneven routing.
     double results_share = 1;
+    // Steps in which some rank has at least so many rows go through a layer in halves, the exchange of one beside the
+    // computing of the other; 0: none do. Takes memory for two passes.
+    int overlap_rows = 0;
   };
   // What an exchange must be able to carry, and the device memory that steps need: of no use between them, so epochs
   // may share it.
@@ -82,11 +86,21 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     int32_t* replicas;
     size_t bytes;
   };
+  // Some rows of a layer on their way. Two at a time have memory, a set each.
   struct Pass {
     RoutedRows rows;
     DispatchShape shape;
     DispatchName name;
     bool exact;
+    int set;
+    cudaStream_t stream, transfer;  // of the step, of the exchange: the same unless halves overlap
+  };
+  struct Set {
+    Scratch scratch = {};
+    Event sent, rows_here, computed, results_here;
+    int32_t* host_counts = nullptr;  // (ranks, ranks, 2), in pinned memory
+    // {rows, results} that `from` asks of `to`, of what ShareCounts got.
+    const int32_t* CountsOf(int ranks, int from, int to) const { return host_counts + 2 * (from * ranks + to); }
   };
 
   ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, DeviceExchange* exchange, EpochPlace place,
@@ -99,20 +113,28 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
   absl::Status MakeTables();
 
+  bool overlaps() const {
+    return options_.overlap_rows > 0 && (exact() ? rows_max_ : slot_rows()) >= options_.overlap_rows;
+  }
   bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
   int slot_rows() const;  // of a step that goes in slots
   DispatchShape ShapeFor(int rows, int results) const;
   absl::Status EnqueueAlone(const RoutedRows& rows, cudaStream_t stream);
-  absl::Status EnqueuePass(const Pass& pass, cudaStream_t stream);
-  absl::Status SendRowsOut(const Pass& pass, cudaStream_t stream);
-  absl::Status Compute(const Pass& pass, cudaStream_t stream);
-  absl::Status Finish(const Pass& pass, cudaStream_t stream);
+  // pass_at(0), ..., pass_at(count - 1).
+  absl::Status EnqueuePasses(int count, bool overlap, absl::FunctionRef<Pass(int)> pass_at);
+  // Between the two streams of a pass; nothing if they are one.
+  static absl::Status Record(const Pass& pass, const Event& event, cudaStream_t stream);
+  static absl::Status Await(const Pass& pass, const Event& event, cudaStream_t stream);
+  // What a pass is: to its ranks, through the experts, back.
+  absl::Status Begin(const Pass& pass);
+  absl::Status Compute(const Pass& pass);
+  absl::Status Finish(const Pass& pass);
+  absl::Status SendRowsOut(const Pass& pass);
+  absl::Status RunExperts(const Pass& pass);
   // The counts of all ranks for this pass are on the host when this returns.
-  absl::Status ShareCounts(cudaStream_t stream);
-  absl::Status ExchangeRows(const Pass& pass, cudaStream_t stream);
-  absl::Status ExchangeResults(const Pass& pass, cudaStream_t stream);
-  // {rows, results} that `from` asks of `to`, of what ShareCounts got.
-  const int32_t* CountsOf(int from, int to) const { return host_counts_ + 2 * (from * place_.size + to); }
+  absl::Status ShareCounts(const Pass& pass);
+  absl::Status ExchangeRows(const Pass& pass);
+  absl::Status ExchangeResults(const Pass& pass);
   absl::Status CheckFaults();
 
   int MoeLayer(int layer) const { return layer - config_.dense_layers; }
@@ -125,12 +147,12 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   int results_of_row_ = 0;  // the most that a row can ask of one rank
   uint64_t key_ = 0;        // of this object
 
-  Scratch scratch_ = {};
+  Set sets_[2];
+  Stream transfer_;  // null if nothing overlaps
   DeviceMemory table_memory_;
   Tables tables_ = {};
   PinnedMemory pinned_;
   Tables at_begin_ = {}, at_end_ = {};  // of a step, in pinned memory
-  int32_t* host_counts_ = nullptr;      // (ranks, ranks, 2), in pinned memory
   Event counts_here_;
   std::vector<uint64_t> taken_;  // of expert_rows
 

@@ -112,6 +112,47 @@ TYPED_TEST(OnRanks, GivesTheBitsOfOneFromAGraph) {
   }
 }
 
+// In halves, the exchange beside the computing, with the same bits.
+TEST_F(DeviceExpertParallel, OverlapsHalves) {
+  const int size = simt::kManyThreads ? 3 : 2;
+  ExpertParallel::Options options = kSmall;
+  options.overlap_rows = 4;
+  const std::vector<int> rows_max = {3, 4, 8, 20, 13, 7, 24, 8};  // up to 8 in slots, from the first graph if it fits
+  std::vector<std::vector<Rows>> rows(size);
+  for (int rank = 0; rank < size; ++rank) {
+    for (int step = 0; step < static_cast<int>(rows_max.size()); ++step) {
+      const int T = RowsOf(rank, step, rows_max[step]);
+      rows[rank].emplace_back(T, rows_max[step] <= 8 ? 8 : T, 100 * rank + step);
+    }
+  }
+  const std::vector<std::vector<float>> expected = Alone<float>(rows);
+  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 4 : 1); ++seed) {
+    simt::SetSeed(seed);
+    TestNetwork network(size);
+    OnEachRank(size, [&](int at) {
+      TestExchange exchange(&network, at);
+      Rank<float> rank(&exchange, at, RandomPlacement(size, 2), size, options);
+      GraphExec graph;
+      std::vector<float> sums;
+      for (size_t step = 0; step < rows_max.size(); ++step) {
+        rank.Set(rows[at][step]);
+        rank.parallel->BeginStep(step + 1, rows_max[step]);
+        const bool captured = rank.parallel->capturable() && rank.parallel->capture_shape() == 8;
+        if (captured && !graph) graph = rank.Capture();
+        if (captured) {
+          ASSERT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
+        } else {
+          ASSERT_EQ(rank.Enqueue(), absl::OkStatus());
+        }
+        ASSERT_EQ(rank.Wait(), absl::OkStatus());
+        const std::vector<float> one = rank.Sums();
+        sums.insert(sums.end(), one.begin(), one.end());
+      }
+      EXPECT_TRUE(SameBits(sums, expected[at])) << at;
+    });
+  }
+}
+
 TEST_F(DeviceExpertParallel, RunsAStepAgainThatDidNotFitItsSlots) {
   const int size = 3;
   TestNetwork network(size);
