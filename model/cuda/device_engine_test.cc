@@ -166,12 +166,12 @@ TEST_P(DeviceEngineIn, GivesTheSameBitsHoweverThePromptIsCut) {
   DeviceFixture device(&model.config, &model.tensors, SmallOptions(GetParam()));
   const std::vector<float> whole = device.Logits(tokens, count);
   for (float value : whole) ASSERT_TRUE(std::isfinite(value));
-  for (const int piece : {1, 7, 33}) ASSERT_EQ(device.Logits(tokens, piece), whole) << "by " << piece;
+  for (const int piece : {1, 7}) ASSERT_EQ(device.Logits(tokens, piece), whole) << "by " << piece;
 }
 
 TEST_P(DeviceEngineIn, GivesTheSameBitsWhateverTheBatchWithGraphsAndWithout) {
   const TinyModel model(DType::kBF16);
-  constexpr int kPrompt = 5, kSteps = 4, kSequences = 5;
+  constexpr int kPrompt = 5, kSteps = 4, kSequences = simt::kManyThreads ? 5 : 3;
   std::vector<std::vector<TokenId>> tokens;
   std::vector<std::vector<float>> alone;
   DeviceEngineOptions options = SmallOptions(GetParam());
