@@ -128,6 +128,7 @@ void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
   add("--device", flags->worker.device, "What computes: cpu, cuda or cuda:N");
   add("--precision", flags->worker.precision, "Of activations on a GPU: bf16, the default, or float32");
   command->add_flag("--exact,!--fast", flags->worker.exact, "How a GPU rounds, see braid serve --help");
+  add("--weights", flags->worker.weights, "On a GPU, see braid serve --help")->check(CLI::IsMember({"auto", "fp8"}));
   add("--threads", options.threads, "Threads that compute")->check(CLI::Range(1, 1024));
   add_list("--prompt", options.prompts, "Tokens of prompts, such as 512,8192; 0: none");
   add_list("--batch", options.batches, "Sequences that decode together, such as 1,8,32; 0: none");

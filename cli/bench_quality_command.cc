@@ -15,6 +15,7 @@
 
 #include "base/logging.h"
 #include "base/status.h"
+#include "cli/bench_quality/fp8_weights.h"
 #include "cli/bench_quality/logits_file.h"
 #include "cli/bench_quality/quality_run.h"
 #include "cli/bench_quality/sequences.h"
@@ -30,7 +31,7 @@ constexpr int64_t kStepLogitsMax = 16 << 20;  // of each engine: 64 MB
 constexpr int kStepRowsLikely = 256;
 
 struct BenchQualityFlags {
-  std::string model, text, json, logits, kv_type = "bf16";
+  std::string model, text, json, logits, kv_type = "bf16", weights = "auto";
   int tokens = 4096, sequence_tokens = 4096;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 };
@@ -68,8 +69,10 @@ class TokensLine {
 
 std::string Table(const BenchQualityFlags& flags, const TokenSequences& sequences, const QualityFigures& figures) {
   const Distribution& kl = figures.kl;
-  std::string out = fmt::format("{}: int8 activations{} against float32, the same weights\n", flags.model,
-                                flags.kv_type == "int8" ? " and int8 keys and values" : "");
+  const std::string_view keys = flags.kv_type == "int8" ? " and int8 keys and values" : "";
+  std::string out = flags.weights == "fp8"
+                        ? fmt::format("{}: weights in FP8{} against the file's, both in float32\n", flags.model, keys)
+                        : fmt::format("{}: int8 activations{} against float32, the same weights\n", flags.model, keys);
   out += fmt::format("{} tokens of {} in {} sequences\n\n", kl.count, flags.text.empty() ? "random ids" : flags.text,
                      sequences.size());
   out += fmt::format("  {:<28}{:>12}{:>12}{:>12}{:>12}\n", "", "mean", "median", "p99", "max");
@@ -91,11 +94,36 @@ std::string Json(const BenchQualityFlags& flags, const TokenSequences& sequences
       {"tokens", kl.count},
       {"sequences", sequences.size()},
       {"kv_type", flags.kv_type},
+      {"weights", flags.weights},
       {"kl", {{"mean", kl.mean}, {"p50", kl.p50}, {"p90", kl.p90}, {"p99", kl.p99}, {"max", kl.max}}},
       {"top1_agreement", figures.top1_agreement},
       {"logprob_error_max", figures.logprob_error_max},
       {"perplexity", {{"reference", figures.reference_perplexity}, {"candidate", figures.candidate_perplexity}}}};
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+// What is compared with float32 arithmetic on the file's weights.
+struct Candidate {
+  std::unique_ptr<WorkerWeights> packed;
+  std::unique_ptr<Fp8Weights> fp8;
+  const ModelTensors* tensors = nullptr;  // of either
+};
+
+absl::StatusOr<Candidate> MakeCandidate(const BenchQualityFlags& flags, const ModelFile& model, ThreadPool* pool) {
+  Candidate candidate;
+  if (flags.weights == "fp8") {
+    auto rounded = Fp8Weights::Round(model.tensors(), pool);
+    RETURN_IF_ERROR(Annotate(rounded.status(), flags.model));
+    candidate.fp8 = std::make_unique<Fp8Weights>(*std::move(rounded));
+    candidate.tensors = &candidate.fp8->tensors();
+    return candidate;
+  }
+  ASSIGN_OR_RETURN(candidate.packed, WorkerWeights::Create(&model, flags.threads));
+  if (!candidate.packed->packs())
+    return InvalidArgument(flags.model + ": no matrix is quantised: its one and only arithmetic is float32");
+  RETURN_IF_ERROR(candidate.packed->Load(WorkerWeights::What::kAll, [] { return false; }));
+  candidate.tensors = &candidate.packed->tensors();
+  return candidate;
 }
 
 absl::Status BenchQuality(const BenchQualityFlags& flags) {
@@ -107,11 +135,8 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
   if (in_panels)
     return InvalidArgument(flags.model +
                            ": is packed, float32 arithmetic reads rows: braid convert it to a .gguf, and measure that");
-  ASSIGN_OR_RETURN(const std::unique_ptr<WorkerWeights> packed, WorkerWeights::Create(model.get(), flags.threads));
-  if (!packed->packs())
-    return InvalidArgument(flags.model + ": no matrix is quantised: its one and only arithmetic is float32");
-  RETURN_IF_ERROR(packed->Load(WorkerWeights::What::kAll, [] { return false; }));
   ThreadPool pool(flags.threads);
+  ASSIGN_OR_RETURN(const Candidate candidate, MakeCandidate(flags, *model, &pool));
 
   QualityRunOptions options;
   options.kv_type = *KvTypeNamed(flags.kv_type);
@@ -127,7 +152,7 @@ absl::Status BenchQuality(const BenchQualityFlags& flags) {
     for (const auto& sequence : sequences) total += sequence.size();
     const TokensLine line(total);
     options.progress = [&](int done) { line.Show(done); };
-    ASSIGN_OR_RETURN(figures, CompareEngines(config, model->tensors(), packed->tensors(), sequences, options, &pool));
+    ASSIGN_OR_RETURN(figures, CompareEngines(config, model->tensors(), *candidate.tensors, sequences, options, &pool));
   }
   if (logits) RETURN_IF_ERROR(logits->Close());
   return WriteBenchReport(Table(flags, sequences, figures), Json(flags, sequences, figures), flags.json);
@@ -139,7 +164,16 @@ void AddBenchQualityCommand(CLI::App& bench, int* exit_code) {
   const auto flags = std::make_shared<BenchQualityFlags>();
   CLI::App* quality =
       bench.add_subcommand("quality", "Compare the int8 arithmetic with float32 arithmetic on the same weights");
-  quality->add_option("--model", flags->model, "A .gguf file or a Hugging Face directory, quantised")->required();
+  quality
+      ->add_option("--model", flags->model,
+                   "A .gguf file or a Hugging Face directory, quantised (with --weights fp8: in floats)")
+      ->required();
+  quality
+      ->add_option("--weights", flags->weights,
+                   "auto, or fp8: compare what --weights fp8 has a GPU keep with the file's own, both in float32, on "
+                   "this CPU")
+      ->check(CLI::IsMember({"auto", "fp8"}))
+      ->capture_default_str();
   quality
       ->add_option("--text", flags->text,
                    "A file to read through the model; control tokens count as such, and each first-token (BOS) "

@@ -46,6 +46,7 @@ absl::Status LocalStack::CheckDevices() const {
     worker.device = DeviceOf(i);
     worker.precision = options_.precision;
     worker.exact = options_.exact;
+    worker.weights = options_.weights;
     worker.kv_type = options_.kv_type;
     ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(worker));
     RETURN_IF_ERROR(CheckPresent(device));
@@ -91,6 +92,7 @@ absl::Status LocalStack::StartWorkers(const std::function<bool()>& stop) {
   worker.device = DeviceOf(0);
   worker.precision = options_.precision;
   worker.exact = options_.exact;
+  worker.weights = options_.weights;
   if (worker.device == "cpu") worker.exchange = "inprocess";
   worker.threads = options_.threads;
   worker.kv_bytes = options_.kv_bytes;
@@ -113,6 +115,8 @@ absl::Status LocalStack::SpawnWorker(size_t index) {
                                         "--device",
                                         DeviceOf(index),
                                         options_.exact ? "--exact" : "--fast",
+                                        "--weights",
+                                        options_.weights,
                                         "--kv-type",
                                         options_.kv_type,
                                         "--exit-with-parent"};

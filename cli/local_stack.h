@@ -23,6 +23,7 @@ struct LocalStackOptions {
   std::string device = "cpu";  // see WorkerOptions; with worker processes "cuda" is cuda:0, cuda:1, .. in their order
   std::string precision;
   bool exact = true;
+  std::string weights = "auto";
   std::string kv_type = "bf16";
   uint64_t kv_bytes = 0;
   int draft_tokens_max = RouterOptions{}.draft_tokens_max;

@@ -84,6 +84,13 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
       "On a GPU: the bits of an answer do not depend on what it is computed with (--exact, the default), or "
       "may (--fast)");
   serve
+      ->add_option(
+          "--weights", flags->stack.weights,
+          "On a GPU: as in the model's file, or fp8, half the bytes of those that are in floats there, at some "
+          "distance from the model")
+      ->check(CLI::IsMember({"auto", "fp8"}))
+      ->capture_default_str();
+  serve
       ->add_option("--kv-bytes", flags->stack.kv_bytes,
                    "Memory for keys and values over all workers, such as 2G; 0: chosen")
       ->transform(CLI::AsSizeValue(false));

@@ -47,8 +47,9 @@ struct BackendParts {
   const ModelFile* model = nullptr;
   const WorkerOptions* options = nullptr;
   ComputeDevice device;
-  ThreadPool* pool = nullptr;  // of the thread that runs steps
-  std::function<bool()> stop;  // asked often; true: loading ends early, with kCancelled
+  ThreadPool* pool = nullptr;   // of the thread that runs steps
+  std::vector<TokenId> masked;  // ids that are never sampled
+  std::function<bool()> stop;   // asked often; true: loading ends early, with kCancelled
 };
 
 // Returns once the weights are there, but for experts that are yet to be placed. kResourceExhausted with needed and

@@ -35,6 +35,11 @@ absl::Status CheckCpu(const WorkerOptions& options) {
   if (!options.precision.empty()) {
     return InvalidArgument("--precision is for GPUs, the CPU computes in float32: leave it out, or add --device cuda");
   }
+  if (options.weights != "auto") {
+    return InvalidArgument("--weights " + options.weights +
+                           " is for GPUs, the CPU has a format of its own for quantised weights: leave it out, or add "
+                           "--device cuda");
+  }
   if (options.exchange == "nccl")
     return InvalidArgument("--exchange nccl is between GPUs: leave it out, or add --device cuda");
   return absl::OkStatus();
@@ -53,6 +58,8 @@ absl::Status CheckCuda(const WorkerOptions& options) {
   }
   if (!options.precision.empty() && options.precision != "bf16" && options.precision != "float32")
     return InvalidArgument("--precision " + options.precision + ": say bf16 or float32");
+  if (options.weights != "auto" && options.weights != "fp8")
+    return InvalidArgument("--weights " + options.weights + ": say auto or fp8");
   if (options.precision == "float32" && !options.exact) {
     return InvalidArgument(
         "--precision float32 is for comparing with the CPU, --fast is not exact: leave one of them out");
@@ -66,8 +73,8 @@ std::string ComputeDevice::Name() const { return is_cuda() ? "cuda:" + std::to_s
 
 std::string ComputeDevice::Arithmetic() const {
   if (!is_cuda()) return "cpu";
-  if (float32) return "cuda float32";
-  return exact ? "cuda bf16 exact" : "cuda bf16 fast";
+  const std::string rounding = float32 ? "cuda float32" : exact ? "cuda bf16 exact" : "cuda bf16 fast";
+  return fp8 ? rounding + " fp8 weights" : rounding;
 }
 
 absl::StatusOr<ComputeDevice> ChooseDevice(const WorkerOptions& options) {
@@ -76,6 +83,7 @@ absl::StatusOr<ComputeDevice> ChooseDevice(const WorkerOptions& options) {
   RETURN_IF_ERROR(device.is_cuda() ? CheckCuda(options) : CheckCpu(options));
   device.float32 = options.precision == "float32";
   device.exact = options.exact;
+  device.fp8 = options.weights == "fp8";
   device.exchange = !options.exchange.empty() ? options.exchange : device.is_cuda() ? "nccl" : "ucx";
   return device;
 }

@@ -16,12 +16,14 @@ struct ComputeDevice {
   int index = 0;         // of the GPU, among those that this process sees
   bool float32 = false;  // activations on a GPU, for comparing with the CPU; else bfloat16
   bool exact = true;     // a row's bits do not depend on the rows it is computed with
+  bool fp8 = false;      // weights that the file has in floats are FP8 on a GPU
   std::string exchange;  // what moves hidden states between such workers: "ucx", "inprocess" or "nccl"
 
   bool is_cuda() const { return kind == Kind::kCuda; }
   std::string Name() const;  // "cpu", "cuda:0"
   // What an answer depends on besides model file, request and seed, the type of keys and values aside: "cpu",
-  // "cuda bf16 exact", "cuda bf16 fast", "cuda float32". Workers of one cluster must agree on it.
+  // "cuda bf16 exact", "cuda bf16 fast", "cuda float32", and each of a GPU's with " fp8 weights" behind it. Workers of
+  // one cluster must agree on it.
   std::string Arithmetic() const;
 };
 

@@ -50,6 +50,7 @@ TEST(ComputeDevice, SaysHowAGpuRounds) {
   EXPECT_EQ(eighth.Arithmetic(), "cuda bf16 fast");
   EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.precision = "float32"; }).Arithmetic(), "cuda float32");
   EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda:255"; }).index, 255);
+  EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.weights = "fp8"; }).Arithmetic(), "cuda bf16 exact fp8 weights");
 }
 
 TEST(ComputeDevice, RefusesWhatIsNone) {
@@ -63,6 +64,7 @@ TEST(ComputeDevice, RefusesWhatContradictsItself) {
   EXPECT_THAT(Refusal([](auto& o) { o.exact = false; }), AllOf(HasSubstr("--fast"), HasSubstr("leave it out")));
   EXPECT_THAT(Refusal([](auto& o) { o.precision = "bf16"; }),
               AllOf(HasSubstr("--precision"), HasSubstr("--device cuda")));
+  EXPECT_THAT(Refusal([](auto& o) { o.weights = "fp8"; }), AllOf(HasSubstr("--weights"), HasSubstr("--device cuda")));
   EXPECT_THAT(Refusal([](auto& o) { o.exchange = "nccl"; }),
               AllOf(HasSubstr("--exchange"), HasSubstr("--device cuda")));
   const auto refusal = [](const std::function<void(WorkerOptions&)>& change) {
@@ -72,6 +74,7 @@ TEST(ComputeDevice, RefusesWhatContradictsItself) {
   EXPECT_THAT(refusal([](auto& o) { o.exchange = "ucx"; }), AllOf(HasSubstr("--exchange ucx"), HasSubstr("leave one")));
   EXPECT_THAT(refusal([](auto& o) { o.precision = "fp4"; }),
               AllOf(HasSubstr("--precision fp4"), HasSubstr("say bf16")));
+  EXPECT_THAT(refusal([](auto& o) { o.weights = "fp4"; }), AllOf(HasSubstr("--weights fp4"), HasSubstr("say auto")));
   EXPECT_THAT(refusal([](auto& o) { o.precision = "float32", o.exact = false; }),
               AllOf(HasSubstr("--precision float32"), HasSubstr("--fast")));
 }

@@ -52,6 +52,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
          "on a GPU: the bits of an answer do not depend on what it is computed with (--exact, the default), or may "
          "(--fast); equal on all workers")
       ->envname("BRAID_WORKER_EXACT");
+  add("--weights", worker.weights,
+      "on a GPU: as in the model's file, or fp8, half the bytes of those that are in floats there, at some distance "
+      "from "
+      "the model; equal on all workers",
+      "BRAID_WORKER_WEIGHTS")
+      ->check(CLI::IsMember({"auto", "fp8"}));
   add("--threads", worker.threads, "threads that compute; 0: one per core of this process", "BRAID_WORKER_THREADS");
   add("--kv-bytes", worker.kv_bytes, "memory for the KV cache, e.g. 2G; 0: a quarter of what is free",
       "BRAID_WORKER_KV_BYTES")

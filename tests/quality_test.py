@@ -1,4 +1,4 @@
-"""The int8 engine stays close to float32 on the demo model, on every level of the CPU with the same figures.
+"""The int8 engine stays close to float32 on the demo model, on every level of the CPU with the same figures; so do FP8 weights.
 
 The bounds are twice what was measured (the mean hangs on a few positions where another expert is chosen: three times).
 All of it is exact, so a figure moves only if somebody changes arithmetic, model or text: within the bounds that is
@@ -19,6 +19,7 @@ TOKENS = 400
 KL_MEAN_MAX = {"q4_0": 3 * 0.00285, "q8_0": 3 * 0.0019}
 KL_MEDIAN_MAX = {"q4_0": 2 * 5.19e-5, "q8_0": 2 * 5.22e-5}
 TOP1_AGREEMENT_MIN = 0.97  # 0.99 and 0.985 were measured
+FP8_KL_MEAN, FP8_KL_MEDIAN, FP8_TOP1_AGREEMENT_MIN = 0.0144, 3.89e-4, 0.94  # 0.96 was measured
 
 
 @pytest.fixture(scope="module", params=["q4_0", "q8_0"])
@@ -84,6 +85,24 @@ def test_every_level_gives_the_same_logits(files, tmp_path):
     assert written
     for logits in written[1:]:
         assert np.array_equal(logits, written[0])
+
+
+def test_weights_in_fp8_are_close_to_those_of_the_file(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(demo_text())
+    report, table = measure(DEMO, text, "--weights", "fp8")
+    print(table)
+    assert report["weights"] == "fp8" and report["tokens"] == TOKENS
+    assert 0 < report["kl"]["p50"] < 2 * FP8_KL_MEDIAN
+    assert 0 < report["kl"]["mean"] < 3 * FP8_KL_MEAN
+    assert report["top1_agreement"] > FP8_TOP1_AGREEMENT_MIN
+
+
+def test_quantised_weights_are_not_for_fp8(files):
+    _, model, _ = files
+    done = subprocess.run([BIN / "braid", "bench", "quality", "--model", model, "--weights", "fp8"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "no matrix of a layer is in floats" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["bf16", "f32"])

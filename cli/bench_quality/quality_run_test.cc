@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "cli/bench_quality/fp8_weights.h"
 #include "cli/bench_quality/logits_file.h"
 #include "expert_worker/load_weights.h"
 #include "model/convert.h"
@@ -56,6 +57,22 @@ TEST_F(QualityRunTest, SeesThatPanelsQuantiseActivations) {
   const QualityFigures figures = MustCompare(model_->tensors(), packed_->tensors());
   EXPECT_GT(figures.kl.mean, 0);
   EXPECT_LT(figures.kl.mean, 0.05);
+}
+
+TEST_F(QualityRunTest, SeesWhatFp8TakesFromWeights) {
+  CHECK(Convert(TinyModel(TinyConfig()), dir_ / "bf16.gguf", {.type = DType::kBF16}).ok());
+  const std::unique_ptr<ModelFile> model = MustOpen(dir_ / "bf16.gguf");
+  const auto rounded = Fp8Weights::Round(model->tensors(), &pool_);
+  ASSERT_TRUE(rounded.ok()) << rounded.status();
+  const QualityFigures figures = MustCompare(model->tensors(), rounded->tensors());
+  EXPECT_GT(figures.kl.mean, 0);
+  EXPECT_LT(figures.kl.mean, 0.1);
+  EXPECT_EQ(rounded->tensors().embedding.data, model->tensors().embedding.data);
+  // What is in FP8 already stays as it is.
+  const auto again = Fp8Weights::Round(rounded->tensors(), &pool_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(MustCompare(rounded->tensors(), again->tensors()).kl.max, 0);
+  EXPECT_EQ(Fp8Weights::Round(model_->tensors(), &pool_).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(QualityRunTest, GivesTheSameFiguresHoweverStepsAreCut) {

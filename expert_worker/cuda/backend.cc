@@ -74,6 +74,7 @@ class CudaBackend : public Backend {
     engine.expert_places = PlacesFor(options, config_);
     engine.masked = parts.masked;
     engine.exact = parts.device.exact;
+    engine.fp8 = parts.device.fp8;
     engine.load_threads = parts.pool->threads();
     if (config_.moe_layer_count() > 0) {
       engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, kRanksPlanned);

@@ -54,15 +54,60 @@ def exchange_seconds(link, volumes):
     return model.MOE_LAYERS * sum(link.latency + volume / link.bandwidth for volume in volumes)
 
 
+def split_seconds(N, T, context=1536, prefill=False):
+    """(all but the experts, the experts) of a step: these get rows of all GPUs, and their weights are a share of all."""
+    rest = experts = 0.0
+    all_ops = {op: cost for op, _, cost in model.ops(T * N, context, prefill)}
+    for name, count, cost in model.ops(T, context, prefill):
+        if name in model.EXPERT_OPS:
+            of_all = all_ops[name]
+            experts += count * model.Cost(of_all.bytes / N, of_all.tensor / N, of_all.fma / N).seconds()
+        else:
+            rest += count * cost.seconds()
+    return rest, experts
+
+
 def step_seconds(N, T):
-    """Without the exchange: the experts here get rows of all GPUs, and their weights are a share of all."""
-    total = 0.0
-    for name, count, cost in model.ops(T, 1536, False):
-        if name in model.EXPERT_OPS and N > 1:
-            of_all = dict((op, c) for op, _, c in model.ops(T * N, 1536, False))[name]
-            cost = model.Cost(of_all.bytes / N, of_all.tensor / N, of_all.fma / N)
-        total += count * cost.seconds()
-    return total
+    """Without the exchange."""
+    return sum(split_seconds(N, T))
+
+
+def pipelined(layers, mixer, experts, rows, results):
+    """A step in two halves: each layer's mixer, rows out, experts and results back, all of a half's in this order, while
+    there is one GPU and one link, which take the halves in turns. Seconds of each for one half; no mixer: it is not
+    split, the halves of a layer begin together."""
+    gpu = link = 0.0
+    ready = [0.0, 0.0]  # what each half waits for
+    for _ in range(layers):
+        if mixer == 0:
+            ready = [max(gpu, *ready)] * 2
+        for half in (0, 1):
+            gpu = max(gpu, ready[half]) + mixer
+            link = max(link, gpu) + rows
+            ready[half] = link
+        for half in (0, 1):
+            gpu = max(gpu, ready[half]) + experts
+            link = max(link, gpu) + results
+            ready[half] = link
+    return max(gpu, *ready)
+
+
+def overlap_table():
+    lines = ["| GPUs | link | rows per GPU | one after the other, ms | halves of a layer, ms | halves of a step, ms |",
+             "|---" * 6 + "|"]
+    steps = [(N, link, T, 1536, False) for N, link in SIZES[1:] for T in (128, 512, 1024)]
+    steps += [(N, link, 2048, 2048, True) for N, link in SIZES[1:]]
+    for N, link, T, context, prefill in sorted(steps, key=lambda step: (step[0], step[4], step[2])):
+        rest, experts = split_seconds(N, T, context, prefill)
+        half_rest, half_experts = split_seconds(N, T // 2, context, prefill)
+        layers = model.MOE_LAYERS
+        serial = rest + experts + exchange_seconds(link, exact_bytes(N, T))
+        rows, results = (link.latency + volume / link.bandwidth for volume in exact_bytes(N, T // 2))
+        layer = rest + pipelined(layers, 0, half_experts / layers, rows, results)
+        step = pipelined(layers, half_rest / layers, half_experts / layers, rows, results)
+        name = f"prefill {T:,}" if prefill else f"{T:,}"
+        lines.append(f"| {N} | {link.name} | {name} | {serial * 1e3:.2f} | {layer * 1e3:.2f} | {step * 1e3:.2f} |")
+    return lines
 
 
 def volume_table():

@@ -67,7 +67,8 @@ DeviceEngine::~DeviceEngine() {
 
 absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   const int places = options_.expert_places > 0 ? std::min(options_.expert_places, config_.experts) : config_.experts;
-  ASSIGN_OR_RETURN(weights_, DeviceWeights::Plan(&config_, tensors, options_.precision, options_.fp8, places, &plan_));
+  ASSIGN_OR_RETURN(weights_, DeviceWeights::Plan(&config_, tensors, options_.precision, options_.fp8,
+                                                 /*gates_apart=*/!options_.exact, places, &plan_));
   if (config_.experts > 0) places_ = std::make_unique<ExpertPlaces>(&config_, weights_.get(), &plan_);
   // The states are planned last, the forward pass only keeps where they are.
   const int rows_max = std::max(options_.step_tokens_max, options_.states.sequences);

@@ -96,6 +96,47 @@ TEST_F(DeviceEngineTest, MultipliesFastWhereAskedTo) {
   EXPECT_LT(RelativeError(got, want), 0.02);
   EXPECT_NE(got, want) << "cuBLASLt's sums have another order";
   EXPECT_EQ(fast.Logits(tokens, 20), got);
+
+  // What is fast gives the promise up, and nothing else does.
+  EXPECT_EQ(exact.Logits(tokens, 7), want);
+  const std::vector<float> cut = fast.Logits(tokens, 7);
+  EXPECT_NE(cut, got) << "the fake's sums depend on the rows beside";
+  EXPECT_LT(RelativeError(cut, got), 0.02);
+}
+
+// No product is cuBLASLt's: the engine does the same as without --fast.
+TEST_F(DeviceEngineTest, StaysExactWhereCublasLtHasNoProduct) {
+  const TinyModel model(DType::kQ4_0);
+  const std::vector<TokenId> tokens = model.Tokens(20, 1);
+  DeviceEngineOptions options = SmallOptions(DType::kBF16);
+  DeviceFixture exact(&model.config, &model.tensors, options);
+  options.exact = false;
+  DeviceFixture fast(&model.config, &model.tensors, options);
+  EXPECT_EQ(fast.Logits(tokens, 7), exact.Logits(tokens, 20));
+}
+
+// Of a step that is the same but for what it was launched with, the bits are the same also when it is fast.
+TEST_F(DeviceEngineTest, MultipliesFastInGraphsToo) {
+  const TinyModel model(DType::kBF16);
+  const std::vector<TokenId> tokens = model.Tokens(15, 3);
+  const auto decode = [&](bool graphs) {
+    DeviceEngineOptions options = SmallOptions(DType::kBF16);
+    options.exact = false;
+    options.graphs = graphs;
+    DeviceFixture device(&model.config, &model.tensors, options);
+    std::vector<SequenceCache> caches;
+    for (int s = 0; s < 3; ++s) caches.push_back(device.NewSequence(8));
+    std::vector<float> all;
+    for (int step = 0; step < 5; ++step) {
+      std::vector<Chunk> chunks;
+      for (int s = 0; s < 3; ++s) chunks.push_back({&caches[s], step, std::span(tokens).subspan(3 * step + s, 1)});
+      const std::vector<float> logits = device.Step(chunks);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    EXPECT_EQ(device.engine().graphs(), graphs ? 1 : 0);
+    return all;
+  };
+  EXPECT_EQ(decode(true), decode(false));
 }
 
 // A weight is off by at most 1/16, most of them by less and in either direction.
@@ -111,6 +152,12 @@ TEST_F(DeviceEngineTest, QuantisesWeightsToFp8WhereAskedTo) {
   EXPECT_LT(error, 0.15);
   using Part = MemoryPlan::Part;
   EXPECT_LT(quantized.engine().memory().bytes_of(Part::kWeights), whole.engine().memory().bytes_of(Part::kWeights));
+
+  const TinyModel four_bits(DType::kQ4_0);
+  const absl::Status status =
+      DeviceEngine::Create(*OpenDevice(0), &four_bits.config, &four_bits.tensors, options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(status), HasSubstr("quantised already"));
 }
 
 // A runner that finds, once the step is done, that it had too little room.

@@ -10,6 +10,7 @@
 #include "kernels/cuda/qkv_heads.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/short_conv.h"
+#include "kernels/cuda/swiglu.h"
 #include "model/cuda/device.h"
 
 namespace braid::gpu {
@@ -58,7 +59,9 @@ DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* wei
   plan_floats(&hidden_, T * D);
   plan_floats(&branch_, T * D);
   plan_typed(&normed_, T * D);
-  plan_typed(&wide_, T * std::max(3 * D, q_dim + 2 * kv_dim));
+  const bool gates_apart = std::any_of(weights_.model().layers.begin(), weights_.model().layers.end(),
+                                       [](const DeviceLayer& layer) { return !layer.in_turns; });
+  plan_typed(&wide_, T * std::max({3 * D, q_dim + 2 * kv_dim, int64_t{gates_apart ? 2 * config_.dense_ffn_dim : 0}}));
   plan_typed(&mixed_, T * std::max({D, q_dim, int64_t{config_.dense_layers > 0 ? config_.dense_ffn_dim : 0}}));
   if (config_.experts > 0) {
     if (type_ != DType::kF32) plan_floats(&normed_floats_, T * D);
@@ -196,7 +199,12 @@ bool DeviceForward::SplitSpans(const StepShape& shape) const {
 
 absl::Status DeviceForward::DenseFfn(const Step& step, int layer) {
   const DeviceLayer& weights = weights_.model().layers[layer];
-  RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, mixed_, type_, /*swiglu=*/true));
+  if (weights.in_turns) {
+    RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, mixed_, type_, /*swiglu=*/true));
+  } else {
+    RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, wide_, type_));
+    RETURN_IF_ERROR(Do(step.stream, SwiGlu{step.T(), config_.dense_ffn_dim, type_, wide_, mixed_}));
+  }
   return Linear(step, weights.down, mixed_, branch_, DType::kF32);
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <numeric>
 #include <set>
 #include <string>
@@ -63,9 +64,11 @@ absl::Status CheckShape(const ModelConfig& config) {
 
 absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Plan(const ModelConfig* config,
                                                                    const ModelTensors* tensors, DType precision,
-                                                                   bool fp8, int expert_places, MemoryPlan* plan) {
+                                                                   bool fp8, bool gates_apart, int expert_places,
+                                                                   MemoryPlan* plan) {
   RETURN_IF_ERROR(CheckShape(*config));
-  std::unique_ptr<DeviceWeights> weights(new DeviceWeights(config, tensors, precision, fp8, expert_places));
+  std::unique_ptr<DeviceWeights> weights(
+      new DeviceWeights(config, tensors, precision, fp8, gates_apart, expert_places));
   RETURN_IF_ERROR(weights->PlanAll(plan));
   weights->LogDequantised();
   return weights;
@@ -80,6 +83,12 @@ absl::Status DeviceWeights::PlanAll(MemoryPlan* plan) {
   RETURN_IF_ERROR(PlanRopeTable(plan));
   for (int layer = 0; layer < config_.layer_count(); ++layer) RETURN_IF_ERROR(PlanLayer(layer, plan));
   bytes_ = plan->bytes_of(MemoryPlan::Part::kWeights);
+  const auto is_fp8 = [](const MatrixItem& item) { return item.to->type == kFp8; };
+  if (fp8_ && std::none_of(matrices_.begin(), matrices_.end(), is_fp8)) {
+    return InvalidArgument(
+        "weights in FP8 are asked for, but this model's file has none in floats that could be: they are quantised "
+        "already");
+  }
   return absl::OkStatus();
 }
 
@@ -103,7 +112,9 @@ absl::Status DeviceWeights::PlanLayer(int layer, MemoryPlan* plan) {
     PlanVector(Floats(from.k_norm), &to.k_norm, plan);
   }
   if (config_.is_moe_layer(layer)) return PlanExperts(layer, plan);
-  matrix({{&from.dense.gate, &from.dense.up}, /*in_turns=*/true}, &to.gate_up);
+  MatrixSource gate_up{{&from.dense.gate, &from.dense.up}};
+  to.in_turns = gate_up.in_turns = !gates_apart_ || StoredType(gate_up, precision_, fp8_) != DType::kBF16;
+  matrix(std::move(gate_up), &to.gate_up);
   matrix({{&from.dense.down}}, &to.down);
   return absl::OkStatus();
 }

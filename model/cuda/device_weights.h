@@ -21,10 +21,11 @@ struct DeviceLayer {
   const float* conv_kernel = nullptr;                         // (C, D)
   Matrix qkv, attn_out;                                       // (H*hd + 2 kv, D), (D, H*hd)
   const float *q_norm = nullptr, *k_norm = nullptr;           // (hd)
-  Matrix gate_up, down;                                       // (2F, D) in turns of eight, (D, F)
-  Matrix router;                                              // (E, D), in float32: what it decides leaps
-  const float* expert_bias = nullptr;                         // (E) or nullptr
-  Matrix expert_gate_up, expert_down;                         // gate_up and down of all places, one behind the other
+  Matrix gate_up, down;                                       // (2F, D), (D, F)
+  bool in_turns = true;  // gate_up: of eight, as GroupedLinear's swiglu wants it; else the gates before the ups
+  Matrix router;         // (E, D), in float32: what it decides leaps
+  const float* expert_bias = nullptr;  // (E) or nullptr
+  Matrix expert_gate_up, expert_down;  // gate_up and down of all places, one behind the other
 };
 
 struct DeviceModel {
@@ -40,14 +41,16 @@ struct DeviceModel {
 // kF32, which is that of activations. A Q4_0 product in float32 is that of the very same numbers. With `fp8`, layers'
 // matrices that the file has in floats are FP8, but for routers.
 //
+// With `gates_apart` the gates of dense layers in BF16 lie before their ups, for whoever multiplies without SwiGLU.
+//
 // Each MoE layer has `expert_places` places, for as many experts; who is in them is ExpertPlaces' matter.
 class DeviceWeights {
  public:
   // Takes its part of the plan. `config` and `tensors` must outlive *this. kInvalidArgument if the kernels do not know
-  // such a shape.
+  // such a shape, or if there is nothing that `fp8` could change.
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Plan(const ModelConfig* config, const ModelTensors* tensors,
-                                                             DType precision, bool fp8, int expert_places,
-                                                             MemoryPlan* plan);
+                                                             DType precision, bool fp8, bool gates_apart,
+                                                             int expert_places, MemoryPlan* plan);
   // What was planned begins at `memory`. Nothing below, nor the model, may be used before.
   void Bind(std::byte* memory);
 
@@ -74,8 +77,14 @@ class DeviceWeights {
     uint64_t data = 0;
   };
 
-  DeviceWeights(const ModelConfig* config, const ModelTensors* tensors, DType precision, bool fp8, int expert_places)
-      : config_(*config), tensors_(*tensors), precision_(precision), fp8_(fp8), expert_places_(expert_places) {}
+  DeviceWeights(const ModelConfig* config, const ModelTensors* tensors, DType precision, bool fp8, bool gates_apart,
+                int expert_places)
+      : config_(*config),
+        tensors_(*tensors),
+        precision_(precision),
+        fp8_(fp8),
+        gates_apart_(gates_apart),
+        expert_places_(expert_places) {}
   absl::Status PlanAll(MemoryPlan* plan);
   absl::Status PlanLayer(int layer, MemoryPlan* plan);
   absl::Status PlanExperts(int layer, MemoryPlan* plan);
@@ -87,7 +96,7 @@ class DeviceWeights {
   const ModelConfig& config_;
   const ModelTensors& tensors_;
   const DType precision_;
-  const bool fp8_;
+  const bool fp8_, gates_apart_;
   const int expert_places_;
   DeviceModel model_;
   std::vector<MatrixItem> matrices_;
