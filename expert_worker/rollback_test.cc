@@ -57,7 +57,7 @@ v1::SequenceStart Start(uint64_t id, int prompt_tokens) {
 void AddChunk(v1::StepPlan* plan, uint64_t id, int position, std::span<const TokenId> tokens, bool sample) {
   v1::SequenceChunk* chunk = plan->add_chunks();
   chunk->set_sequence(id);
-  plan->set_rows_max(2000);
+  plan->set_rows_max(1024);  // drafts are added later
   chunk->set_position(position);
   chunk->mutable_tokens()->Assign(tokens.begin(), tokens.end());
   chunk->set_sample(sample);
