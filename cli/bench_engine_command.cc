@@ -65,7 +65,7 @@ absl::StatusOr<Subject> MakeSubject(const ModelFile& model, const ComputeDevice&
                                     const StateSizes& sizes, EngineBenchOptions* options) {
   Subject subject;
   if (device.is_cuda()) {
-    ASSIGN_OR_RETURN(const CudaDevice gpu, FindCudaDevice(device.index));
+    ASSIGN_OR_RETURN(const CudaDevice gpu, DescribeCudaDevice(device.index));
     ASSIGN_OR_RETURN(subject.engine,
                      MakeWorkerEngine(&model, worker, sizes, {gpu.read_bytes_per_second, gpu.multiply_ops_per_second}));
     subject.device_name = gpu.name;

@@ -1,7 +1,8 @@
 # NVIDIA's headers (not its compiler, nor its libraries) for the host side of kernels/cuda and for tests/cuda_emulator:
 # of an installed toolkit, else of the wheels of tests/cuda_emulator/requirements.txt, that `./run test` installs.
-# Sets BRAID_CUDA_HEADERS, the target cuda_headers, and where there are none BRAID_CUDA_HEADERS_MISSING, a sentence.
-# NCCL has a header of its own, which not every toolkit brings: BRAID_NCCL_HEADERS, the target nccl_headers.
+# Sets BRAID_CUDA_HEADERS, the folder BRAID_CUDA_INCLUDE, the target cuda_headers, and where there are none
+# BRAID_CUDA_HEADERS_MISSING, a sentence. Not in the runtime's wheel, nor in every toolkit: BRAID_CUBLAS_HEADERS;
+# BRAID_NCCL_HEADERS, the target nccl_headers.
 set(BRAID_CUDA_INCLUDE_DIR "" CACHE PATH "Folder of CUDA 13's headers; empty: looked for")
 file(GLOB wheel_headers ${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages/nvidia/cu13/include)
 set(BRAID_CUDA_HEADERS OFF)

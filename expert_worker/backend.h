@@ -4,8 +4,10 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/ids.h"
 #include "expert_worker/compute_device.h"
 #include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/exchange.h"
@@ -34,7 +36,7 @@ class Backend {
   // Of the thread that sets up. MakeExperts and message_bytes_max: see EpochMember::Shared. LoadExperts brings the
   // experts that are placed at `rank` to where the engine computes, `placement` being by MoE layer, at most as many as
   // ExpertSlots; they stay while somebody has the hold, those of the epoch before among them. kCancelled once `stop`
-  // says true.
+  // says true. MakeExperts makes the experts of an epoch for which LoadExperts was called last.
   virtual ExchangeFactory& exchanges() = 0;
   virtual size_t message_bytes_max() const = 0;
   virtual absl::StatusOr<ExpertHold> LoadExperts(std::span<const ExpertRanks> placement, int rank,

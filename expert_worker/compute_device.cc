@@ -95,7 +95,7 @@ absl::Status CheckModelFits(const ComputeDevice& device, const ModelConfig& conf
 }
 
 absl::Status CheckPresent(const ComputeDevice& device) {
-  return device.is_cuda() ? FindCudaDevice(device.index).status() : absl::OkStatus();
+  return device.is_cuda() ? CheckCudaDevice(device.index) : absl::OkStatus();
 }
 
 }  // namespace braid

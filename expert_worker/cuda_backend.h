@@ -11,15 +11,19 @@ namespace braid {
 class Backend;
 struct BackendParts;
 
-// The backend of a GPU. Programs link an implementation of these two: that over CUDA, or no_cuda_backend.cc.
+// The backend of a GPU. Programs link an implementation of these: that over CUDA, or no_cuda_backend.cc.
 
+// CheckPresent's part.
+absl::Status CheckCudaDevice(int index);
+
+// What a GPU says of itself.
 struct CudaDevice {
   std::string name;
-  // At most, by what it says of itself: from its memory, and of dense bfloat16 products.
-  double read_bytes_per_second = 0, multiply_ops_per_second = 0;
+  double read_bytes_per_second = 0;    // from its memory, at most
+  double multiply_ops_per_second = 0;  // of dense products in bfloat16, at most
 };
-// CheckPresent's part: an error is one sentence, and takes no time.
-absl::StatusOr<CudaDevice> FindCudaDevice(int index);
+absl::StatusOr<CudaDevice> DescribeCudaDevice(int index);
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts& parts);
 
 }  // namespace braid

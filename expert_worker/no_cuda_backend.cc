@@ -3,15 +3,17 @@
 
 namespace braid {
 
-absl::StatusOr<CudaDevice> FindCudaDevice(int index) {
+absl::Status CheckCudaDevice(int index) {
   return absl::UnimplementedError(
       "--device cuda: this program was built without CUDA; build it with cmake -DBRAID_CUDA=ON, or leave --device out "
       "to "
       "run on the CPU");
 }
 
+absl::StatusOr<CudaDevice> DescribeCudaDevice(int index) { return CheckCudaDevice(index); }
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts& parts) {
-  return FindCudaDevice(parts.device.index).status();
+  return CheckCudaDevice(parts.device.index);
 }
 
 }  // namespace braid

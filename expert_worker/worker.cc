@@ -109,7 +109,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, const 
 class WorkerImpl : public Worker {
  public:
   WorkerImpl(const ModelFile* model, const WorkerOptions& options, Metrics* metrics, const ComputeDevice& device,
-             std::unique_ptr<ThreadPool> pool, std::unique_ptr<Backend> backend)
+             std::vector<TokenId> masked, std::unique_ptr<ThreadPool> pool, std::unique_ptr<Backend> backend)
       : config_(model->config()),
         probe_(metrics, config_.experts, options.expert_metrics),
         pool_(std::move(pool)),
@@ -119,7 +119,7 @@ class WorkerImpl : public Worker {
             [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
               return backend_->engine().Run(chunks, experts, logits);
             },
-            {.step_tokens_max = options.step_tokens_max, .masked = TokensToMask(*model)},
+            {.step_tokens_max = options.step_tokens_max, .masked = std::move(masked)},
             [this](int begin, int end, std::vector<float>* logits) {
               return backend_->engine().Logits(begin, end, logits);
             },
@@ -172,11 +172,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const ModelFile* model, co
   ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(options));
   RETURN_IF_ERROR(CheckModelFits(device, model->config()));
   RETURN_IF_ERROR(CheckPresent(device));
+  std::vector<TokenId> masked = TokensToMask(*model);
   auto pool = std::make_unique<ThreadPool>(ComputeThreads(options));
   ASSIGN_OR_RETURN(
       std::unique_ptr<Backend> backend,
-      MakeBackend({.model = model, .options = &options, .device = device, .pool = pool.get(), .stop = stop}));
-  return std::make_unique<WorkerImpl>(model, options, metrics, device, std::move(pool), std::move(backend));
+      MakeBackend(
+          {.model = model, .options = &options, .device = device, .pool = pool.get(), .masked = masked, .stop = stop}));
+  return std::make_unique<WorkerImpl>(model, options, metrics, device, std::move(masked), std::move(pool),
+                                      std::move(backend));
 }
 
 }  // namespace braid

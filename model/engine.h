@@ -33,10 +33,12 @@ class Engine {
   // returned OK.
   virtual absl::Status Logits(int begin, int end, std::vector<float>* logits) = 0;
 
-  // What is drawn from one of the L rows: temperature 0 takes the best token.
+  // What is drawn from one of the L rows, as a request's sampling parameters say: temperature 0 takes the best token.
   struct DrawnRow {
     int row = 0;
-    float temperature = 0, min_p = 0;
+    float temperature = 0;
+    int top_k = 0;  // 0: off
+    float top_p = 1, min_p = 0;
     double uniform = 0;  // in [0, 1), see UniformAt
   };
   // Whether Draw is there.

@@ -31,10 +31,8 @@ class Cluster:
     host = "127.0.0.1"  # where the router listens
     worker_program = BIN / "braid-expert-worker"
 
-    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1,
-                 worker=BIN / "braid-expert-worker"):
+    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1):
         self.workers, self.model, self.flags, self.groups = workers, str(model), flags or {}, groups
-        self.worker = worker  # the program
         self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
         self.router_metrics_port = free_port()
         self.worker_metrics_ports = [free_port() for _ in range(workers)]

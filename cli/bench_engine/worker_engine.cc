@@ -32,7 +32,7 @@ class WorkerEngine : public BenchedEngine {
     const ModelConfig& config = model->config();
     const std::function<bool()> never = [] { return false; };
     ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(options_));
-    ASSIGN_OR_RETURN(backend_, MakeBackend({model, &options_, device, &pool_, never}));
+    ASSIGN_OR_RETURN(backend_, MakeBackend({model, &options_, device, &pool_, {}, never}));
     ASSIGN_OR_RETURN(std::vector<ExpertRanks> placement, AllHere(config));
     ASSIGN_OR_RETURN(hold_, backend_->LoadExperts(placement, 0, never));
     ASSIGN_OR_RETURN(experts_, backend_->MakeExperts(nullptr, {.step_tokens_max = options_.step_tokens_max,
@@ -41,12 +41,20 @@ class WorkerEngine : public BenchedEngine {
   }
 
   absl::Status Run(std::span<const Chunk> chunks) override {
-    experts_->BeginStep(++step_);
+    int rows = 0, wanted = 0;
+    for (const Chunk& chunk : chunks) {
+      rows += static_cast<int>(chunk.tokens.size());
+      wanted += chunk.logits == Chunk::Logits::kLast;
+    }
+    experts_->BeginStep(++step_, rows);
     RETURN_IF_ERROR(backend_->engine().Run(chunks, experts_->runner(), nullptr));
-    int rows = 0;
-    for (const Chunk& chunk : chunks) rows += chunk.logits == Chunk::Logits::kLast;
-    for (int row = 0; row < rows; row += kLogitRows)
-      RETURN_IF_ERROR(backend_->engine().Logits(row, std::min(rows, row + kLogitRows), &logits_));
+    if (backend_->engine().draws() && wanted > 0) return Draw(wanted);
+    int row = 0;  // also of none: the step may still run
+    do {
+      const int end = std::min(wanted, row + kLogitRows);
+      RETURN_IF_ERROR(backend_->engine().Logits(row, end, &logits_));
+      row = end;
+    } while (row < wanted);
     return absl::OkStatus();
   }
   void Profile(StepProfile* profile) override { backend_->engine().Profile(profile); }
@@ -59,6 +67,13 @@ class WorkerEngine : public BenchedEngine {
   uint64_t MemoryBytesBeyond() const override { return 0; }
 
  private:
+  // As a worker takes tokens of requests that want no more of their logits.
+  absl::Status Draw(int rows) {
+    drawn_rows_.resize(static_cast<size_t>(rows));
+    for (int row = 0; row < rows; ++row) drawn_rows_[static_cast<size_t>(row)].row = row;
+    return backend_->engine().Draw(drawn_rows_, &drawn_);
+  }
+
   const WorkerOptions options_;
   const MachineLimits limits_;
   ThreadPool pool_;
@@ -66,6 +81,8 @@ class WorkerEngine : public BenchedEngine {
   ExpertHold hold_;
   std::unique_ptr<EpochExperts> experts_;
   std::vector<float> logits_;
+  std::vector<Engine::DrawnRow> drawn_rows_;
+  std::vector<TokenId> drawn_;
   uint64_t step_ = 0;
 };
 

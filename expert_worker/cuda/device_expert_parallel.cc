@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <utility>
@@ -79,6 +78,10 @@ size_t ExpertParallel::MessageBytesMax(const ModelConfig& config, const Options&
   return std::max(shape.slot_bytes(), shape.result_slot_bytes());
 }
 
+int ExpertParallel::ExpertRowsMax(const ModelConfig& config, const Options& options, int ranks) {
+  return options.pass_rows * config.experts_per_token * ranks;
+}
+
 size_t ExpertParallel::ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks) {
   return LayOut(config, options, step_tokens_max, ranks, nullptr).bytes * SetsFor(options, ranks);
 }
@@ -115,9 +118,9 @@ ExpertParallel::Scratch ExpertParallel::LayOut(const ModelConfig& config, const 
 ExpertParallel::Tables ExpertParallel::LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin) {
   Tables tables = {};
   Cutter cutter(begin);
+  cutter.Cut(1, &tables.step);
   cutter.Cut(ranks, &tables.faults);
   cutter.Cut(size_t(moe_layers) * E, &tables.expert_rows);
-  cutter.Cut(1, &tables.step);
   cutter.Cut(size_t(moe_layers) * (E + 1), &tables.first_replica);
   cutter.Cut(replicas, &tables.replicas);
   tables.bytes = cutter.bytes();
@@ -153,8 +156,6 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   if (sets == 2) {
     ASSIGN_OR_RETURN(experts->transfer_, CreateStream());
   }
-  static std::atomic<uint64_t> keys = 1;
-  experts->key_ = keys++;
   experts->results_of_row_ = ResultsOfRow(*config, at);
   RETURN_IF_ERROR(experts->MakeTables());
   return experts;
@@ -215,18 +216,9 @@ void ExpertParallel::BeginStep(uint64_t step, int rows_max) {
   if (exchange_ != nullptr) exchange_->BeginStep(step);
 }
 
-absl::Status ExpertParallel::Begin(cudaStream_t stream) {
-  return Launch(BeginDispatch{step_, place_.size, tables_.step, tables_.faults}, "begin", stream);
-}
-
 // The next power of two: few sizes, so that few graphs serve all steps.
 int ExpertParallel::slot_rows() const {
   return std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(rows_max_, 1)))), options_.pass_rows);
-}
-
-uint64_t ExpertParallel::capture_key() const {
-  if (place_.size == 1) return key_ << 32;
-  return exact() ? 0 : key_ << 32 | static_cast<uint64_t>(slot_rows());
 }
 
 DispatchShape ExpertParallel::ShapeFor(int rows, int results) const {

@@ -44,9 +44,10 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     // computing of the other; 0: none do. Takes memory for two passes.
     int overlap_rows = 0;
   };
-  // What an exchange must be able to carry, and the device memory that steps need: of no use between them, so epochs
-  // may share it.
+  // What an exchange must be able to carry; the rows that the experts must be able to compute at once; and the device
+  // memory that steps need: of no use between them, so epochs may share it.
   static size_t MessageBytesMax(const ModelConfig& config, const Options& options);
+  static int ExpertRowsMax(const ModelConfig& config, const Options& options, int ranks);
   static size_t ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks);
 
   // All pointers must outlive *this. `exchange` is connected, for MessageBytesMax; null for one rank alone. `scratch`
@@ -67,6 +68,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   bool may_run_again() const override { return place_.size > 1 && !exact(); }
   uint64_t capture_shape() const override { return static_cast<uint64_t>(place_.size == 1 ? 0 : slot_rows()); }
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
+  absl::Status EnqueueEnd(cudaStream_t stream) override;
   absl::Status Wait(cudaEvent_t end) override;
 
  private:
@@ -77,10 +79,11 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     int32_t *asked_experts, *asked, *owed, *offsets, *source, *group_row_of;  // ReceiveRows, and GroupRows
     size_t bytes;
   };
-  // What lives as long as the epoch, and the host's view of it.
+  // What lives as long as the epoch. Steps begin with a copy of step and faults from the host, and end with one of
+  // faults and expert_rows to it.
   struct Tables {
     uint64_t* step;
-    uint32_t* faults;        // (ranks); read by the host together with expert_rows
+    uint32_t* faults;        // (ranks)
     uint64_t* expert_rows;   // (moe_layers, E), since the epoch began
     int32_t* first_replica;  // (moe_layers, E + 1) into replicas
     int32_t* replicas;
@@ -145,7 +148,6 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   const EpochPlace place_;
   const Options options_;
   int results_of_row_ = 0;  // the most that a row can ask of one rank
-  uint64_t key_ = 0;        // of this object
 
   Set sets_[2];
   Stream transfer_;  // null if nothing overlaps

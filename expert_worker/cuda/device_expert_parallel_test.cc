@@ -32,16 +32,14 @@ using Types = testing::Types<float, __nv_bfloat16>;
 TYPED_TEST_SUITE(OnRanks, Types);
 
 TYPED_TEST(OnRanks, GivesTheBitsOfOneInSlotsAndExactly) {
-  for (int size = 1; size <= 4; ++size) {
+  for (const int size : Sizes()) {
     std::vector<std::vector<Rows>> rows(size);
-    std::vector<std::vector<float>> expected;
     const std::vector<int> rows_max = {1, 5, 8, 20, 3, 24};  // beyond 8 exactly, beyond 8 in passes
     for (int rank = 0; rank < size; ++rank) {
       for (int step = 0; step < static_cast<int>(rows_max.size()); ++step) {
         const int T = RowsOf(rank, step, rows_max[step]);
         rows[rank].emplace_back(T, rows_max[step] <= 8 ? 8 : T, 100 * rank + step);
       }
-      expected.push_back(this->template Alone<TypeParam>(rows[rank]));
     }
     const std::vector<std::vector<float>> expected = Alone<TypeParam>(rows);
     TestNetwork network(size);
@@ -78,13 +76,11 @@ TYPED_TEST(OnRanks, GivesTheBitsOfOneInSlotsAndExactly) {
 }
 
 TYPED_TEST(OnRanks, GivesTheBitsOfOneFromAGraph) {
-  for (const int size : {1, 2, 4}) {
+  for (const int size : Sizes()) {
     TestNetwork network(size);
     std::vector<std::vector<Rows>> rows(size);
-    std::vector<std::vector<float>> expected;
     for (int rank = 0; rank < size; ++rank) {
       for (int step = 0; step < 4; ++step) rows[rank].emplace_back(RowsOf(rank, step, 4), 4, 7 + 100 * rank + step);
-      expected.push_back(this->template Alone<TypeParam>(rows[rank]));
     }
     const std::vector<std::vector<float>> expected = Alone<TypeParam>(rows);
     simt::SetSeed(size);
@@ -158,17 +154,14 @@ TEST_F(DeviceExpertParallel, RunsAStepAgainThatDidNotFitItsSlots) {
   TestNetwork network(size);
   ExpertParallel::Options tight = kSmall;
   tight.results_share = 0.05;
-  std::vector<Rows> rows;
-  std::vector<std::vector<float>> expected;
-  for (int rank = 0; rank < size; ++rank) {
-    rows.emplace_back(rank == 1 ? 8 : 1, 8, rank);
-    expected.push_back(Alone<float>({rows[rank]}));
-  }
+  std::vector<std::vector<Rows>> rows(size);
+  for (int rank = 0; rank < size; ++rank) rows[rank].emplace_back(rank == 1 ? 8 : 1, 8, rank);
+  const std::vector<std::vector<float>> expected = Alone<float>(rows);
   std::vector<uint64_t> computed(size);
   OnEachRank(size, [&](int at) {
     TestExchange exchange(&network, at);
     Rank<float> rank(&exchange, at, RandomPlacement(size, 1), size, tight);
-    rank.Set(rows[at]);
+    rank.Set(rows[at][0]);
     EXPECT_EQ(rank.RunStep(1, 8).code(), absl::StatusCode::kResourceExhausted) << "on every rank";
     EXPECT_FALSE(rank.parallel->capturable());
     EXPECT_THAT(rank.parallel->suspects(), ElementsAre());

@@ -58,11 +58,6 @@ DispatchConfig Choose(const DispatchShape& shape) {
           std::min(std::max(shape.rows, shape.results), std::max(32, kBlocks / shape.ranks))};
 }
 
-absl::Status Check(const BeginDispatch& op) {
-  RETURN_IF_ERROR(Require(op.ranks > 0 && op.ranks <= DispatchShape::kRanksMax, "ranks must be in [1, 1024]"));
-  return Require(op.step_out != nullptr && op.faults != nullptr, "step_out and faults must be set");
-}
-
 absl::Status Check(const SendRows& op) {
   RETURN_IF_ERROR(CheckShape(op.shape, op.name));
   RETURN_IF_ERROR(CheckExperts(op.E, op.first_replica, op.replicas));

@@ -89,16 +89,6 @@ struct DispatchName {
   int32_t layer = 0, part = 0;
 };
 
-// Before the first layer of a step.
-struct BeginDispatch {
-  uint64_t step = 0;
-  int ranks = 0;
-  uint64_t* step_out = nullptr;
-  uint32_t* faults = nullptr;  // (ranks) out: cleared
-};
-absl::Status Check(const BeginDispatch& op);
-cudaError_t Run(const BeginDispatch& op, cudaStream_t stream);
-
 // How the ops below are cut.
 struct DispatchConfig {
   int warps = 0;   // that put one rank's rows in order: 1, 2 or 8
@@ -131,6 +121,8 @@ struct ReceiveRows {
   int E = 0;
   const int32_t* first_replica = nullptr;  // as in SendRows: an expert is here if its first replica is this rank
   const int32_t* replicas = nullptr;
+  // (ranks, ranks, 2): the rows and results that each rank has said before to ask of each; nullptr: none has.
+  const int32_t* announced = nullptr;
   const void* received = nullptr;  // row slots
   int32_t* experts = nullptr;      // (ranks * slot_rows, K) out, for GroupRows: -1 where nothing is asked for
   int32_t* asked = nullptr;        // (ranks, results) out: which of `experts` is each result that a rank is owed

@@ -126,7 +126,12 @@ __global__ void __launch_bounds__(32 * kWarps, 1) ReceiveRowsKernel(ReceiveRows 
       (head.rows < 0 || head.rows > shape.rows || head.results < 0 || head.results > shape.results)) {
     fault = DispatchFault::kCounts;
   }
+  if (fault == DispatchFault::kNone && op.announced != nullptr) {
+    const int32_t* said = op.announced + 2 * (int64_t{rank} * shape.ranks + shape.rank);
+    if (head.rows != said[0] || head.results != said[1]) fault = DispatchFault::kCounts;
+  }
   const int rows = fault == DispatchFault::kNone ? head.rows : 0;
+  const int results = fault == DispatchFault::kNone ? head.results : 0;
   SHARED_ARRAY(unsigned, here, DispatchShape::kExpertsMax / 32);  // a bit for each expert
   for (int e = threadIdx.x; e < (op.E + 31) / 32 * 32; e += 32 * kWarps) {
     const bool is_here =
@@ -154,30 +159,20 @@ __global__ void __launch_bounds__(32 * kWarps, 1) ReceiveRowsKernel(ReceiveRows 
         if (i < 0) return;
         const int64_t first = (int64_t{rank} * shape.slot_rows + i) * K;
         for (int k = 0; k < K; ++k) {
-          const bool asked = (mask >> k & 1) && place.results < shape.results;
+          const bool asked = (mask >> k & 1) && place.results < results;
           op.experts[first + k] = asked ? slot_experts[(i - shape.head_rows) * K + k] : -1;
           if (asked) op.asked[int64_t{rank} * shape.results + place.results++] = static_cast<int32_t>(first + k);
         }
       });
   strange = __syncthreads_or(strange);
   if (threadIdx.x != 0) return;
-  op.counts[rank] = min(all.results, shape.results);
+  op.counts[rank] = min(all.results, results);
   if (fault == DispatchFault::kNone && strange) fault = DispatchFault::kExperts;
   if (fault == DispatchFault::kNone && all.results != head.results) fault = DispatchFault::kCounts;
   Blame(fault, op.name.layer, op.faults + rank);
 }
 
-__global__ void __launch_bounds__(kCopyThreads) BeginDispatchKernel(BeginDispatch op) {
-  LAUNCH_BOUNDS(kCopyThreads);
-  for (int rank = threadIdx.x; rank < op.ranks; rank += blockDim.x) op.faults[rank] = 0;
-  if (threadIdx.x == 0) *op.step_out = op.step;
-}
-
 }  // namespace
-
-cudaError_t Run(const BeginDispatch& op, cudaStream_t stream) {
-  return Launch(BeginDispatchKernel, dim3(1), dim3(WarpsOf(op.ranks, kCopyThreads)), 0, stream, op);
-}
 
 cudaError_t Run(const SendRows& op, const DispatchConfig& config, cudaStream_t stream) {
   const auto place = config.warps == 1   ? PlaceRowsKernel<1>

@@ -95,13 +95,16 @@ struct Rank {
       ASSERT_EQ(Run(op, nullptr), cudaSuccess);
     }
   }
-  void Begin() { RunChecked(BeginDispatch{kStep, shape.ranks, step.data(), faults.data()}); }
+  void Begin() {
+    step[0] = kStep;
+    std::fill_n(faults.data(), faults.size(), 0);
+  }
   void SendRowsOut() {
     RunChecked(SendRows{shape, name(), T_, E, x.data(), experts.data(), first_replica.data(), replicas.data(),
                         send.data(), received.data(), tokens.data(), counts.data(), row_of.data()});
   }
   void Compute() {
-    RunChecked(ReceiveRows{shape, name(), E, first_replica.data(), replicas.data(), received.data(),
+    RunChecked(ReceiveRows{shape, name(), E, first_replica.data(), replicas.data(), announced, received.data(),
                            asked_experts.data(), asked.data(), owed.data(), faults.data()});
     const GroupRows group{shape.ranks * shape.slot_rows,
                           shape.K,
@@ -135,6 +138,7 @@ struct Rank {
   DispatchShape shape;
   int E, T_;
   DispatchConfig config{1, 2};
+  const int32_t* announced = nullptr;
   Replicas replica_list;
   GlobalArray<T> x;
   GlobalArray<int32_t> experts;

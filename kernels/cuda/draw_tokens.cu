@@ -37,34 +37,20 @@ struct Weights {
   }
 };
 
-// A row, with -infinity for what is ruled out.
-struct Row {
-  const float* logits;
-  const uint32_t* masked;
-  int V;
-
-  // Those of a lane; -infinity behind the end.
-  __device__ Floats<8> Load(int block, int lane) const {
-    const int at = block * kBlock + lane * 8;
-    Floats<8> values = {};
-    uint32_t out = 0xFF;
-    if (at < V) {
-      values = LoadFloats<8>(logits + at);
-      out = masked == nullptr ? 0 : masked[at / 32] >> at % 32;
-    }
+// Those of a lane; -infinity behind the end.
+__device__ inline Floats<8> LoadLogits(const float* row, int V, int block, int lane) {
+  const int at = block * kBlock + lane * 8;
+  if (at < V) return LoadFloats<8>(row + at);
+  Floats<8> none;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      // A NaN stays one: the host has to answer for it, wherever it is.
-      if ((out >> i & 1) != 0 && values[i] == values[i]) values[i] = -INFINITY;
-    }
-    return values;
-  }
-};
+  for (int i = 0; i < 8; ++i) none[i] = -INFINITY;
+  return none;
+}
 
 // The first token, by id, at which the sums of weights exceed `share` of all; `best` if rounding finds none. For a
 // warp.
-__device__ inline int Draw(const Row& row, const Weights& weights, const double* sums, int blocks, double share,
-                           int best, int lane) {
+__device__ inline int Draw(const float* row, int V, const Weights& weights, const double* sums, int blocks,
+                           double share, int best, int lane) {
   double total = 0;
   for (int b = 0; b < blocks; ++b) total += sums[b];
   const double target = share * total;
@@ -72,8 +58,9 @@ __device__ inline int Draw(const Row& row, const Weights& weights, const double*
   int block = 0;
   while (block < blocks && before + sums[block] <= target) before += sums[block++];
   if (block == blocks) return best;
-  const Floats<8> logits = row.Load(block, lane);
-  const double own = weights.Sum(logits);
+  const Floats<8> logits = LoadLogits(row, V, block, lane);
+  const int first = block * kBlock + lane * 8;
+  const double own = weights.Sum(logits, first);
   double through = own;  // of the block, up to and with this lane
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2) {
@@ -108,12 +95,12 @@ __global__ void __launch_bounds__(kThreads, 2) DrawTokensKernel(DrawTokens op) {
   double* sums = shared.Take<double>(kCuts ? max(blocks, kCutBins) : blocks);
   const int64_t t = blockIdx.x;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const Row row{op.logits + t * op.V, op.masked, op.V};
+  const float* row = op.logits + t * op.V;
 
   Best best{-INFINITY, op.V};
   bool is_nan = false;
   for (int b = warp; b < blocks; b += kWarps) {
-    const Floats<8> logits = row.Load(b, lane);
+    const Floats<8> logits = LoadLogits(row, op.V, b, lane);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const Best candidate{logits[i], b * kBlock + lane * 8 + i};
@@ -164,13 +151,13 @@ __global__ void __launch_bounds__(kThreads, 2) DrawTokensKernel(DrawTokens op) {
     }
     const Weights weights{best.logit, scale, op.min_share == nullptr ? 0 : op.min_share[t], cut};
     for (int b = warp; b < blocks; b += kWarps) {
-      double sum = weights.Sum(row.Load(b, lane));
+      double sum = weights.Sum(LoadLogits(row, op.V, b, lane), b * kBlock + lane * 8);
 #pragma unroll
       for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
       if (lane == 0) sums[b] = sum;
     }
     __syncthreads();
-    if (warp == 0) token = Draw(row, weights, sums, blocks, op.uniform[t], best.token, lane);
+    if (warp == 0) token = Draw(row, op.V, weights, sums, blocks, op.uniform[t], best.token, lane);
   }
   if (threadIdx.x == 0) op.tokens[t] = token;
 }

@@ -24,7 +24,6 @@ struct DrawTokens {
   const float* top_p = nullptr;        // (T), each in (0, 1], 1: off; nullptr: off
   const float* min_share = nullptr;    // (T), each at most 1; nullptr: 0
   const double* uniform = nullptr;     // (T), each in [0, 1)
-  const uint32_t* masked = nullptr;    // (ceil(V / 32)): tokens whose bit is set are ruled out; nullptr: none are
   int32_t* tokens = nullptr;           // (T) out
 
   static constexpr int kTokensMax = 1 << 20;

@@ -147,11 +147,52 @@ def launch_table():
     return lines
 
 
+# The kernels of a decode step of 128 sequences, and of a prefill where that has others.
+KERNELS = [
+    ("gather", "GatherKernel<BF16, float>", None),
+    ("RMSNorm + residual", "RmsNormKernel<256, 4>", None),
+    ("short conv", "ShortConvKernel<3, 1, bf16>", "ShortConvKernel<3, 8, bf16>"),
+    ("heads: norm, RoPE, KV", "QkvHeadsKernel<64, bf16>", None),
+    ("attention", "MmaAttentionKernel<64, 1, true>", "MmaAttentionKernel<64, 4, false>"),
+    ("merge of spans", "MergeSpansKernel<64, bf16>", None),
+    ("SwiGLU", "SwiGluKernel<bf16>", None),
+    ("router", "FmaLinearKernel<F32>", None),
+    ("choose experts", "ChooseExpertsKernel<1>", None),
+    ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
+    ("experts in BF16", "Bf16LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Bf16Stages>"),
+    ("in FP8", "Fp8LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Fp8Stages>"),
+    ("in 4 bits", "Q4LinearKernel<true, 1, 1, 2>", "Q4LinearKernel<true, 2, 2, 4>"),
+    ("combine", "CombineKernel<bf16>", None),
+    ("draw tokens", "DrawTokensKernel<false>", None),
+    ("with top K or top P", "DrawTokensKernel<true>", None),
+]
+
+
+def occupancy_table():
+    """Of Hopper, out of registers.txt."""
+    lines = pathlib.Path(__file__).with_name("registers.txt").read_text().splitlines()
+    archs = next(line for line in lines if "threads" in line and "sm_" in line).split()[1:]
+    rows = {}
+    for line in lines:
+        match = re.match(r"  (\S.*?)\s{2,}(\d[\d ]*)$", line)
+        if match:
+            threads, *numbers = match.group(2).split()
+            at = 4 * archs.index("sm_90a")
+            rows[match.group(1)] = [threads, *numbers[at:at + 4]]
+    table = ["| op | kernel | threads | registers | shared memory | blocks on an SM | warps, of 64 |", "|---" * 7 + "|"]
+    for op, decode, prefill in KERNELS:
+        for kernel in filter(None, (decode, prefill)):
+            table.append(f"| {op} | `{kernel}` | " + " | ".join(rows[kernel]) + " |")
+            op = ""
+    return table
+
+
 def pages():
     import exchange_roofline  # which reads this module
 
-    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "launches": launch_table(),
-            "exchange bytes": exchange_roofline.volume_table(), "exchange steps": exchange_roofline.step_table()}
+    return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "occupancy": occupancy_table(),
+            "launches": launch_table(), "exchange bytes": exchange_roofline.volume_table(),
+            "exchange steps": exchange_roofline.step_table()}
 
 
 def updated(text):

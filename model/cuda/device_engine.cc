@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "kernels/cuda/draw_tokens.h"
+#include "kernels/cuda/edit_logits.h"
 
 namespace braid::gpu {
 namespace {
@@ -39,10 +40,12 @@ DeviceEngine::DrawTable DeviceEngine::DrawTable::At(int rows, std::byte* memory)
   DrawTable table;
   table.uniform = reinterpret_cast<double*>(memory);  // first: it wants to be aligned
   table.temperature = reinterpret_cast<float*>(memory + 8 * T);
-  table.min_p = reinterpret_cast<float*>(memory + 12 * T);
-  table.tokens = reinterpret_cast<int32_t*>(memory + 16 * T);
-  table.tokens_at = 16 * T;
-  table.bytes = 20 * T;
+  table.top_p = reinterpret_cast<float*>(memory + 12 * T);
+  table.min_p = reinterpret_cast<float*>(memory + 16 * T);
+  table.top_k = reinterpret_cast<int32_t*>(memory + 20 * T);
+  table.tokens = reinterpret_cast<int32_t*>(memory + 24 * T);
+  table.tokens_at = 24 * T;
+  table.bytes = 28 * T;
   return table;
 }
 
@@ -94,7 +97,7 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   inputs_bytes_ = StepInputs::At(largest, nullptr).bytes;
   inputs_at_ = plan_.AddBytes(Part::kInputs, inputs_bytes_);
   draws_at_ = plan_.AddBytes(Part::kInputs, DrawTable::At(rows_max, nullptr).bytes);
-  mask_at_ = plan_.Add<uint32_t>(Part::kInputs, (config_.vocab_size + 31) / 32);
+  mask_at_ = plan_.Add<int32_t>(Part::kInputs, static_cast<int64_t>(options_.masked.size()));
   exchange_at_ = plan_.AddBytes(Part::kExchange, options_.exchange_bytes);
   plan_.Reserve(options_.reserve_bytes);
   return PlanStates();
@@ -141,12 +144,9 @@ absl::Status DeviceEngine::TakeMemory() {
 }
 
 absl::Status DeviceEngine::UploadMask() {
-  std::vector<uint32_t> bits(static_cast<size_t>((config_.vocab_size + 31) / 32));
-  for (const TokenId token : options_.masked) {
-    CHECK(token >= 0 && token < config_.vocab_size);
-    bits[static_cast<size_t>(token / 32)] |= 1u << token % 32;
-  }
-  return uploader_->Put(bits.data(), bits.size() * sizeof(uint32_t), static_cast<std::byte*>(memory_.get()) + mask_at_);
+  for (const TokenId token : options_.masked) CHECK(token >= 0 && token < config_.vocab_size);
+  return uploader_->Put(options_.masked.data(), options_.masked.size() * sizeof(TokenId),
+                        static_cast<std::byte*>(memory_.get()) + mask_at_);
 }
 
 absl::Status DeviceEngine::Load(const std::function<bool()>& stop,
@@ -188,6 +188,10 @@ absl::Status DeviceEngine::CheckStep() const {
   if (rows_.count() > forward_->rows_max()) return refuse("rows", rows_.count(), forward_->rows_max());
   const auto chunks = static_cast<int>(rows_.chunks.size());
   if (chunks > states_->sizes().sequences) return refuse("sequences", chunks, states_->sizes().sequences);
+  size_t saves = 0;
+  for (const Chunk& chunk : rows_.chunks) saves += chunk.saves.size();
+  if (saves > static_cast<size_t>(forward_->rows_max()))
+    return refuse("saves", static_cast<int64_t>(saves), forward_->rows_max());
   for (const Chunk& chunk : rows_.chunks) {
     CHECK(chunk.cache->conv_slot >= 0 && chunk.cache->conv_slot < states_->sizes().sequences);
     const int64_t end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
@@ -230,7 +234,30 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   logits_end_ = PieceEnd(0, shape_.wanted);
   if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
   graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-  return graphs_.Run(shape, runner == nullptr ? 0 : runner->capture_shape(), stream_.get(), enqueue);
+  return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
+                     [&] { return EnqueueStep(runner); });
+}
+
+absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
+  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, runner, stream_.get()));
+  return shape_.wanted == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, shape_.wanted), stream_.get());
+}
+
+void DeviceEngine::PrepareToRunAgain() {
+  for (const Chunk& chunk : rows_.chunks) {
+    if (static_cast<int>(chunk.tokens.size()) <= ShortRunTokens(config_)) continue;
+    const int copy = states_->sizes().copies() + static_cast<int>(before_.size());
+    before_.push_back({chunk.cache->conv_slot, chunk.position, copy});
+    states_->Save(chunk.cache->conv_slot, chunk.position, copy);
+  }
+}
+
+absl::Status DeviceEngine::RunAgain() {
+  for (const ColumnsBefore& before : before_) states_->Restore(before.copy, before.position, before.conv_slot);
+  RETURN_IF_ERROR(states_->TakeError());
+  logits_begin_ = 0;
+  logits_end_ = PieceEnd(0, shape_.wanted);
+  return EnqueueStep(runner_);
 }
 
 absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
@@ -299,19 +326,24 @@ absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows, std::vector<Toke
   const int L = static_cast<int>(rows_.wanted.size());
   const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(draw_memory_.get()));
   std::memset(draw_memory_.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
+  std::fill_n(table.top_p, L, 1.0f);
+  bool cuts = false;
   for (const DrawnRow& row : rows) {
     CHECK(row.row >= 0 && row.row < L);
     table.temperature[row.row] = row.temperature;
+    table.top_k[row.row] = row.top_k;
+    table.top_p[row.row] = row.top_p;
     table.min_p[row.row] = row.min_p;
     table.uniform[row.row] = row.uniform;
+    cuts = cuts || (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1));
   }
-  RETURN_IF_ERROR(WaitFor([&] { return EnqueueDraws(table, L); }));
+  RETURN_IF_ERROR(WaitFor([&] { return EnqueueDraws(table, L, cuts); }));
   tokens->clear();
   for (const DrawnRow& row : rows) tokens->push_back(table.tokens[row.row]);
   return absl::OkStatus();
 }
 
-absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L) {
+absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L, bool cuts) {
   auto* const memory = static_cast<std::byte*>(memory_.get());
   const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
   RETURN_IF_ERROR(CudaError(
@@ -321,14 +353,23 @@ absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L) {
     end = PieceEnd(begin, L);
     RETURN_IF_ERROR(HaveLogits(begin, end));
     const auto first = static_cast<int64_t>(begin - logits_begin_) * config_.vocab_size;
+    if (!options_.masked.empty()) {
+      EditLogits mask{end - begin, config_.vocab_size, forward_->logits() + first};
+      mask.masked = reinterpret_cast<const int32_t*>(memory + mask_at_);
+      mask.masked_count = static_cast<int>(options_.masked.size());
+      RETURN_IF_ERROR(Check(mask));
+      RETURN_IF_ERROR(CudaError(gpu::Run(mask, stream_.get()), "launching a kernel"));
+    }
     DrawTokens op{end - begin, config_.vocab_size, forward_->logits() + first};
     op.temperature = on_device.temperature + begin;
+    if (cuts) op.top_k = on_device.top_k + begin, op.top_p = on_device.top_p + begin;
     op.min_share = on_device.min_p + begin;
     op.uniform = on_device.uniform + begin;
-    op.masked = reinterpret_cast<const uint32_t*>(memory + mask_at_);
     op.tokens = on_device.tokens + begin;
     RETURN_IF_ERROR(Check(op));
     RETURN_IF_ERROR(CudaError(gpu::Run(op, stream_.get()), "launching a kernel"));
+    // Masked logits are no longer those of the model.
+    if (!options_.masked.empty()) logits_begin_ = logits_end_ = 0;
   }
   return CudaError(cudaMemcpyAsync(table.tokens, on_device.tokens, table.bytes - table.tokens_at,
                                    cudaMemcpyDeviceToHost, stream_.get()),

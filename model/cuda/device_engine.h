@@ -99,9 +99,9 @@ class DeviceEngine : public Engine {
   };
   // One for each row of a step: what DrawTokens is told.
   struct DrawTable {
-    float *temperature, *min_p;
+    float *temperature, *top_p, *min_p;
     double* uniform;
-    int32_t* tokens;
+    int32_t *top_k, *tokens;
     size_t bytes, tokens_at;
     static DrawTable At(int rows, std::byte* memory);
   };
@@ -123,7 +123,7 @@ class DeviceEngine : public Engine {
   absl::Status RunAgain();
   // The logits of wanted rows [begin, end) are in logits(), or will be when the stream comes there.
   absl::Status HaveLogits(int begin, int end);
-  absl::Status EnqueueDraws(const DrawTable& table, int L);
+  absl::Status EnqueueDraws(const DrawTable& table, int L, bool cuts);
   // Enqueues `last`, which asks for something of the last step, and returns once all is done.
   absl::Status WaitFor(absl::FunctionRef<absl::Status()> last);
   absl::Status WaitForStream();

@@ -353,8 +353,10 @@ TEST_F(DeviceEngineTest, DrawsTokens) {
   ASSERT_TRUE(device.engine().Run({&chunk, 1}, device.runner(), nullptr).ok());
   std::vector<Engine::DrawnRow> rows;
   for (const int row : {3, 39, 20}) rows.push_back({.row = row});
-  rows.push_back({.row = 10, .temperature = 1, .min_p = 0, .uniform = 1 - 1e-12});
+  rows.push_back({.row = 10, .temperature = 1, .uniform = 1 - 1e-12});
   rows.push_back({.row = 11, .temperature = 2, .min_p = 1, .uniform = 0.5});
+  rows.push_back({.row = 12, .temperature = 2, .top_k = 1, .uniform = 0.9});
+  rows.push_back({.row = 13, .temperature = 2, .top_p = 1e-6f, .uniform = 0.9});
   std::vector<TokenId> drawn;
   ASSERT_TRUE(device.engine().Draw(rows, &drawn).ok());
   ASSERT_EQ(drawn.size(), rows.size());
@@ -363,7 +365,7 @@ TEST_F(DeviceEngineTest, DrawsTokens) {
     for (const TokenId masked : options.masked) logits[masked] = -1e30f;
     return Best(logits);
   };
-  for (const size_t i : {0, 1, 2, 4}) EXPECT_EQ(drawn[i], best(rows[i].row)) << i;
+  for (const size_t i : {0, 1, 2, 4, 5, 6}) EXPECT_EQ(drawn[i], best(rows[i].row)) << i;
   EXPECT_EQ(drawn[3], options.masked[0] == 54 ? 53 : 54) << "the last one that is not masked";
   std::vector<float> logits;
   ASSERT_TRUE(device.engine().Logits(3, 4, &logits).ok());

@@ -20,9 +20,9 @@ struct RoutedRows {
   float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
 };
 
-// Where the experts of a device's steps run: all on it, or spread over the devices of a group. Per step: Begin, then
-// Enqueue once per MoE layer, in layer order, also with T == 0, or the launch of a graph that has captured these; then
-// Wait.
+// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Enqueue
+// once per MoE layer and step, in layer order, also with T == 0, and EnqueueEnd behind the last layer; on an error of
+// either the step ends there.
 class ExpertRunner : public braid::ExpertRunner {
  public:
   ExpertRunner();
@@ -39,16 +39,17 @@ class ExpertRunner : public braid::ExpertRunner {
   // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
   // neither allocates nor waits.
   virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;
-  // Returns once everything that was enqueued before `end` is done, and nothing was wrong with it; else nothing of the
-  // step may be used. kResourceExhausted, on all devices of the group alike: what they had to tell each other did not
-  // fit; the step is to be run again, from Begin on, and will then have the room.
-  virtual absl::Status Wait(cudaEvent_t end) {
-    return cudaEventSynchronize(end) == cudaSuccess ? absl::OkStatus() : absl::InternalError("the device has failed");
-  }
+  virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
+  // Returns once everything before `event` is done. On an error nothing may be used of what was done since the step
+  // began. kResourceExhausted, on all devices of a group alike: what they had to tell each other did not fit; the step
+  // is to be enqueued again, all of it, and will then have the room.
+  virtual absl::Status Wait(cudaEvent_t event);
+
   // Hidden states in host memory are for hosts' runners.
-  absl::Status Run(const RoutedBatch& batch) final {
-    return absl::UnimplementedError("these experts run on a device: they are enqueued");
-  }
+  absl::Status Run(const RoutedBatch& batch) final;
+
+ private:
+  const uint64_t id_;
 };
 
 // The expert feed-forwards whose weights are on a device.

@@ -13,14 +13,12 @@ void StepGraphs::SetOwner(uint64_t owner) {
   owner_ = owner;
 }
 
-absl::Status StepGraphs::Run(const StepShape& shape, uint64_t experts_shape, cudaStream_t stream,
-                             absl::FunctionRef<absl::Status()> enqueue) {
-  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
-    return entry.shape == shape && entry.experts_shape == experts_shape;
-  });
+absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue) {
+  const auto found =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.key == key; });
   if (found == entries_.end()) {
     RETURN_IF_ERROR(enqueue());
-    entries_.push_front({shape, experts_shape, GraphExec()});
+    entries_.push_front({key, GraphExec()});
     if (entries_.size() > kGraphsMax) entries_.pop_back();
     return absl::OkStatus();
   }

@@ -19,16 +19,20 @@ class StepGraphs {
   // What steps depend on beside their shape: graphs of another one are dropped.
   void SetOwner(uint64_t owner);
 
-  // Puts what `enqueue` enqueues on `stream`, which depends on both shapes: that of the step, and what its experts say
-  // (see capture_shape). On an error nothing is known of what is on it.
-  absl::Status Run(const StepShape& shape, uint64_t experts_shape, cudaStream_t stream,
-                   absl::FunctionRef<absl::Status()> enqueue);
+  // What a graph is of use for again: steps whose launches are the same.
+  struct Key {
+    StepShape shape;
+    uint64_t capture_shape = 0;  // ExpertRunner's
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+
+  // Puts what `enqueue` enqueues on `stream`. On an error nothing is known of what is on it.
+  absl::Status Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
   int size() const { return static_cast<int>(entries_.size()); }
 
  private:
   struct Entry {
-    StepShape shape;
-    uint64_t experts_shape;
+    Key key;
     GraphExec graph;  // null: seen once
   };
   // A dozen classes of rows, a few of contexts; what was used longest ago goes.

@@ -363,7 +363,7 @@ cudaError_t cudaFree(void* p) {
     const int device = held->device;
     runtime().WaitUntil(call.lock(), "cudaFree", [&] { return runtime().Idle(device); });
   }
-  runtime().CloseMemory();
+  if (!runtime().running()) runtime().CloseMemory();
   return call.Return(fake::FreeAllocation(p, Allocation::Kind::kDevice));
 }
 

@@ -143,6 +143,7 @@ class Runtime {
   // Only while an operation of the device runs may anybody touch its memory.
   void OpenMemory(int device);
   void CloseMemory();
+  bool memory_is_open(int device) const { return open_device_ == device; }
   const Allocation* Holding(const void* p, size_t bytes) const;
   // Why no kernel of the device can reach what p points to: "" if it can, or p is no pointer.
   std::string WhyUnreachable(const void* p, int device) const;

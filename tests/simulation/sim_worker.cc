@@ -39,17 +39,19 @@ SimWorker::SimWorker(Process* process, DataPlane* plane, ThreadPool* pool, const
                               }}),
       ffn_(&ToyModel::Get().config(), &ToyModel::Get().tensors(), pool),
       exchanges_(plane, process),
-      shared_({.config = &ToyModel::Get().config(),
-               .ffn = &ffn_,
-               .pool = pool,
-               .exchanges = &exchanges_,
-               .load_experts = [this](std::span<const ExpertRanks>, int,
-                                      const std::function<bool()>& stop) -> absl::StatusOr<ExpertHold> {
-                 RETURN_IF_ERROR(LoadExperts(stop));
-                 return ExpertHold();
-               },
-               .step_tokens_max = options.step_tokens_max,
-               .exchange_timeout = options.exchange_timeout}),
+      shared_(
+          {.config = &ToyModel::Get().config(),
+           .exchanges = &exchanges_,
+           .make_experts = ExpertParallelMaker(&ToyModel::Get().config(), &ffn_, pool),
+           .message_bytes_max = MoeMessageBytesMax(options.step_tokens_max, ToyModel::Get().config().experts_per_token,
+                                                   ToyModel::Get().config().model_dim),
+           .load_experts = [this](std::span<const ExpertRanks>, int,
+                                  const std::function<bool()>& stop) -> absl::StatusOr<ExpertHold> {
+             RETURN_IF_ERROR(LoadExperts(stop));
+             return ExpertHold();
+           },
+           .step_tokens_max = options.step_tokens_max,
+           .exchange_timeout = options.exchange_timeout}),
       runner_(&ToyModel::Get().config(), &states_, pool,
               [this](std::span<const Chunk> chunks, ExpertRunner& experts, std::vector<float>* logits) {
                 return forward_.Run(chunks, experts, logits);
