@@ -27,6 +27,9 @@ class EpochExperts {
   // `step` is what peers call what follows. No rank has more than `rows_max` rows in it; equal on all ranks, who agree
   // by it on what they send.
   virtual void BeginStep(uint64_t step, int rows_max) = 0;
+  // Whether a step of so many rows can be begun while the one before it is not over: whether no host has to wait on the
+  // way, and that step will not have to be run again.
+  virtual bool CanBeginAhead(int rows_max) const = 0;
   // The ranks that an error of the runner may be the fault of.
   virtual std::vector<int> suspects() const = 0;
   // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.

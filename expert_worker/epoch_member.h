@@ -60,12 +60,11 @@ class EpochMember {
   // The epoch is over, for whatever reason: wakes who waits in it, and makes all that comes fail. Thread-safe, returns
   // at once.
   void Abandon(const std::string& reason);
-  // Thread-safe.
+  // Thread-safe, as are these.
+  bool abandoned() const;
   ExchangeProgress progress() const;
 
  private:
-  bool abandoned() const;
-
   const Shared& shared_;
   const WorkerProtocol::OpenExchange open_;
   ExpertHold hold_;

@@ -30,6 +30,7 @@ class ExpertParallel : public EpochExperts, public ExpertRunner {
   ExpertRunner& runner() override { return *this; }
   // `step` is part of the name of every phase that follows, so that a rank that runs another step is found out.
   void BeginStep(uint64_t step, int) override { step_ = step; }
+  bool CanBeginAhead(int) const override { return false; }
   absl::Status Run(const RoutedBatch& batch) override;
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;

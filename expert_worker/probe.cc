@@ -9,6 +9,8 @@ namespace braid {
 WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
     : faults(metrics->AddCounter("braid_worker_faults_total", "Steps and epochs this worker could not complete.")),
       attaches(metrics->AddCounter("braid_worker_attaches_total", "Streams to the router that were opened.")),
+      steps_ahead(metrics->AddCounter("braid_worker_steps_ahead_total",
+                                      "Steps that were started while the step before them was on the device.")),
       epoch(metrics->AddGauge("braid_worker_epoch", "The epoch this worker runs steps in; 0: none.")),
       sequences(metrics->AddGauge("braid_worker_sequences", "Sequences whose cache this worker holds.")),
       kv_blocks_used(metrics->AddGauge("braid_worker_kv_blocks_used", "KV blocks in use by sequences and snapshots.")),

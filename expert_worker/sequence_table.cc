@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "base/check.h"
 #include "base/planted_bug.h"
 #include "base/status.h"
 
@@ -39,9 +40,9 @@ void OwnedSequence::Append(TokenId token) {
   ++length;
 }
 
-bool OwnedSequence::GoesOn() const {
-  return *next >= 0 &&
-         std::find(start.stop_tokens().begin(), start.stop_tokens().end(), *next) == start.stop_tokens().end();
+bool OwnedSequence::MayFollow(TokenId token) const {
+  return token >= 0 &&
+         std::find(start.stop_tokens().begin(), start.stop_tokens().end(), token) == start.stop_tokens().end();
 }
 
 SequenceTable::SequenceTable(const ModelConfig* config, SequenceStates* states)
@@ -154,6 +155,16 @@ void SequenceTable::Advance(const v1::SequenceChunk& chunk) {
   const int sure = chunk.tokens_size() - static_cast<int>(chunk.drafts());
   for (int i = 0; i < sure; ++i) sequence.Append(chunk.tokens(i));
   sequence.next.reset();
+  sequence.drawing = -1;
+}
+
+void SequenceTable::Withdraw(const v1::SequenceChunk& chunk) {
+  OwnedSequence& sequence = *Find(SequenceId(chunk.sequence()));
+  CHECK(!sequence.last_chunks.empty());
+  const OwnedSequence::LastChunk last = std::move(sequence.last_chunks.back());
+  sequence.last_chunks.pop_back();
+  TakeBack(sequence, last);
+  Forget(last);
 }
 
 std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
@@ -184,6 +195,7 @@ std::vector<uint64_t> SequenceTable::Keep(const v1::Begin& begin) {
 bool SequenceTable::RollBack(OwnedSequence& sequence, int length) {
   std::deque<OwnedSequence::LastChunk> last = std::exchange(sequence.last_chunks, {});
   sequence.next.reset();
+  sequence.drawing = -1;
   // The logits that score the next prompt token are gone.
   const bool scores = sequence.start.want_prompt_logprobs() && !sequence.InAnswer(length);
   if (sequence.length > length && scores && !Planted(Bug::kKeepsScoresOfVoidChunk)) return false;

@@ -32,10 +32,13 @@ struct OwnedSequence {
   // next chunk. Empty otherwise.
   std::vector<float> score_next;
   std::string error;  // not empty: its logits were not finite
-  // What was sampled at the end of its last chunk, to stand at `length`; -1: nothing could be. nullopt: nothing was to.
+  // What was sampled at the end of its last chunk, to stand at `length`; -1: nothing could be. nullopt: nothing was to,
+  // or it is not known yet.
   std::optional<TokenId> next;
-  // Whether a chunk that follows has a row: there is a token, behind which something may follow. REQUIRES: next.
-  bool GoesOn() const;
+  // Not -1: `next` is still being drawn, at this index of the last step's Draw.
+  int drawing = -1;
+  // Whether a chunk that follows has a row, if this is `next`: it is a token, and none behind which nothing follows.
+  bool MayFollow(TokenId token) const;
 
   // What a chunk changes, noted before it is run.
   struct LastChunk {
@@ -71,6 +74,8 @@ class SequenceTable {
   void Note(const v1::SequenceChunk& chunk);
   // The chunk that was noted is in the cache. Its drafts are not appended: who finds one right does that.
   void Advance(const v1::SequenceChunk& chunk);
+  // The last chunk was run for nothing, as it turns out: it never was. REQUIRES: Note and Advance.
+  void Withdraw(const v1::SequenceChunk& chunk);
   // A new epoch begins: takes the last chunk of each sequence back, or the last two, if they were run in part or are
   // not committed, and forgets all other sequences; so it does with snapshots. Returns those that are not here or
   // cannot be brought to that length; they are forgotten as well. What is kept is bit for bit as if the chunks had

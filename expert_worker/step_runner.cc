@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "base/check.h"
 #include "base/planted_bug.h"
 #include "base/rng.h"
@@ -39,6 +40,16 @@ int LogitRows(const v1::SequenceChunk& chunk, const OwnedSequence& sequence) {
   return asked == Chunk::Logits::kAll ? chunk.tokens_size() : asked == Chunk::Logits::kLast;
 }
 
+void SetFailed(const std::string& error, v1::Sampled* sampled) {
+  sampled->mutable_token()->Clear();
+  sampled->mutable_token()->set_token(-1);
+  sampled->clear_more();
+  sampled->set_error(error);
+}
+
+// Why a sequence cannot go on; as SampleToken says it.
+constexpr char kNotFinite[] = "the model's logits are not finite";
+
 }  // namespace
 
 // One row of logits, or with drafts a row for each as well, and what becomes of it. Jobs of one step run in parallel,
@@ -56,22 +67,90 @@ struct StepRunner::Job {
   std::span<const TokenId> drafts = {};
 };
 
+// A step that is not finished.
+struct StepRunner::Started {
+  absl::Status status;  // not OK: it is void
+  v1::StepPlan plan;
+  v1::StepDone done;
+  std::vector<Job> jobs;               // of the host
+  std::vector<Job> drawing;            // of the engine; `sampled` is null where that was withdrawn
+  std::vector<Engine::DrawnRow> rows;  // of `drawing`, in its order
+  bool drawn = false;                  // Draw was called: there is something to take
+  bool has_drafts = false;             // where its sequences will stand is not known
+  // Those that have a chunk in it which was enqueued. Kept for engines that draw.
+  absl::flat_hash_set<uint64_t> sequences;
+};
+
 // Of the token behind a row.
 uint32_t StepRunner::PositionOf(const Job& job, int row) {
   return job.position + (Planted(Bug::kDraftsShareRandomNumber) ? 0 : static_cast<uint32_t>(row));
 }
 
 StepRunner::StepRunner(const ModelConfig* config, SequenceStates* states, ThreadPool* pool, ForwardFn forward,
-                       Options options, LogitsFn logits, DrawFn draw)
+                       Options options, LogitsFn logits, Engine* drawer)
     : config_(config),
       pool_(pool),
       forward_(std::move(forward)),
       logits_fn_(std::move(logits)),
-      draw_fn_(std::move(draw)),
+      drawer_(drawer),
       options_(std::move(options)),
-      table_(config, states) {}
+      table_(config, states) {
+  CHECK(!drawer_ || (drawer_->draws() && logits_fn_));
+}
+
+StepRunner::~StepRunner() = default;
+
+std::vector<uint64_t> StepRunner::Begin(const v1::Begin& begin) {
+  CHECK(started_.empty());
+  return table_.Keep(begin);
+}
+
+void StepRunner::Clear() {
+  CHECK(started_.empty());
+  table_.Clear();
+}
 
 absl::StatusOr<v1::StepDone> StepRunner::Run(v1::StepPlan plan, ExpertRunner& experts) {
+  CHECK(started_.empty());
+  Start(std::move(plan), experts);
+  return Finish();
+}
+
+bool StepRunner::CanStart(const v1::StepPlan& plan) const {
+  if (started_.empty()) return true;
+  const Started& last = *started_.back();
+  if (started() == steps_at_once() || !last.status.ok() || !last.drawn || last.has_drafts) return false;
+  const auto is_in_last = [&](uint64_t sequence) { return last.sequences.contains(sequence); };
+  // A chunk that does not follow ends what can be taken back of the one before; an id that is used again is another
+  // sequence.
+  return std::ranges::none_of(plan.chunks(), [&](const auto& c) { return !c.follows() && is_in_last(c.sequence()); }) &&
+         std::ranges::none_of(plan.start(), [&](const auto& start) { return is_in_last(start.sequence()); });
+}
+
+bool StepRunner::Drawn() const {
+  return started_.empty() || !started_.front()->status.ok() || !started_.front()->drawn || drawer_->Drawn();
+}
+
+void StepRunner::Start(v1::StepPlan plan, ExpertRunner& experts) {
+  CHECK(CanStart(plan));
+  Started& step = *started_.emplace_back(std::make_unique<Started>());
+  step.plan = std::move(plan);
+  step.status = Enqueue(&step, experts);
+}
+
+absl::StatusOr<v1::StepDone> StepRunner::Finish() {
+  CHECK(!started_.empty());
+  absl::Status status = started_.front()->status;
+  if (status.ok()) status = Complete(started_.front().get());
+  const std::unique_ptr<Started> step = std::move(started_.front());
+  started_.pop_front();
+  if (status.ok()) return std::move(step->done);
+  for (const auto& behind : started_) behind->status = absl::AbortedError("the step before it failed");
+  return status;
+}
+
+absl::Status StepRunner::Enqueue(Started* step, ExpertRunner& experts) {
+  v1::StepPlan& plan = step->plan;
   for (const uint64_t sequence : plan.release()) table_.Release(SequenceId(sequence));
   for (const uint64_t snapshot : plan.drop_snapshots()) table_.snapshots().Drop(snapshot);
   for (const v1::SequenceStart& start : plan.start()) RETURN_IF_ERROR(table_.Start(start));
@@ -85,11 +164,101 @@ absl::StatusOr<v1::StepDone> StepRunner::Run(v1::StepPlan plan, ExpertRunner& ex
     const std::span<const int32_t> blocks = table_.Find(SequenceId(chunk.sequence()))->cache.blocks;
     for (const v1::SnapshotSave& save : chunk.saves()) table_.snapshots().Close(save, blocks);
   }
+  MakeJobs(step);
+  if (!drawer_) return absl::OkStatus();
+  for (const v1::SequenceChunk& chunk : plan.chunks()) step->sequences.insert(chunk.sequence());
+  // What the host has to look at comes first, see Engine::Draw.
+  if (!step->jobs.empty()) return absl::OkStatus();
+  step->drawn = true;
+  return drawer_->Draw(step->rows);
+}
 
-  v1::StepDone done;
-  std::vector<Job> jobs = MakeJobs(plan, &done);
-  RETURN_IF_ERROR(RunJobs(jobs));
-  return done;
+absl::Status StepRunner::Complete(Started* step) {
+  if (step->drawn) return TakeDrawn(step);
+  if (logits_fn_ && (drawer_ || step->jobs.empty())) {  // the forward pass may not be done
+    const absl::Status status = logits_fn_(0, 0, &logits_);
+    if (!status.ok()) VoidStarted();
+    RETURN_IF_ERROR(status);
+  }
+  RETURN_IF_ERROR(RunJobsOnHost(step->jobs));
+  if (step->drawing.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(drawer_->Draw(step->rows));
+  return TakeDrawn(step);
+}
+
+absl::Status StepRunner::TakeDrawn(Started* step) {
+  std::vector<TokenId> tokens;
+  if (absl::Status status = drawer_->TakeDrawn(&tokens); !status.ok()) {
+    if (step->drawn) VoidStarted();
+    return status;
+  }
+  CHECK_EQ(tokens.size(), step->rows.size());
+  std::span<const TokenId> rest = tokens;
+  std::vector<Job> ready, left;
+  std::vector<OwnedSequence*> gone_on;
+  for (Job& job : step->drawing) {
+    const std::span<const TokenId> drawn = rest.first(static_cast<size_t>(job.rows));
+    rest = rest.subspan(drawn.size());
+    if (!job.sampled) continue;
+    const TokenId token = drawn[0];
+    OwnedSequence* const sequence = table_.Find(SequenceId(job.sampled->sequence()));
+    if (!sequence) {  // the step behind has released it
+      job.sampled->mutable_token()->set_token(token);
+      if (token < 0) SetFailed(kNotFinite, job.sampled);
+      continue;
+    }
+    const bool behind = started() > 1;
+    if (behind && !StandsStill(*sequence, token)) {
+      gone_on.push_back(sequence);
+    } else {
+      sequence->drawing = -1;
+    }
+    if (token >= 0) {
+      ready.push_back(job);
+      ready.back().drawn = drawn;
+    } else if (!behind) {
+      left.push_back(job);  // why there is none, is for us to find out
+    } else {
+      sequence->error = kNotFinite;
+      sequence->next = token;
+      SetFailed(kNotFinite, job.sampled);
+    }
+  }
+  RunJobsOfPiece(ready);
+  for (OwnedSequence* sequence : gone_on) sequence->next.reset();
+  return RunJobsOnHost(left);
+}
+
+bool StepRunner::StandsStill(const OwnedSequence& sequence, TokenId token) {
+  const uint64_t id = sequence.start.sequence();
+  Started& behind = *started_[1];
+  if (!behind.status.ok() || !behind.sequences.contains(id)) return true;
+  if (sequence.error.empty() && sequence.MayFollow(token)) return false;
+  Withdraw(&behind, id);
+  return true;
+}
+
+void StepRunner::Withdraw(Started* step, uint64_t sequence) {
+  const auto chunk = std::ranges::find(step->plan.chunks(), sequence, &v1::SequenceChunk::sequence);
+  table_.Withdraw(*chunk);
+  for (const v1::SnapshotSave& save : chunk->saves()) table_.snapshots().Drop(save.snapshot());
+  step->sequences.erase(sequence);
+  const auto is_its = [&](const v1::Sampled& sampled) { return sampled.sequence() == sequence; };
+  for (Job& job : step->drawing) {
+    if (job.sampled && is_its(*job.sampled)) job.sampled = nullptr;
+  }
+  auto& sampled = *step->done.mutable_sampled();
+  if (const auto its = std::ranges::find_if(sampled, is_its); its != sampled.end()) sampled.erase(its);
+}
+
+void StepRunner::VoidStarted() {
+  std::for_each(started_.rbegin(), started_.rend(), [this](const auto& step) {
+    if (!step->status.ok()) return;  // did not get that far
+    for (const v1::SequenceChunk& chunk : step->plan.chunks()) {
+      OwnedSequence* const sequence = table_.Find(SequenceId(chunk.sequence()));
+      if (sequence && step->sequences.contains(chunk.sequence())) sequence->length = static_cast<int>(chunk.position());
+    }
+  });
 }
 
 absl::Status StepRunner::FillIn(v1::StepPlan* plan) {
@@ -98,12 +267,14 @@ absl::Status StepRunner::FillIn(v1::StepPlan* plan) {
     v1::SequenceChunk& chunk = *plan->mutable_chunks(i);
     if (chunk.follows()) {
       const OwnedSequence* sequence = table_.Find(SequenceId(chunk.sequence()));
-      if (!sequence || !sequence->next || !chunk.tokens().empty()) {
+      const bool being_drawn = sequence && sequence->drawing >= 0;
+      if (!sequence || (!sequence->next && !being_drawn) || !chunk.tokens().empty()) {
         return InvalidArgument(
             fmt::format("chunk of sequence {}: there is nothing that it follows, or it has tokens", chunk.sequence()));
       }
-      if (!sequence->GoesOn()) continue;
-      chunk.add_tokens(*sequence->next + (Planted(Bug::kFollowsAnotherToken) ? 1 : 0));
+      if (!being_drawn && !sequence->MayFollow(*sequence->next)) continue;
+      const int wrong = Planted(Bug::kFollowsAnotherToken) ? 1 : 0;
+      chunk.add_tokens(being_drawn ? 0 : *sequence->next + wrong);  // 0: holds the place
     }
     plan->mutable_chunks()->SwapElements(kept++, i);
   }
@@ -129,16 +300,18 @@ std::vector<Chunk> StepRunner::MakeChunks(const v1::StepPlan& plan) {
                       .position = static_cast<int>(chunk.position()),
                       .tokens = {chunk.tokens().data(), static_cast<size_t>(chunk.tokens_size())},
                       .logits = LogitsOf(chunk, sequence),
-                      .saves = {saves, static_cast<size_t>(chunk.saves_size())}});
+                      .saves = {saves, static_cast<size_t>(chunk.saves_size())},
+                      .drawn = chunk.follows() ? sequence.drawing : -1});
     saves += chunk.saves_size();
   }
   return chunks;
 }
 
-std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::StepDone* done) {
-  std::vector<Job> jobs;
+void StepRunner::MakeJobs(Started* step) {
+  v1::StepDone* const done = &step->done;
+  std::vector<Job>& jobs = step->jobs;
   int row = 0;
-  for (const v1::SequenceChunk& chunk : plan.chunks()) {
+  for (const v1::SequenceChunk& chunk : step->plan.chunks()) {
     OwnedSequence& sequence = *table_.Find(SequenceId(chunk.sequence()));
     if (ScoresPrompt(chunk, sequence)) AddPromptScores(chunk, sequence, row, &jobs, done);
     row += LogitRows(chunk, sequence);
@@ -155,12 +328,25 @@ std::vector<StepRunner::Job> StepRunner::MakeJobs(const v1::StepPlan& plan, v1::
                                     : chunk.position() + sure,
                     .sampled = sampled,
                     .drafts = {chunk.tokens().data() + sure, drafts}});
+    if (!CanDraw(jobs.back())) continue;
+    sequence.drawing = static_cast<int>(step->rows.size());
+    step->has_drafts |= drafts > 0;
+    step->drawing.push_back(jobs.back());
+    jobs.pop_back();
+    const v1::SamplingParams& params = sequence.start.sampling();
+    for (int i = 0; i < rows; ++i) {
+      step->rows.push_back({.row = row - rows + i,
+                            .temperature = params.temperature(),
+                            .top_k = static_cast<int>(params.top_k()),
+                            .top_p = params.top_p(),
+                            .min_p = params.min_p(),
+                            .uniform = UniformAt(params.seed(), params.choice(), PositionOf(step->drawing.back(), i))});
+    }
   }
   if (!logits_fn_) {
     CHECK_EQ(logits_.size(), static_cast<size_t>(row) * static_cast<size_t>(config_->vocab_size))
         << "forward gave other rows than asked for";
   }
-  return jobs;
 }
 
 // Scores of the prompt tokens that became known: the first token of the chunk by what the last chunk left behind, the
@@ -188,57 +374,11 @@ void StepRunner::AddPromptScores(const v1::SequenceChunk& chunk, OwnedSequence& 
   jobs->push_back({.sequence = &sequence, .first_row = first_row + chunk.tokens_size() - 1});
 }
 
-absl::Status StepRunner::RunJobs(std::span<Job> jobs) {
-  if (logits_fn_ && jobs.empty()) return logits_fn_(0, 0, &logits_);  // the forward pass may not be done
-  if (!draw_fn_) return RunJobsOnHost(jobs);
-  std::vector<Job> on_host;
-  for (const Job& job : jobs)
-    if (!CanDraw(job)) on_host.push_back(job);
-  RETURN_IF_ERROR(RunJobsOnHost(on_host));  // first: see Engine::Draw
-  on_host.clear();
-  RETURN_IF_ERROR(DrawJobs(jobs, &on_host));
-  return RunJobsOnHost(on_host);
-}
-
 // Nobody wants more of its rows than tokens, and these depend on the rows alone.
-bool StepRunner::CanDraw(const Job& job) {
-  if (job.sampled == nullptr || job.sequence->start.want_logprobs()) return false;
+bool StepRunner::CanDraw(const Job& job) const {
+  if (!drawer_ || job.sampled == nullptr || job.sequence->start.want_logprobs()) return false;
   const v1::SamplingParams& params = job.sequence->start.sampling();
   return !UsesCounts(params) && params.logit_bias().empty();
-}
-
-absl::Status StepRunner::DrawJobs(std::span<Job> jobs, std::vector<Job>* left) {
-  std::vector<Engine::DrawnRow> rows;
-  std::vector<Job> drawing;
-  for (const Job& job : jobs) {
-    if (!CanDraw(job)) continue;
-    const v1::SamplingParams& params = job.sequence->start.sampling();
-    for (int i = 0; i < job.rows; ++i) {
-      rows.push_back({.row = job.first_row + i,
-                      .temperature = params.temperature(),
-                      .top_k = static_cast<int>(params.top_k()),
-                      .top_p = params.top_p(),
-                      .min_p = params.min_p(),
-                      .uniform = UniformAt(params.seed(), params.choice(), PositionOf(job, i))});
-    }
-    drawing.push_back(job);
-  }
-  if (rows.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(draw_fn_(rows, &drawn_));
-  CHECK_EQ(drawn_.size(), rows.size());
-  size_t at = 0, drawn = 0;
-  for (Job& job : drawing) {
-    const std::span<const TokenId> tokens = std::span(drawn_).subspan(at, static_cast<size_t>(job.rows));
-    at += tokens.size();
-    if (tokens[0] < 0) {
-      left->push_back(job);  // why, is for us to find out
-      continue;
-    }
-    job.drawn = tokens;
-    drawing[drawn++] = job;
-  }
-  RunJobsOfPiece(std::span(drawing).first(drawn));
-  return absl::OkStatus();
 }
 
 absl::Status StepRunner::RunJobsOnHost(std::span<Job> jobs) {
@@ -279,10 +419,7 @@ void StepRunner::RunJobsOfPiece(std::span<const Job> jobs) {
   }
   for (const Job& job : jobs) {
     if (job.sampled && !job.sequence->error.empty()) {
-      job.sampled->mutable_token()->Clear();
-      job.sampled->mutable_token()->set_token(-1);
-      job.sampled->clear_more();
-      job.sampled->set_error(job.sequence->error);
+      SetFailed(job.sequence->error, job.sampled);
     }
     if (job.sampled) {
       const auto& more = job.sampled->more();
@@ -343,7 +480,7 @@ absl::Status StepRunner::SampleOne(const OwnedSequence& sequence, std::span<floa
 
 absl::Status StepRunner::Score(const Job& job) const {
   job.score->set_token(job.token);
-  if (!AllFinite(job.logits)) return absl::InternalError("the model's logits are not finite");
+  if (!AllFinite(job.logits)) return absl::InternalError(kNotFinite);
   WriteLogprob(job.logits, job.token, static_cast<int>(job.sequence->start.top_logprobs()), job.score);
   return absl::OkStatus();
 }

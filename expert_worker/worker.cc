@@ -123,10 +123,7 @@ class WorkerImpl : public Worker {
             [this](int begin, int end, std::vector<float>* logits) {
               return backend_->engine().Logits(begin, end, logits);
             },
-            backend_->engine().draws()
-                ? [this](std::span<const Engine::DrawnRow> rows,
-                         std::vector<TokenId>* tokens) { return backend_->engine().Draw(rows, tokens); }
-                : StepRunner::DrawFn()),
+            backend_->engine().draws() ? &backend_->engine() : nullptr),
         threads_(
             {.config = &config_,
              .exchanges = &backend_->exchanges(),

@@ -136,7 +136,7 @@ void WorkerProtocol::OnConnected(uint64_t epoch, const absl::Status& status, con
 }
 
 void WorkerProtocol::OnBegun(uint64_t epoch, const std::vector<uint64_t>& missing) {
-  const std::optional<StepOrder> order = std::exchange(step_order_, std::nullopt);
+  const std::optional<StepOrder> order = TakeStepOrder();
   if (order && !order->in_vain) {
     v1::Begun* const begun = AddAnswer().mutable_begun();
     begun->set_epoch(epoch);
@@ -146,7 +146,7 @@ void WorkerProtocol::OnBegun(uint64_t epoch, const std::vector<uint64_t>& missin
 }
 
 void WorkerProtocol::OnStepRan(uint64_t epoch, absl::StatusOr<v1::StepDone> done, const std::vector<int>& suspects) {
-  const std::optional<StepOrder> order = std::exchange(step_order_, std::nullopt);
+  const std::optional<StepOrder> order = TakeStepOrder();
   if (order && !order->in_vain && done.ok()) {
     done->set_epoch(epoch);
     done->set_step(order->step);
@@ -157,10 +157,17 @@ void WorkerProtocol::OnStepRan(uint64_t epoch, absl::StatusOr<v1::StepDone> done
   Advance();
 }
 
+std::optional<WorkerProtocol::StepOrder> WorkerProtocol::TakeStepOrder() {
+  if (step_orders_.empty()) return std::nullopt;
+  const StepOrder order = step_orders_.front();
+  step_orders_.pop_front();
+  return order;
+}
+
 void WorkerProtocol::EndServing(const std::string& reason) {
   if (!serving_) return;
-  // A step of an older epoch is in vain already.
-  if (step_order_) step_order_->in_vain = true;
+  // Steps of an older epoch are in vain already.
+  for (StepOrder& order : step_orders_) order.in_vain = true;
   orders_.push_back(AbandonExchange{serving_->epoch, reason});
   serving_.reset();
 }
@@ -198,19 +205,22 @@ v1::AttachRequest& WorkerProtocol::AddAnswer() {
 }
 
 void WorkerProtocol::Advance() {
-  if (!step_order_ && forget_) {
+  if (step_orders_.empty() && forget_) {
     forget_ = false;
     orders_.push_back(ForgetSequences{});
   }
-  if (!step_order_ && serving_) {
-    if (serving_->begin) {
-      step_order_.emplace(0);
-      orders_.push_back(BeginEpoch{*std::exchange(serving_->begin, std::nullopt)});
-    } else if (!serving_->plans.empty()) {
-      step_order_.emplace(serving_->plans.front().step());
-      orders_.push_back(RunStep{std::move(serving_->plans.front())});
-      serving_->plans.pop_front();
-    }
+  if (step_orders_.empty() && serving_ && serving_->begin) {
+    step_orders_.emplace_back(0);
+    orders_.push_back(BeginEpoch{*std::exchange(serving_->begin, std::nullopt)});
+  }
+  const auto can_order_step = [this] {
+    const bool in_steps = step_orders_.empty() || step_orders_.front().step > 0;  // of this epoch: others are returned
+    return serving_ && !serving_->begin && in_steps && step_orders_.size() < steps_at_once_;
+  };
+  while (can_order_step() && !serving_->plans.empty()) {
+    step_orders_.emplace_back(serving_->plans.front().step());
+    orders_.push_back(RunStep{std::move(serving_->plans.front())});
+    serving_->plans.pop_front();
   }
   // While a step of an epoch before the serving one is to return, its exchange is the second that is open.
   const bool two_are_open = serving_ && serving_->begin;

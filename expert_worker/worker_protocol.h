@@ -24,6 +24,7 @@ namespace braid {
 //
 // Neither thread is ever given a second order before the first has returned, so at most two exchanges are open, and a
 // result can only be that of the last order: also where another router counts its epochs from the beginning again.
+// Steps of one epoch are the exception, of which `steps_at_once` may be out: results come in the order of the orders.
 //
 // Pure: no clock, no thread, no I/O. Thread-compatible.
 class WorkerProtocol {
@@ -47,11 +48,13 @@ class WorkerProtocol {
     uint64_t epoch = 0;
     std::string reason;
   };
-  // Steps.
+  // Steps. All that were ordered before have returned when an epoch begins.
   struct BeginEpoch {  // this epoch's exchange is the steps' from now on; roll back, forget the rest; then OnBegun
     v1::Begin begin;
   };
-  struct RunStep {  // then OnStepRan
+  // Then OnStepRan. If another step is out, this one may be started before that is over; if that one fails, it is void
+  // whatever became of it.
+  struct RunStep {
     v1::StepPlan plan;
   };
   // All of them: the router is lost, and whoever comes next knows none of them. Returns nothing.
@@ -67,8 +70,9 @@ class WorkerProtocol {
   // router that has lost its mind.
   static constexpr size_t kPlansWaitingMax = 64;
 
-  // What a placement is checked against.
-  WorkerProtocol(int moe_layers, int experts) : moe_layers_(moe_layers), experts_(experts) {}
+  // What a placement is checked against; how many steps the rim can make use of at a time.
+  WorkerProtocol(int moe_layers, int experts, size_t steps_at_once = 1)
+      : moe_layers_(moe_layers), experts_(experts), steps_at_once_(steps_at_once) {}
 
   // A new stream to the router: whatever was is over.
   void OnAttached();
@@ -89,7 +93,7 @@ class WorkerProtocol {
   // The epoch in which steps can be run; 0: none.
   uint64_t serving_epoch() const { return serving_ ? serving_->epoch : 0; }
   // Whether the step thread has an order that has not returned.
-  bool in_step() const { return step_order_.has_value(); }
+  bool in_step() const { return !step_orders_.empty(); }
   // The last one that was, on any stream; 0: none.
   uint64_t last_served_epoch() const { return last_served_epoch_; }
 
@@ -117,6 +121,7 @@ class WorkerProtocol {
   void OnPrepare(const v1::Prepare& prepare);
   void OnConfigure(v1::Configure configure);
   void OnBegin(v1::Begin begin);
+  std::optional<StepOrder> TakeStepOrder();
   absl::Status OnStepPlan(v1::StepPlan plan);
   void EndServing(const std::string& reason);
   void DropNext(const std::string& reason);
@@ -128,13 +133,14 @@ class WorkerProtocol {
   v1::AttachRequest& AddAnswer();
 
   const int moe_layers_, experts_;
+  const size_t steps_at_once_;
   bool attached_ = false;
   uint64_t highest_epoch_ = 0;  // prepared on this stream
   uint64_t last_served_epoch_ = 0;
   std::optional<Next> next_;
   std::optional<Serving> serving_;
   bool setting_up_ = false;  // the set-up thread has an order that has not returned
-  std::optional<StepOrder> step_order_;
+  std::deque<StepOrder> step_orders_;
   bool forget_ = false;  // every sequence, before anything else
   std::vector<Order> orders_;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <optional>
 #include <random>
 #include <set>
@@ -55,7 +56,9 @@ std::string Show(const v1::AttachRequest& message) {
 // The protocol, and its orders in a few words: "open 5; connect 5; abandon 5; begin 5; run 5.1; forget; <prepared 5>".
 class WorkerProtocolTest : public testing::Test {
  protected:
-  WorkerProtocolTest() { protocol_.OnAttached(); }
+  explicit WorkerProtocolTest(size_t steps_at_once = 1) : protocol_(kLayers, kExperts, steps_at_once) {
+    protocol_.OnAttached();
+  }
 
   std::string Orders() {
     std::string all;
@@ -105,7 +108,7 @@ class WorkerProtocolTest : public testing::Test {
     return "<" + braid::Show(std::get<P::Answer>(order).message) + ">";
   }
 
-  P protocol_{kLayers, kExperts};
+  P protocol_;
 };
 
 TEST_F(WorkerProtocolTest, ServesOneEpochAfterTheOther) {
@@ -137,6 +140,62 @@ TEST_F(WorkerProtocolTest, RunsPlansOneAtATimeAndInOrder) {
   EXPECT_EQ(Ran(1), "<done 1.1>; run 1.2");
   EXPECT_EQ(Ran(1), "<done 1.2>; run 1.3");
   EXPECT_EQ(Ran(1), "<done 1.3>");
+}
+
+// A rim that has a use for two steps at a time.
+class TwoStepsAtOnce : public WorkerProtocolTest {
+ protected:
+  TwoStepsAtOnce() : WorkerProtocolTest(2) {}
+};
+
+TEST_F(TwoStepsAtOnce, AreOrderedAndAnsweredInOrder) {
+  MakeReady(1);
+  EXPECT_EQ(On(Begin(1)), "begin 1");
+  EXPECT_EQ(On(Plan(1, 1)), "");
+  EXPECT_EQ(On(Plan(1, 2)), "");
+  EXPECT_EQ(On(Plan(1, 3)), "");
+  EXPECT_EQ(Begun(1), "<begun 1>; run 1.1; run 1.2");
+  EXPECT_EQ(Ran(1), "<done 1.1>; run 1.3");
+  EXPECT_EQ(Ran(1), "<done 1.2>");
+  EXPECT_EQ(Ran(1), "<done 1.3>");
+  EXPECT_FALSE(protocol_.in_step());
+}
+
+TEST_F(TwoStepsAtOnce, AreBothVoidIfTheFirstFails) {
+  Serve(1);
+  MakeReady(2);
+  EXPECT_EQ(On(Plan(1, 1)), "run 1.1");
+  EXPECT_EQ(On(Plan(1, 2)), "run 1.2");
+  EXPECT_EQ(Failed(1, {1}), "<fault 1.1 ?1>; abandon 1");
+  EXPECT_EQ(On(Begin(2)), "") << "the second is still out";
+  EXPECT_EQ(On(Plan(2, 1)), "");
+  EXPECT_EQ(Failed(1), "begin 2") << "of which nobody hears";
+  EXPECT_EQ(On(Plan(2, 2)), "") << "it has not begun";
+  EXPECT_EQ(Begun(2), "<begun 2>; run 2.1; run 2.2");
+}
+
+TEST_F(TwoStepsAtOnce, AreBothVoidIfTheEpochIsStoppedAndTheFirstIsAnsweredIfTheSecondFails) {
+  Serve(1);
+  On(Plan(1, 1));
+  On(Plan(1, 2));
+  EXPECT_EQ(On(Stop(1)), "abandon 1");
+  EXPECT_EQ(Ran(1), "");
+  EXPECT_EQ(Ran(1), "") << "also if they succeeded";
+  Serve(2);
+  On(Plan(2, 1));
+  On(Plan(2, 2));
+  EXPECT_EQ(Ran(2), "<done 2.1>");
+  EXPECT_EQ(Failed(2), "<fault 2.2>; abandon 2");
+}
+
+TEST_F(TwoStepsAtOnce, AreForgottenWithTheirStream) {
+  Serve(1);
+  On(Plan(1, 1));
+  On(Plan(1, 2));
+  protocol_.OnDetached();
+  EXPECT_EQ(Orders(), "abandon 1");
+  EXPECT_EQ(Ran(1), "");
+  EXPECT_EQ(Ran(1), "forget");
 }
 
 TEST_F(WorkerProtocolTest, PlansMayComeBeforeTheEpochHasBegunHere) {
@@ -345,7 +404,8 @@ TEST_F(WorkerProtocolTest, AnotherRouterMayUseTheSameNumbersWhileOldOrdersAreSti
 // A rim that returns orders when it likes, and a router that is sane most of the time.
 class Chaos {
  public:
-  explicit Chaos(int seed) : rng_(seed) {}
+  Chaos(int seed, size_t steps_at_once)
+      : rng_(static_cast<unsigned>(seed)), steps_at_once_(steps_at_once), protocol_(kLayers, kExperts, steps_at_once) {}
 
   // One event, and the orders that follow.
   void Go() {
@@ -405,9 +465,10 @@ class Chaos {
       if (const auto* open = std::get_if<P::OpenExchange>(&order)) return protocol_.OnOpened(open->epoch, "@");
       return protocol_.OnConnected(std::get<P::ConnectExchange>(order).epoch, status, {});
     }
-    if (!stepping_) return;
-    held_by_steps_ = false;
-    const P::Order order = *std::exchange(stepping_, std::nullopt);
+    if (stepping_.empty()) return;
+    const P::Order order = std::move(stepping_.front());
+    stepping_.pop_front();
+    held_by_steps_ = held_by_steps_ && !stepping_.empty();
     if (const auto* begin = std::get_if<P::BeginEpoch>(&order)) return protocol_.OnBegun(begin->begin.epoch(), {});
     absl::StatusOr<v1::StepDone> done = v1::StepDone();
     if (!status.ok()) done = status;
@@ -430,13 +491,19 @@ class Chaos {
       open_.insert(EpochOf(order));
       setting_up_ = std::move(order);
     } else if (std::holds_alternative<P::BeginEpoch>(order) || std::holds_alternative<P::RunStep>(order)) {
-      ASSERT_FALSE(stepping_);
+      const bool runs = std::holds_alternative<P::RunStep>(order);
+      ASSERT_LT(stepping_.size(), runs ? steps_at_once_ : 1);
       ASSERT_TRUE(open_.contains(EpochOf(order)));
-      stepping_ = std::move(order);
+      if (!stepping_.empty()) {
+        ASSERT_TRUE(std::holds_alternative<P::RunStep>(stepping_.back()));
+        ASSERT_EQ(EpochOf(stepping_.back()), EpochOf(order));
+        ASSERT_FALSE(held_by_steps_) << "behind a step that is void";
+      }
+      stepping_.push_back(std::move(order));
     } else if (const auto* abandon = std::get_if<P::AbandonExchange>(&order)) {
       ASSERT_EQ(open_.erase(abandon->epoch), 1u);
       if (setting_up_ && !held_by_set_up_) held_by_set_up_ = EpochOf(*setting_up_) == abandon->epoch;
-      if (stepping_ && !held_by_steps_) held_by_steps_ = EpochOf(*stepping_) == abandon->epoch;
+      if (!stepping_.empty() && !held_by_steps_) held_by_steps_ = EpochOf(stepping_.front()) == abandon->epoch;
     } else if (const auto* answer = std::get_if<P::Answer>(&order)) {
       ASSERT_TRUE(attached_);
       if (answer->message.has_prepared() || answer->message.has_configured()) said_ = answer->message.message_case();
@@ -444,26 +511,28 @@ class Chaos {
       ASSERT_TRUE(!answer->message.has_step_done() || done.epoch() == protocol_.serving_epoch());
     } else {
       ASSERT_TRUE(std::holds_alternative<P::ForgetSequences>(order));
-      ASSERT_FALSE(stepping_);
+      ASSERT_TRUE(stepping_.empty());
     }
     ASSERT_LE(open_.size() + held_by_set_up_ + held_by_steps_, 2u);
   }
 
   std::mt19937 rng_;
-  P protocol_{kLayers, kExperts};
+  const size_t steps_at_once_;
+  P protocol_;
   bool attached_ = false;
   uint64_t epoch_ = 0, step_ = 0;                                    // of the router
   v1::AttachRequest::MessageCase said_ = v1::AttachRequest::kHello;  // what the router heard of its next epoch
-  std::optional<P::Order> setting_up_, stepping_;                    // what the threads have been told
-  std::set<uint64_t> open_;                                          // exchanges, but for those abandoned
-  bool held_by_set_up_ = false, held_by_steps_ = false;              // an abandoned one is still in use
+  std::optional<P::Order> setting_up_;                               // what the threads have been told
+  std::deque<P::Order> stepping_;
+  std::set<uint64_t> open_;                              // exchanges, but for those abandoned
+  bool held_by_set_up_ = false, held_by_steps_ = false;  // an abandoned one is still in use
   int steps_ran_ = 0;
 };
 
-TEST(WorkerProtocol, NeverHasMoreThanOneOrderPerThreadOrMoreThanTwoExchanges) {
+TEST(WorkerProtocol, NeverHasMoreOrdersPerThreadThanItMayOrMoreThanTwoExchanges) {
   int steps_ran = 0;
   for (int seed = 0; seed < 1000; ++seed) {
-    Chaos chaos(seed);
+    Chaos chaos(seed, /*steps_at_once=*/1 + seed % 2);
     for (int event = 0; event < 1000; ++event) {
       chaos.Go();
       if (testing::Test::HasFatalFailure()) FAIL() << "seed " << seed << ", event " << event;

@@ -15,22 +15,28 @@ namespace braid {
 
 using P = WorkerProtocol;
 
+namespace {
+
+// Between two looks at the device and the orders, while a step runs there: of a step of decoding, one in a hundred.
+constexpr absl::Duration kLook = absl::Microseconds(50);
+
+}  // namespace
+
 WorkerThreads::WorkerThreads(EpochMember::Shared shared, StepRunner* runner, WorkerProbe* probe)
     : shared_(std::move(shared)),
       runner_(runner),
       probe_(probe),
-      protocol_(shared_.config->moe_layer_count(), shared_.config->experts),
+      protocol_(shared_.config->moe_layer_count(), shared_.config->experts, runner->steps_at_once()),
       set_up_thread_([this] {
         while (const auto task = set_ups_.Pop()) Do(*task);
       }),
-      step_thread_([this] {
-        while (const auto task = steps_.Pop()) Do(*task);
-      }) {
+      step_thread_([this] { Compute(); }) {
   probe_->kv_blocks_total.Set(runner_->sequences().blocks().total());
 }
 
 WorkerThreads::~WorkerThreads() {
   Detach();
+  WaitUntilOutOfStep(absl::InfiniteDuration());  // what runs orders once more, to forget, when it returns
   set_ups_.Close();
   steps_.Close();
   set_up_thread_.join();
@@ -143,26 +149,73 @@ void WorkerThreads::Do(const Task& task) {
                  runner_->sequences().size(), missing.size());
     ReportSequences();
     Tell([&](P& protocol) { protocol.OnBegun(begin->begin.epoch(), missing); });
-  } else if (const auto* run = std::get_if<P::RunStep>(&task.order)) {
-    absl::StatusOr<v1::StepDone> done = RunStep(run->plan, *member);
-    Tell([&](P& protocol) { protocol.OnStepRan(run->plan.epoch(), std::move(done), member->suspects()); });
   } else {
     runner_->Clear();
     ReportSequences();
   }
 }
 
-absl::StatusOr<v1::StepDone> WorkerThreads::RunStep(const v1::StepPlan& plan, EpochMember& member) {
-  const absl::Time start = absl::Now();
-  const absl::Duration waited = member.waited();
-  member.experts().BeginStep(plan.step(), static_cast<int>(plan.rows_max()));
-  ASSIGN_OR_RETURN(v1::StepDone done, runner_->Run(plan, member.experts().runner()));
-  done.set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - start)));
-  done.set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(member.waited() - waited)));
-  for (const uint64_t rows : member.experts().TakeExpertRows()) done.add_expert_rows(rows);
-  probe_->StepRan(plan, done);
-  ReportSequences();
-  return done;
+void WorkerThreads::Compute() {
+  for (;;) {
+    std::optional<Task> task = NextStep();
+    if (!task && running_.empty()) return;  // closed
+    if (!task) {
+      FinishStep();
+    } else if (std::holds_alternative<P::RunStep>(task->order)) {
+      while (!running_.empty() && !CanStart(*task)) FinishStep();
+      StartStep(*std::move(task));
+    } else {
+      Do(*task);
+    }
+  }
+}
+
+// By WorkerProtocol's promise nothing but steps of the same epoch comes while one runs.
+std::optional<WorkerThreads::Task> WorkerThreads::NextStep() {
+  if (running_.empty()) return steps_.Pop();
+  if (running_.size() == runner_->steps_at_once()) return std::nullopt;
+  while (!runner_->Drawn()) {
+    if (std::optional<Task> task = steps_.Pop(kLook)) return task;
+  }
+  return steps_.TryPop();
+}
+
+bool WorkerThreads::CanStart(const Task& task) const {
+  const v1::StepPlan& plan = std::get<P::RunStep>(task.order).plan;
+  return !task.member->abandoned() && task.member->experts().CanBeginAhead(static_cast<int>(plan.rows_max())) &&
+         runner_->CanStart(plan);
+}
+
+void WorkerThreads::StartStep(Task task) {
+  v1::StepPlan& plan = std::get<P::RunStep>(task.order).plan;
+  // The step before has failed, or the epoch is over in another way.
+  if (running_.empty() && task.member->abandoned()) {
+    return Tell([&](P& protocol) {
+      protocol.OnStepRan(plan.epoch(), absl::AbortedError("the epoch is over"), task.member->suspects());
+    });
+  }
+  if (!running_.empty()) probe_->steps_ahead.Add();
+  Running& step = running_.emplace_back(Running{std::move(plan), std::move(task.member), absl::Now(), {}});
+  step.waited = step.member->waited();
+  EpochExperts& experts = step.member->experts();
+  experts.BeginStep(step.plan.step(), static_cast<int>(step.plan.rows_max()));
+  runner_->Start(step.plan, experts.runner());
+}
+
+void WorkerThreads::FinishStep() {
+  absl::StatusOr<v1::StepDone> done = runner_->Finish();
+  const Running step = std::move(running_.front());
+  running_.pop_front();
+  const absl::Time now = absl::Now();
+  if (!running_.empty()) running_.front().begun = now;
+  if (done.ok()) {
+    done->set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(now - step.begun)));
+    done->set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(step.member->waited() - step.waited)));
+    for (const uint64_t rows : step.member->experts().TakeExpertRows()) done->add_expert_rows(rows);
+    probe_->StepRan(step.plan, *done);
+    ReportSequences();
+  }
+  Tell([&](P& protocol) { protocol.OnStepRan(step.plan.epoch(), std::move(done), step.member->suspects()); });
 }
 
 void WorkerThreads::ReportSequences() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -23,6 +24,9 @@ namespace braid {
 
 // Carries out what WorkerProtocol orders, on two threads: one that computes, and one that sets up the next epoch beside
 // it. The stream's thread posts the router's messages; answers go to the stream that is attached. Thread-safe.
+//
+// Where steps run on a device and the runner can start one behind the other, the computing thread does the work of a
+// host for step n + 1 while the device is busy with step n.
 class WorkerThreads {
  public:
   // Takes an answer and returns at once; called under a lock, so it must not call back.
@@ -55,6 +59,13 @@ class WorkerThreads {
     WorkerProtocol::Order order;
     Member member;  // of the order's epoch; null: it has none
   };
+  // A step that the runner has started.
+  struct Running {
+    v1::StepPlan plan;
+    Member member;
+    absl::Time begun;  // as far as it had the device to itself
+    absl::Duration waited;
+  };
 
   // Calls tell(protocol) and carries out what it orders.
   template <typename F>
@@ -63,7 +74,13 @@ class WorkerThreads {
   void Send(v1::AttachRequest message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Do(const Task& task);
-  absl::StatusOr<v1::StepDone> RunStep(const v1::StepPlan& plan, EpochMember& member);
+  // The computing thread: all orders until the queue is closed.
+  void Compute();
+  // The next order, if it comes before the step that runs is to be finished.
+  std::optional<Task> NextStep();
+  bool CanStart(const Task& task) const;
+  void StartStep(Task task);
+  void FinishStep();
   void ReportSequences();
 
   const EpochMember::Shared shared_;
@@ -76,6 +93,7 @@ class WorkerThreads {
   Answer answer_ ABSL_GUARDED_BY(mutex_);
   // By WorkerProtocol's promise one order waits at most, and some to forget before it.
   BoundedQueue<Task> set_ups_{16}, steps_{16};
+  std::deque<Running> running_;  // of the computing thread; the older one first
   std::thread set_up_thread_, step_thread_;
 };
 

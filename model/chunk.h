@@ -27,6 +27,9 @@ struct Chunk {
   std::span<const TokenId> tokens;  // at least one; each in [0, vocab)
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
   std::span<const ColumnsSave> saves = {};  // inside of the run or at its end; at least C - 1 tokens come before each
+  // Not -1: `tokens` is one that only holds the place of what the engine's Draw for the step before gives at this
+  // index, and which nobody need know yet. (If that is -1, any token is run.) Engines that draw know how.
+  int drawn = -1;
 };
 
 // The rows of a step, chunk behind chunk: what every engine lays out first.

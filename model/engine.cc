@@ -1,5 +1,6 @@
 #include "model/engine.h"
 
+#include "base/check.h"
 #include "model/checksum_engine.h"
 #include "model/forward.h"
 
@@ -28,9 +29,9 @@ class LfmEngine : public Engine {
 
 }  // namespace
 
-absl::Status Engine::Draw(std::span<const DrawnRow>, std::vector<TokenId>*) {
-  return absl::UnimplementedError("this engine draws no tokens");
-}
+absl::Status Engine::Draw(std::span<const DrawnRow>) { return absl::UnimplementedError("this engine draws no tokens"); }
+
+absl::Status Engine::TakeDrawn(std::vector<TokenId>*) { CHECK(false) << "nothing was drawn"; }
 
 std::unique_ptr<Engine> MakeEngine(const ModelConfig* config, const ModelTensors* tensors, HostStates* states,
                                    ThreadPool* pool) {

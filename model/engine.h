@@ -33,6 +33,10 @@ class Engine {
   // returned OK.
   virtual absl::Status Logits(int begin, int end, std::vector<float>* logits) = 0;
 
+  // What follows is for who would leave the choice of tokens to the engine, so that the next step can be begun before
+  // anybody knows them: Run, Draw, Run (of chunks that name what was drawn, see Chunk::drawn), Draw, TakeDrawn for the
+  // first step, Run, ...
+
   // What is drawn from one of the L rows, as a request's sampling parameters say: temperature 0 takes the best token.
   struct DrawnRow {
     int row = 0;
@@ -41,12 +45,20 @@ class Engine {
     float top_p = 1, min_p = 0;
     double uniform = 0;  // in [0, 1), see UniformAt
   };
+  // Draws that may wait to be taken.
+  static constexpr size_t kDrawsMax = 2;
   // Whether Draw is there.
   virtual bool draws() const { return false; }
-  // A token for each of `rows`, by the worker's rule for what a row names, among the ids that are not masked. -1: the
-  // caller has to look at the row's logits, which may not be finite. REQUIRES: as Logits, and draws(). Costs least
-  // after all calls of Logits.
-  virtual absl::Status Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens);
+  // Chooses a token for each of `rows` (which may be none) of the last step, by the worker's rule for what a row names,
+  // among the ids that are not masked; need not wait for anything. Costs least after all calls of Logits. REQUIRES:
+  // draws(); the last Run has returned OK, at most one Draw for it; fewer than kDrawsMax have not been taken.
+  virtual absl::Status Draw(std::span<const DrawnRow> rows);
+  // Whether TakeDrawn would return at once. Does not wait.
+  virtual bool Drawn() { return true; }
+  // Waits for the oldest step whose draw has not been taken, and gives its tokens. -1: none can be, and the row's
+  // logits say why. On an error neither this step nor what was begun behind it may be used, and no draw is left to be
+  // taken. Logits is not called until all are. REQUIRES: there is one.
+  virtual absl::Status TakeDrawn(std::vector<TokenId>* tokens);
 
   // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
   virtual void Profile(StepProfile* profile) {}

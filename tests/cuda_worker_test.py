@@ -77,6 +77,26 @@ def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster():
         assert answers(cluster) == alone
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_starts_before_the_host_knows_the_tokens_of_the_last_one(workers):
+    def text(cluster, request):
+        status, answer = cluster.post("/v1/completions", request)
+        assert status == 200, answer
+        return answer["choices"][0]["text"]
+
+    plain = [{"prompt": "The river", "max_tokens": 40, "temperature": 0, "ignore_eos": True},
+             {"prompt": "The river", "max_tokens": 40, "temperature": 1, "seed": 5},
+             {"prompt": "Once", "max_tokens": 30, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7}]
+    with Cluster(workers=1) as cpu:
+        expected = [text(cpu, request) for request in plain]
+    # Guesses would know the tokens too soon.
+    with Gpus(workers, "float32", router=["--draft-tokens-max", 0]) as cluster:
+        assert [text(cluster, request) for request in plain] == expected
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            assert list(pool.map(lambda request: text(cluster, request), plain)) == expected
+        assert sum(cluster.worker_metric("braid_worker_steps_ahead_total", i) for i in range(workers)) > 0
+
+
 def test_an_answer_goes_on_when_a_gpus_worker_is_killed():
     request = {**REQUESTS[0], "max_tokens": 40}
     with Gpus(2, "float32") as cluster:

@@ -42,6 +42,7 @@ class DeviceEpochExperts : public EpochExperts {
       : ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
   braid::ExpertRunner& runner() override { return parallel_->runner(); }
   void BeginStep(uint64_t step, int rows_max) override { parallel_->BeginStep(step, rows_max); }
+  bool CanBeginAhead(int rows_max) const override { return parallel_->CanBeginAhead(rows_max); }
   std::vector<int> suspects() const override { return parallel_->suspects(); }
   std::vector<uint64_t> TakeExpertRows() override { return parallel_->TakeExpertRows(); }
 

@@ -189,16 +189,17 @@ absl::Status ExpertParallel::MakeTables() {
   const auto lay_out = [&](std::byte* begin) { return LayOut(ranks, moe_layers, E, replicas.size(), begin); };
   const size_t bytes = lay_out(nullptr).bytes, counts_bytes = size_t(ranks) * ranks * 2 * sizeof(int32_t);
   ASSIGN_OR_RETURN(table_memory_, AllocateDevice(bytes));
-  ASSIGN_OR_RETURN(pinned_, AllocatePinned(2 * bytes + 2 * counts_bytes));
+  ASSIGN_OR_RETURN(pinned_, AllocatePinned(4 * bytes + 2 * counts_bytes));
   ASSIGN_OR_RETURN(counts_here_, CreateEvent());
   std::byte* const host = static_cast<std::byte*>(pinned_.get());
-  std::fill_n(host, 2 * bytes + 2 * counts_bytes, std::byte{0});
+  std::fill_n(host, 4 * bytes + 2 * counts_bytes, std::byte{0});
   tables_ = lay_out(static_cast<std::byte*>(table_memory_.get()));
-  at_begin_ = lay_out(host);
-  at_end_ = lay_out(host + bytes);
-  for (int i = 0; i < 2; ++i) sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 2 * bytes + i * counts_bytes);
-  std::copy(first.begin(), first.end(), at_begin_.first_replica);
-  std::copy(replicas.begin(), replicas.end(), at_begin_.replicas);
+  host_tables_ = {HostTables{lay_out(host), lay_out(host + bytes)},
+                  HostTables{lay_out(host + 2 * bytes), lay_out(host + 3 * bytes)}};
+  for (int i = 0; i < 2; ++i) sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 4 * bytes + i * counts_bytes);
+  const Tables& all = host_tables_[0].at_begin;
+  std::copy(first.begin(), first.end(), all.first_replica);
+  std::copy(replicas.begin(), replicas.end(), all.replicas);
   taken_.resize(size_t(moe_layers) * E);
   // On a stream of its own: steps of the epoch before may be running.
   ASSIGN_OR_RETURN(const Stream stream, CreateStream());
@@ -210,7 +211,9 @@ absl::Status ExpertParallel::MakeTables() {
 // ---- Steps.
 
 void ExpertParallel::BeginStep(uint64_t step, int rows_max) {
-  *at_begin_.step = step;
+  CHECK_LE(steps_begun_ - steps_waited_for_, 1u);
+  ++steps_begun_;
+  *begun().at_begin.step = step;
   rows_max_ = rows_max;
   again_ = false;
   if (exchange_ != nullptr) exchange_->BeginStep(step);
@@ -226,17 +229,18 @@ DispatchShape ExpertParallel::ShapeFor(int rows, int results) const {
                            results);
 }
 
+absl::Status ExpertParallel::EnqueueBegin(cudaStream_t stream) {
+  const size_t bytes = BytesBetween(tables_.step, tables_.expert_rows);
+  return CudaError(cudaMemcpyAsync(tables_.step, begun().at_begin.step, bytes, cudaMemcpyHostToDevice, stream),
+                   "the step's number");
+}
+
 absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
   CHECK_EQ(rows.D, config_.model_dim);
   CHECK_EQ(rows.K, config_.experts_per_token);
   CHECK(rows.type == options_.type);
   if (rows.T > place_.step_tokens_max)
     return InvalidArgument(fmt::format("{} rows, {} at most in a step", rows.T, place_.step_tokens_max));
-  if (MoeLayer(rows.layer) == 0) {
-    const size_t bytes = BytesBetween(tables_.step, tables_.expert_rows);
-    RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(tables_.step, at_begin_.step, bytes, cudaMemcpyHostToDevice, stream),
-                              "the step's number"));
-  }
   const auto part_of = [&](int begin, int end) {
     RoutedRows part = rows;
     part.T = std::clamp(rows.T - begin, 0, end - begin);
@@ -276,7 +280,7 @@ absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream
 
 absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
   const size_t bytes = BytesBetween(tables_.faults, tables_.first_replica);
-  return CudaError(cudaMemcpyAsync(at_end_.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
+  return CudaError(cudaMemcpyAsync(begun().at_end.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
                    "what came of the step");
 }
 
@@ -455,26 +459,28 @@ absl::Status ExpertParallel::ExchangeResults(const Pass& pass) {
 // ---- What came of it.
 
 absl::Status ExpertParallel::Wait(cudaEvent_t end) {
+  steps_waited_for_ = std::min(steps_waited_for_ + 1, steps_begun_);
   if (exchange_ == nullptr) return ExpertRunner::Wait(end);
   RETURN_IF_ERROR(exchange_->Wait(end));
   return CheckFaults();
 }
 
 absl::Status ExpertParallel::CheckFaults() {
+  const Tables& at_end = waited_for().at_end;
   std::string message;
   bool short_of_room = false;
   for (int rank = 0; rank < place_.size; ++rank) {
-    const DispatchFault fault = FaultOf(at_end_.faults[rank]);
+    const DispatchFault fault = FaultOf(at_end.faults[rank]);
     short_of_room |= fault == DispatchFault::kShortOfRoom;
     if (fault == DispatchFault::kNone || fault == DispatchFault::kShortOfRoom) continue;
     if (fault > DispatchFault::kComplaint) blamed_.push_back(rank);
     fmt::format_to(std::back_inserter(message), "{}rank {}: {} in layer {}", message.empty() ? "" : "; ", rank,
-                   Describe(fault), at_end_.faults[rank] / 256);
+                   Describe(fault), at_end.faults[rank] / 256);
   }
   if (!message.empty()) return absl::DataLossError(message);
   if (!short_of_room) return absl::OkStatus();
   again_ = true;
-  std::copy_n(at_end_.expert_rows, taken_.size(), taken_.begin());  // none of it counts
+  std::copy_n(at_end.expert_rows, taken_.size(), taken_.begin());  // none of it counts
   return absl::ResourceExhaustedError("a step's rows do not fit its slots: to be run again");
 }
 
@@ -484,9 +490,9 @@ std::vector<int> ExpertParallel::suspects() const {
 }
 
 std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
+  const uint64_t* const now = waited_for().at_end.expert_rows;
   std::vector<uint64_t> rows(taken_.size());
-  for (size_t i = 0; i < rows.size(); ++i)
-    rows[i] = at_end_.expert_rows[i] - std::exchange(taken_[i], at_end_.expert_rows[i]);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = now[i] - std::exchange(taken_[i], now[i]);
   return rows;
 }
 

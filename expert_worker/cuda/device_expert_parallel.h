@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -60,6 +61,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   // EpochExperts. TakeExpertRows counts what was waited for.
   braid::ExpertRunner& runner() override { return *this; }
   void BeginStep(uint64_t step, int rows_max) override;
+  bool CanBeginAhead(int rows_max) const override {
+    return place_.size == 1 || (rows_max <= options_.slot_rows_max && options_.results_share >= 1);
+  }
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;
 
@@ -68,6 +72,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   bool may_run_again() const override { return place_.size > 1 && !exact(); }
   uint64_t capture_shape() const override { return static_cast<uint64_t>(place_.size == 1 ? 0 : slot_rows()); }
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
+  absl::Status EnqueueBegin(cudaStream_t stream) override;
   absl::Status EnqueueEnd(cudaStream_t stream) override;
   absl::Status Wait(cudaEvent_t end) override;
 
@@ -88,6 +93,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     int32_t* first_replica;  // (moe_layers, E + 1) into replicas
     int32_t* replicas;
     size_t bytes;
+  };
+  struct HostTables {  // in pinned memory
+    Tables at_begin = {}, at_end = {};
   };
   // Some rows of a layer on their way. Two at a time have memory, a set each.
   struct Pass {
@@ -121,6 +129,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   }
   bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
   int slot_rows() const;  // of a step that goes in slots
+  // Of the last step that has begun, and of the last one that was waited for.
+  HostTables& begun() { return host_tables_[(steps_begun_ + 1) % 2]; }
+  HostTables& waited_for() { return host_tables_[(steps_waited_for_ + 1) % 2]; }
   DispatchShape ShapeFor(int rows, int results) const;
   absl::Status EnqueueAlone(const RoutedRows& rows, cudaStream_t stream);
   // pass_at(0), ..., pass_at(count - 1).
@@ -154,7 +165,8 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   DeviceMemory table_memory_;
   Tables tables_ = {};
   PinnedMemory pinned_;
-  Tables at_begin_ = {}, at_end_ = {};  // of a step, in pinned memory
+  std::array<HostTables, 2> host_tables_;  // of every other step: one may be enqueued while one runs
+  uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
   Event counts_here_;
   std::vector<uint64_t> taken_;  // of expert_rows
 

@@ -94,9 +94,9 @@ TYPED_TEST(OnRanks, GivesTheBitsOfOneFromAGraph) {
       std::vector<float> sums;
       for (int step = 0; step < 4; ++step) {
         rank.Set(rows[at][step]);
-        rank.parallel->BeginStep(10 + step, 3 + step % 2);
+        if (step > 0) rank.parallel->BeginStep(1 + step, 3 + step % 2);
         EXPECT_EQ(rank.parallel->capture_shape(), shape);
-        ASSERT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
+        ASSERT_EQ(rank.Launch(graph), absl::OkStatus());
         ASSERT_EQ(rank.Wait(), absl::OkStatus());
         const std::vector<float> one = rank.Sums();
         sums.insert(sums.end(), one.begin(), one.end());
@@ -146,6 +146,45 @@ TEST_F(DeviceExpertParallel, OverlapsHalves) {
       }
       EXPECT_TRUE(SameBits(sums, expected[at])) << at;
     });
+  }
+}
+
+// The host knows of a step what it knows of it when it is waited for, though the one behind has begun.
+TEST_F(DeviceExpertParallel, RunsAStepBehindOneThatNobodyHasWaitedFor) {
+  for (const int size : {1, 3}) {
+    TestNetwork network(size);
+    constexpr int kSteps = 6;
+    std::vector<std::vector<Rows>> rows(size);
+    for (int rank = 0; rank < size; ++rank) rows[rank].emplace_back(1 + rank, 4, rank);
+    const std::vector<std::vector<float>> expected = Alone<float>(rows);
+    std::vector<uint64_t> computed(size);
+    OnEachRank(size, [&](int at) {
+      TestExchange exchange(&network, at);
+      Rank<float> rank(size == 1 ? nullptr : &exchange, at, RandomPlacement(size, 1), size, kSmall);
+      EXPECT_TRUE(rank.parallel->CanBeginAhead(4));
+      EXPECT_EQ(rank.parallel->CanBeginAhead(kStepTokens), size == 1) << "a host waits for counts";
+      rank.Set(rows[at][0]);
+      std::vector<Event> ends;
+      const auto begin = [&](uint64_t step) {
+        rank.parallel->BeginStep(step, 4);
+        ASSERT_EQ(rank.Enqueue(), absl::OkStatus());
+        ends.push_back(*CreateEvent());
+        ASSERT_EQ(cudaEventRecord(ends.back().get(), rank.stream.get()), cudaSuccess);
+      };
+      begin(1);
+      std::vector<uint64_t> first;
+      for (int step = 1; step <= kSteps; ++step) {
+        if (step < kSteps) begin(static_cast<uint64_t>(step + 1));
+        ASSERT_EQ(rank.parallel->Wait(ends[static_cast<size_t>(step - 1)].get()), absl::OkStatus()) << step;
+        const std::vector<uint64_t> expert_rows = rank.parallel->TakeExpertRows();
+        if (step == 1) first = expert_rows;
+        EXPECT_EQ(expert_rows, first) << step;
+      }
+      computed[at] = std::accumulate(first.begin(), first.end(), uint64_t{0});
+      EXPECT_TRUE(SameBits(rank.Sums(), expected[at]));
+    });
+    EXPECT_EQ(std::accumulate(computed.begin(), computed.end(), uint64_t{0}),
+              static_cast<uint64_t>(kConfig.moe_layer_count() * kChosen * size * (size + 1) / 2));
   }
 }
 

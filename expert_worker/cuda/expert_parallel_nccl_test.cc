@@ -69,7 +69,7 @@ TEST_F(ExpertParallelOverNccl, GivesTheBitsOfOneInSlotsExactlyAndFromAGraph) {
           graph_shape = rank.parallel->capture_shape();
         }
         if (rank.parallel->capturable() && rank.parallel->capture_shape() == graph_shape) {
-          ASSERT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
+          ASSERT_EQ(rank.Launch(graph), absl::OkStatus());
         } else {
           ASSERT_EQ(rank.Enqueue(), absl::OkStatus());
         }

@@ -197,19 +197,30 @@ class Rank {
     weights.Set(weighed);
   }
   absl::Status Enqueue() {
+    return Enqueue([this] { return EnqueueLayers(); });
+  }
+  absl::Status Launch(const GraphExec& graph) {
+    return Enqueue([&] { return CudaError(cudaGraphLaunch(graph.get(), stream.get()), "launching a graph"); });
+  }
+  absl::Status Enqueue(const std::function<absl::Status()>& layers) {
+    RETURN_IF_ERROR(parallel->EnqueueBegin(stream.get()));
+    RETURN_IF_ERROR(layers());
+    return parallel->EnqueueEnd(stream.get());
+  }
+  absl::Status EnqueueLayers() {
     for (int layer = kDenseLayers; layer < kLayers; ++layer) {
       RETURN_IF_ERROR(parallel->Enqueue({layer, padded, kDim, kChosen, kTypeOf<T>, x.data(), experts.data(),
                                          weights.data(), y[layer - kDenseLayers].data()},
                                         stream.get()));
     }
-    return parallel->EnqueueEnd(stream.get());
+    return absl::OkStatus();
   }
   // One step, of as many rows as were set last. REQUIRES: the step that has begun is capturable.
   GraphExec Capture() {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
     EXPECT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    EXPECT_EQ(Enqueue(), absl::OkStatus());
+    EXPECT_EQ(EnqueueLayers(), absl::OkStatus());
     EXPECT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
     EXPECT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
     EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);

@@ -34,10 +34,12 @@ class DeviceExchange : public Exchange {
   // `bytes` of each rank to all, by rank, the own ones included.
   virtual absl::Status AllGather(const void* mine, void* all, size_t bytes, cudaStream_t stream) = 0;
 
-  // A step begins: the deadline for what is enqueued from now on counts from here. `step` is what peers call it.
+  // A step begins: the deadline for what is enqueued from now on counts from here, or from the end of the step before
+  // if that is not over. `step` is what peers call it.
   virtual void BeginStep(uint64_t step) = 0;
-  // Returns once everything that was enqueued before `event` is done, and nothing was wrong with it. On an error
-  // nothing that any stream did since BeginStep may be used. Waits without blocking the watch over the exchange.
+  // Returns once everything that was enqueued before `event` is done, and nothing was wrong with it. If two steps have
+  // begun, `event` is the end of the first. On an error nothing that any stream did since that step's BeginStep may be
+  // used. Waits without blocking the watch over the exchange.
   virtual absl::Status Wait(cudaEvent_t event) = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -116,9 +117,11 @@ class NcclExchange : public DeviceExchange {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return;
     CHECK(connected_) << "before Connect";
-    progress_ = {.phase = step};
-    began_ = absl::Now();
-    Arm();
+    if (waiting_ && progress_.phase > 0) {
+      next_step_ = step;
+    } else {
+      Begin(step);
+    }
   }
 
   absl::Status Wait(cudaEvent_t event) override {
@@ -127,7 +130,11 @@ class NcclExchange : public DeviceExchange {
     absl::MutexLock lock(&mutex_);
     waiting_ = false;
     if (progress_.phase == 0) began_ = absl::InfiniteFuture();
-    connected_->SetDeadline(absl::InfiniteFuture(), "");
+    if (next_step_) {
+      Begin(*std::exchange(next_step_, std::nullopt));
+    } else {
+      connected_->SetDeadline(absl::InfiniteFuture(), "");
+    }
     return status;
   }
 
@@ -255,6 +262,12 @@ class NcclExchange : public DeviceExchange {
     return absl::OkStatus();
   }
 
+  void Begin(uint64_t step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    progress_ = {.phase = step};
+    began_ = absl::Now();
+    Arm();
+  }
+
   void Arm() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     waiting_ = true;
     connected_->SetDeadline(began_ + options_.timeout,
@@ -276,6 +289,7 @@ class NcclExchange : public DeviceExchange {
   ExchangeProgress progress_ ABSL_GUARDED_BY(mutex_);
   absl::Time began_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();  // the step
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;                       // it is not over
+  std::optional<uint64_t> next_step_ ABSL_GUARDED_BY(mutex_);          // has begun behind it
 };
 
 class NcclFactory : public DeviceExchangeFactory {

@@ -25,7 +25,7 @@ struct NcclOptions {
 // heartbeats.
 //
 // waited() is the time the host waited to enqueue: what the device waits is part of its step and not known here. A
-// phase of progress() is a step, from BeginStep to the Wait that ends it.
+// phase of progress() is a step, from BeginStep, or the end of the step before, to the Wait that ends it.
 //
 // kUnavailable if NCCL is not one that this can use.
 absl::StatusOr<std::unique_ptr<DeviceExchangeFactory>> MakeNcclExchangeFactory(const NcclOptions& options);

@@ -12,7 +12,9 @@ constexpr int kThreads = 256;
 template <Stored kStored, typename T>
 __global__ void __launch_bounds__(kThreads) GatherKernel(Gather op) {
   LAUNCH_BOUNDS(kThreads);
-  const int64_t t = blockIdx.x, row = op.ids[t];
+  const int64_t t = blockIdx.x;
+  int row = op.ids[t];
+  if (row < 0) row = max(op.drawn[~row], 0);
   T* y = static_cast<T*>(op.y) + t * op.table.columns;
   for (int column = 8 * threadIdx.x; column < op.table.columns; column += 8 * blockDim.x)
     StoreFloats(y + column, LoadEight<kStored>(op.table, row, column));

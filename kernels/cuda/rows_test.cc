@@ -34,14 +34,15 @@ TYPED_TEST(RowKernels, GatherGivesTheBitsOfTheCpu) {
         if (D % Info(type).elements != 0) continue;
         const RandomMatrix table(random, type, 7, D);
         const DeviceCopy copy(table.matrix());
-        GlobalArray<int32_t> ids(std::vector<int32_t>{6, 0, 3, 3, 6});
+        const int rows[] = {6, 0, 3, 4, 0};
+        GlobalArray<int32_t> ids(std::vector<int32_t>{6, 0, 3, ~1, ~0}), drawn(std::vector<int32_t>{-1, 4});
         GlobalArray<TypeParam> y(5 * D);
-        const Gather op{5, copy.matrix(), ids.data(), kTypeOf<TypeParam>, y.data()};
+        const Gather op{5, copy.matrix(), ids.data(), kTypeOf<TypeParam>, y.data(), drawn.data()};
         ASSERT_TRUE(Check(op).ok()) << Check(op);
         ASSERT_EQ(Run(op, nullptr), cudaSuccess);
         std::vector<float> want(D);
         for (int t = 0; t < 5; ++t) {
-          Dequantize(type, table.matrix().row(ids[t]), D, want.data());
+          Dequantize(type, table.matrix().row(rows[t]), D, want.data());
           const std::vector<TypeParam> rounded = Rounded<TypeParam>(want);
           ASSERT_EQ(std::memcmp(&y[t * D], rounded.data(), D * sizeof(TypeParam)), 0) << Name(type) << " " << D;
         }

@@ -43,9 +43,7 @@ DeviceEngine::DrawTable DeviceEngine::DrawTable::At(int rows, std::byte* memory)
   table.top_p = reinterpret_cast<float*>(memory + 12 * T);
   table.min_p = reinterpret_cast<float*>(memory + 16 * T);
   table.top_k = reinterpret_cast<int32_t*>(memory + 20 * T);
-  table.tokens = reinterpret_cast<int32_t*>(memory + 24 * T);
-  table.tokens_at = 24 * T;
-  table.bytes = 28 * T;
+  table.bytes = 24 * T;
   return table;
 }
 
@@ -97,6 +95,7 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   inputs_bytes_ = StepInputs::At(largest, nullptr).bytes;
   inputs_at_ = plan_.AddBytes(Part::kInputs, inputs_bytes_);
   draws_at_ = plan_.AddBytes(Part::kInputs, DrawTable::At(rows_max, nullptr).bytes);
+  drawn_at_ = plan_.Add<int32_t>(Part::kInputs, rows_max);
   mask_at_ = plan_.Add<int32_t>(Part::kInputs, static_cast<int64_t>(options_.masked.size()));
   exchange_at_ = plan_.AddBytes(Part::kExchange, options_.exchange_bytes);
   plan_.Reserve(options_.reserve_bytes);
@@ -130,7 +129,11 @@ absl::Status DeviceEngine::TakeMemory() {
     ASSIGN_OR_RETURN(buffer.memory, AllocatePinned(inputs_bytes_));
     ASSIGN_OR_RETURN(buffer.copied, CreateEvent());
   }
-  ASSIGN_OR_RETURN(draw_memory_, AllocatePinned(DrawTable::At(forward_->rows_max(), nullptr).bytes));
+  for (Drawing& drawing : drawings_) {
+    ASSIGN_OR_RETURN(drawing.table, AllocatePinned(DrawTable::At(forward_->rows_max(), nullptr).bytes));
+    ASSIGN_OR_RETURN(drawing.tokens, AllocatePinned(sizeof(int32_t) * static_cast<uint64_t>(forward_->rows_max())));
+    ASSIGN_OR_RETURN(drawing.done, CreateEvent());
+  }
   ASSIGN_OR_RETURN(logit_memory_, AllocatePinned(sizeof(float) * static_cast<uint64_t>(options_.logit_rows) *
                                                  static_cast<uint64_t>(config_.vocab_size)));
   auto* const memory = static_cast<std::byte*>(memory_.get());
@@ -207,6 +210,18 @@ bool DeviceEngine::IsDecode() const {
                      [](const Chunk& chunk) { return chunk.tokens.size() == 1 && chunk.saves.empty(); });
 }
 
+void DeviceEngine::PlaceDrawn() {
+  int32_t* token = rows_.tokens.data();
+  for (const Chunk& chunk : rows_.chunks) {
+    if (chunk.drawn >= 0) {
+      CHECK(chunk.tokens.size() == 1 && chunk.drawn < static_cast<int>(drawings_.back().rows.size()));
+      *token = ~drawings_.back().rows[static_cast<size_t>(chunk.drawn)];
+      may_run_again_ = false;  // what was drawn will not be there any more
+    }
+    token += chunk.tokens.size();
+  }
+}
+
 absl::StatusOr<StepInputs> DeviceEngine::SendInputs(const StepShape& shape) {
   InputBuffer& buffer = inputs_[next_inputs_];
   next_inputs_ = 1 - next_inputs_;
@@ -228,18 +243,28 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   shape_ = decode ? DecodeShape(rows_, RowsOfClass(rows_.count(), states_->sizes().sequences))
                   : ShapeOf(rows_, forward_->tile_rows());
   may_run_again_ = runner != nullptr && runner->may_run_again();
+  PlaceDrawn();
   if (may_run_again_) PrepareToRunAgain();
   RETURN_IF_ERROR(states_->TakeError());
   ASSIGN_OR_RETURN(step_inputs_, SendInputs(shape_));
   logits_end_ = PieceEnd(0, shape_.wanted);
-  if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
-  graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-  return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
-                     [&] { return EnqueueStep(runner); });
+  return EnqueueStep(runner, [&] {
+    if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
+    graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
+    return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
+                       [&] { return EnqueueStep(runner); });
+  });
+}
+
+absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue) {
+  if (runner == nullptr) return enqueue();
+  RETURN_IF_ERROR(runner->EnqueueBegin(stream_.get()));
+  RETURN_IF_ERROR(enqueue());
+  return runner->EnqueueEnd(stream_.get());
 }
 
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
-  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, runner, stream_.get()));
+  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, drawn(), runner, stream_.get()));
   return shape_.wanted == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, shape_.wanted), stream_.get());
 }
 
@@ -257,7 +282,7 @@ absl::Status DeviceEngine::RunAgain() {
   RETURN_IF_ERROR(states_->TakeError());
   logits_begin_ = 0;
   logits_end_ = PieceEnd(0, shape_.wanted);
-  return EnqueueStep(runner_);
+  return EnqueueStep(runner_, [this] { return EnqueueStep(runner_); });
 }
 
 absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
@@ -297,9 +322,14 @@ absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
 }
 
 absl::Status DeviceEngine::WaitForStream() {
+  CHECK(drawings_left_ == 0) << "what was drawn is to be taken first";
   RETURN_IF_ERROR(CudaError(cudaEventRecord(done_.get(), stream_.get()), "running a step on the device"));
-  if (runner_ != nullptr) return runner_->Wait(done_.get());
-  return CudaError(cudaEventSynchronize(done_.get()), "running a step on the device");
+  return WaitForEvent(done_.get(), runner_);
+}
+
+absl::Status DeviceEngine::WaitForEvent(cudaEvent_t event, ExpertRunner* runner) {
+  if (runner != nullptr) return runner->Wait(event);
+  return CudaError(cudaEventSynchronize(event), "running a step on the device");
 }
 
 absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits) {
@@ -322,33 +352,43 @@ absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits
   return absl::OkStatus();
 }
 
-absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) {
-  const int L = static_cast<int>(rows_.wanted.size());
-  const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(draw_memory_.get()));
-  std::memset(draw_memory_.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
-  std::fill_n(table.top_p, L, 1.0f);
-  bool cuts = false;
+absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows) {
+  CHECK(drawings_left_ < kDrawsMax) << "nobody takes what is drawn";
+  std::rotate(drawings_.begin(), drawings_.begin() + 1, drawings_.end());
+  Drawing& drawing = drawings_.back();
+  // It has been taken, unless that failed.
+  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(drawing.done.get()), "waiting for what was drawn"));
+  drawing.runner = runner_;
+  drawing.rows.clear();
+  drawing.wanted = static_cast<int>(rows_.wanted.size());
+  drawing.cuts = false;
+  const DrawTable table = DrawTable::At(drawing.wanted, static_cast<std::byte*>(drawing.table.get()));
+  std::memset(drawing.table.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
+  std::fill_n(table.top_p, drawing.wanted, 1.0f);
   for (const DrawnRow& row : rows) {
-    CHECK(row.row >= 0 && row.row < L);
+    CHECK(row.row >= 0 && row.row < drawing.wanted);
     table.temperature[row.row] = row.temperature;
     table.top_k[row.row] = row.top_k;
     table.top_p[row.row] = row.top_p;
     table.min_p[row.row] = row.min_p;
     table.uniform[row.row] = row.uniform;
-    cuts = cuts || (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1));
+    drawing.cuts = drawing.cuts || (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1));
+    drawing.rows.push_back(row.row);
   }
-  RETURN_IF_ERROR(WaitFor([&] { return EnqueueDraws(table, L, cuts); }));
-  tokens->clear();
-  for (const DrawnRow& row : rows) tokens->push_back(table.tokens[row.row]);
+  RETURN_IF_ERROR(EnqueueDraws(drawing));
+  ++drawings_left_;
   return absl::OkStatus();
 }
 
-absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L, bool cuts) {
+absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
+  const int L = drawing.rows.empty() ? 0 : drawing.wanted;
   auto* const memory = static_cast<std::byte*>(memory_.get());
+  const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(drawing.table.get()));
   const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
-  RETURN_IF_ERROR(CudaError(
-      cudaMemcpyAsync(on_device.uniform, table.uniform, table.tokens_at, cudaMemcpyHostToDevice, stream_.get()),
-      "copying what is to be drawn"));
+  if (L > 0)
+    RETURN_IF_ERROR(
+        CudaError(cudaMemcpyAsync(on_device.uniform, table.uniform, table.bytes, cudaMemcpyHostToDevice, stream_.get()),
+                  "copying what is to be drawn"));
   for (int begin = 0, end; begin < L; begin = end) {
     end = PieceEnd(begin, L);
     RETURN_IF_ERROR(HaveLogits(begin, end));
@@ -362,18 +402,48 @@ absl::Status DeviceEngine::EnqueueDraws(const DrawTable& table, int L, bool cuts
     }
     DrawTokens op{end - begin, config_.vocab_size, forward_->logits() + first};
     op.temperature = on_device.temperature + begin;
-    if (cuts) op.top_k = on_device.top_k + begin, op.top_p = on_device.top_p + begin;
+    if (drawing.cuts) op.top_k = on_device.top_k + begin, op.top_p = on_device.top_p + begin;
     op.min_share = on_device.min_p + begin;
     op.uniform = on_device.uniform + begin;
-    op.tokens = on_device.tokens + begin;
+    op.tokens = drawn() + begin;
     RETURN_IF_ERROR(Check(op));
     RETURN_IF_ERROR(CudaError(gpu::Run(op, stream_.get()), "launching a kernel"));
     // Masked logits are no longer those of the model.
     if (!options_.masked.empty()) logits_begin_ = logits_end_ = 0;
   }
-  return CudaError(cudaMemcpyAsync(table.tokens, on_device.tokens, table.bytes - table.tokens_at,
-                                   cudaMemcpyDeviceToHost, stream_.get()),
-                   "copying tokens");
+  if (L > 0)
+    RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(drawing.tokens.get(), drawn(), sizeof(int32_t) * static_cast<size_t>(L),
+                                              cudaMemcpyDeviceToHost, stream_.get()),
+                              "copying tokens"));
+  return CudaError(cudaEventRecord(drawing.done.get(), stream_.get()), "running a step on the device");
+}
+
+bool DeviceEngine::Drawn() {
+  if (drawings_left_ == 0) return true;
+  if (cudaEventQuery(drawings_[kDrawsMax - drawings_left_].done.get()) != cudaErrorNotReady) return true;
+  (void)cudaGetLastError();  // "not ready" is no error that somebody else should find
+  return false;
+}
+
+absl::Status DeviceEngine::TakeDrawn(std::vector<TokenId>* tokens) {
+  CHECK(drawings_left_ > 0) << "nothing was drawn";
+  const bool is_last = drawings_left_ == 1;
+  const Drawing& drawing = drawings_[kDrawsMax - drawings_left_--];
+  absl::Status status = WaitForEvent(drawing.done.get(), drawing.runner);
+  if (is_last && may_run_again_ && absl::IsResourceExhausted(status)) {
+    RETURN_IF_ERROR(RunAgain());
+    RETURN_IF_ERROR(EnqueueDraws(drawing));
+    status = WaitForEvent(drawing.done.get(), drawing.runner);
+  }
+  if (is_last) may_run_again_ = false;
+  if (!status.ok()) {
+    drawings_left_ = 0;
+    return status;
+  }
+  const auto* const drawn = static_cast<const int32_t*>(drawing.tokens.get());
+  tokens->clear();
+  for (const int row : drawing.rows) tokens->push_back(drawn[row]);
+  return absl::OkStatus();
 }
 
 }  // namespace braid::gpu

@@ -51,7 +51,8 @@ struct DeviceEngineOptions {
 //
 // A step is enqueued on one stream and not waited for until somebody wants something of it. Its inputs go up in one
 // copy; a decode step is a graph, one for each class of rows and contexts, padded with rows that are in no sequence.
-// Whatever is waited for, is through the ExpertRunner of the last step, who knows of what else can go wrong.
+// Tokens that are drawn stay in device memory, where the step behind finds them, and go to the host beside it.
+// Whatever is waited for, is through the ExpertRunner of that step, who knows of what else can go wrong.
 //
 // Used by one thread at a time, but for LoadExperts.
 class DeviceEngine : public Engine {
@@ -79,7 +80,9 @@ class DeviceEngine : public Engine {
   absl::Status Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts, std::vector<float>* logits) override;
   absl::Status Logits(int begin, int end, std::vector<float>* logits) override;
   bool draws() const override { return true; }
-  absl::Status Draw(std::span<const DrawnRow> rows, std::vector<TokenId>* tokens) override;
+  absl::Status Draw(std::span<const DrawnRow> rows) override;
+  bool Drawn() override;
+  absl::Status TakeDrawn(std::vector<TokenId>* tokens) override;
   braid::ExpertFfn& experts() override;  // not for hidden states in host memory: ends the program if it is run
 
   DeviceStates& states() { return *states_; }
@@ -101,9 +104,18 @@ class DeviceEngine : public Engine {
   struct DrawTable {
     float *temperature, *top_p, *min_p;
     double* uniform;
-    int32_t *top_k, *tokens;
-    size_t bytes, tokens_at;
+    int32_t* top_k;
+    size_t bytes;
     static DrawTable At(int rows, std::byte* memory);
+  };
+  // What is drawn of a step, until it is taken.
+  struct Drawing {
+    PinnedMemory table, tokens;
+    Event done;
+    std::vector<int> rows;  // among those wanted
+    int wanted = 0;
+    bool cuts = false;  // by top K or top P
+    ExpertRunner* runner = nullptr;
   };
 
   DeviceEngine(const Device& device, const ModelConfig* config, const DeviceEngineOptions& options)
@@ -115,18 +127,23 @@ class DeviceEngine : public Engine {
 
   absl::Status CheckStep() const;
   bool IsDecode() const;
+  // The places where the last Draw leaves tokens, for chunks that name them.
+  void PlaceDrawn();
   absl::StatusOr<StepInputs> SendInputs(const StepShape& shape);
   absl::Status RunStep(ExpertRunner* runner);
   absl::Status EnqueueStep(ExpertRunner* runner);
+  // With what its runner has before and behind.
+  absl::Status EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue);
   // What EnqueueStep needs to do it again, though the step has changed columns.
   void PrepareToRunAgain();
   absl::Status RunAgain();
   // The logits of wanted rows [begin, end) are in logits(), or will be when the stream comes there.
   absl::Status HaveLogits(int begin, int end);
-  absl::Status EnqueueDraws(const DrawTable& table, int L, bool cuts);
+  absl::Status EnqueueDraws(const Drawing& drawing);
   // Enqueues `last`, which asks for something of the last step, and returns once all is done.
   absl::Status WaitFor(absl::FunctionRef<absl::Status()> last);
   absl::Status WaitForStream();
+  static absl::Status WaitForEvent(cudaEvent_t event, ExpertRunner* runner);
   // Of how many of the rows the logits are there at once.
   int PieceEnd(int begin, int end) const { return std::min(end, begin + options_.logit_rows); }
 
@@ -146,12 +163,15 @@ class DeviceEngine : public Engine {
   std::unique_ptr<DeviceStates> states_;
   ExpertScratch expert_scratch_;
   std::unique_ptr<Uploader> uploader_;
-  uint64_t inputs_at_ = 0, draws_at_ = 0, mask_at_ = 0, exchange_at_ = 0, inputs_bytes_ = 0;
+  uint64_t inputs_at_ = 0, draws_at_ = 0, drawn_at_ = 0, mask_at_ = 0, exchange_at_ = 0, inputs_bytes_ = 0;
 
   StepGraphs graphs_;
   std::array<InputBuffer, 2> inputs_;  // the next step's are written while the last one's are on their way
   int next_inputs_ = 0;
-  PinnedMemory draw_memory_, logit_memory_;
+  PinnedMemory logit_memory_;
+  std::array<Drawing, kDrawsMax> drawings_;  // that of the last Draw is the last one
+  size_t drawings_left_ = 0;                 // to be taken, the last ones
+  int32_t* drawn() const { return reinterpret_cast<int32_t*>(static_cast<std::byte*>(memory_.get()) + drawn_at_); }
 
   // The last step.
   StepRows rows_;

@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <numeric>
+#include <set>
 #include <string>
 
+#include "base/rng.h"
 #include "base/status.h"
 #include "model/cuda/engine_fixture.h"
 #include "model/forward_fixture.h"
@@ -358,7 +361,8 @@ TEST_F(DeviceEngineTest, DrawsTokens) {
   rows.push_back({.row = 12, .temperature = 2, .top_k = 1, .uniform = 0.9});
   rows.push_back({.row = 13, .temperature = 2, .top_p = 1e-6f, .uniform = 0.9});
   std::vector<TokenId> drawn;
-  ASSERT_TRUE(device.engine().Draw(rows, &drawn).ok());
+  ASSERT_TRUE(device.engine().Draw(rows).ok());
+  ASSERT_TRUE(device.engine().TakeDrawn(&drawn).ok());
   ASSERT_EQ(drawn.size(), rows.size());
   const auto best = [&](int row) {
     std::vector<float> logits(all.begin() + row * V, all.begin() + (row + 1) * V);
@@ -536,11 +540,145 @@ TEST_F(DeviceEngineTest, WaitsOncePerStepAndMakesFewCalls) {
     std::vector<TokenId> drawn;
     const Engine::DrawnRow row{.row = 0};
     ASSERT_TRUE(device.engine().Run({&chunk, 1}, device.runner(), nullptr).ok());
-    ASSERT_TRUE(device.engine().Draw({&row, 1}, &drawn).ok());
+    ASSERT_TRUE(device.engine().Draw({&row, 1}).ok());
+    ASSERT_TRUE(device.engine().TakeDrawn(&drawn).ok());
   }
   const fake::Calls after = fake::CallsSoFar();
   EXPECT_EQ(after.graph_launches - before.graph_launches, 2u);
-  EXPECT_LE(after.operations - before.operations, 2u * 5) << "inputs, graph, what is to be drawn, draws, tokens";
+  EXPECT_LE(after.operations - before.operations, 2u * 6)
+      << "inputs, graph, rows of experts, what is to be drawn, draws, tokens";
+}
+
+// A few sequences, of which each token is drawn where the step before has left the last one.
+class Conversation {
+ public:
+  static constexpr int kSequences = 3, kSteps = 8, kPrompt = 4;
+
+  Conversation(const TinyModel& model, const DeviceEngineOptions& options)
+      : device_(&model.config, &model.tensors, options), answers_(kSequences) {
+    for (int s = 0; s < kSequences; ++s) {
+      caches_.push_back(device_.NewSequence(64));
+      prompts_.push_back(model.Tokens(kPrompt + s, 30 + s));
+    }
+  }
+
+  // With at most `ahead` steps that are begun before the tokens of the one before are known.
+  std::vector<std::vector<TokenId>> Answers(int ahead) {
+    for (int step = 0; step < kSteps; ++step) {
+      Begin(step, /*follows=*/begun_ > 0);
+      if (begun_ > ahead) Take();
+    }
+    while (begun_ > 0) Take();
+    return answers_;
+  }
+
+  DeviceEngine& engine() { return device_.engine(); }
+  Engine::DrawnRow row;  // how each token is drawn; one of the sequences takes the best
+
+ private:
+  void Begin(int step, bool follows) {
+    std::vector<Chunk> chunks;
+    std::vector<Engine::DrawnRow> rows;
+    const TokenId holds_the_place = 0;
+    for (int i = 0; i < kSequences; ++i) {
+      const int s = (i + step) % kSequences;  // places in the batch change
+      const std::vector<TokenId>& prompt = prompts_[s];
+      Chunk chunk{&caches_[s], 0, prompt};
+      if (step > 0) chunk.position = static_cast<int>(prompt.size()) + step - 1;
+      if (step > 0) chunk.tokens = {follows ? &holds_the_place : &answers_[s].back(), 1};
+      if (follows) chunk.drawn = static_cast<int>(std::ranges::find(order_, s) - order_.begin());
+      chunks.push_back(chunk);
+    }
+    order_.clear();
+    for (int i = kSequences - 1; i >= 0; --i) {  // and rows are drawn in an order of their own
+      order_.push_back((i + step) % kSequences);
+      rows.push_back({i});
+      if (order_.back() == 0) continue;
+      rows.back() = row;
+      rows.back().row = i;
+      rows.back().uniform = UniformAt(7, 0, static_cast<uint64_t>(step * 10 + order_.back()));
+    }
+    ASSERT_EQ(engine().Run(chunks, device_.runner(), nullptr), absl::OkStatus());
+    ASSERT_EQ(engine().Draw(rows), absl::OkStatus());
+    orders_.push_back(order_);
+    ++begun_;
+  }
+
+  void Take() {
+    std::vector<TokenId> drawn;
+    ASSERT_EQ(engine().TakeDrawn(&drawn), absl::OkStatus());
+    ASSERT_EQ(drawn.size(), static_cast<size_t>(kSequences));
+    for (int i = 0; i < kSequences; ++i) answers_[orders_.front()[i]].push_back(drawn[i]);
+    orders_.pop_front();
+    --begun_;
+  }
+
+  DeviceFixture device_;
+  std::vector<SequenceCache> caches_;
+  std::vector<std::vector<TokenId>> prompts_, answers_;
+  std::vector<int> order_;  // of the last step's draws: whose they are
+  std::deque<std::vector<int>> orders_;
+  int begun_ = 0;
+};
+
+TEST_P(DeviceEngineIn, DrawsTheSameTokensWhetherTheHostKnowsTheLastOnesOrNot) {
+  const TinyModel model(DType::kBF16);
+  DeviceEngineOptions options = SmallOptions(GetParam());
+  options.logit_rows = 2;  // less than a step wants
+  for (const bool graphs : {false, true}) {
+    options.graphs = graphs;
+    std::vector<std::vector<TokenId>> one_at_a_time;
+    for (const int ahead : {0, 1}) {
+      fake::Reset();
+      Conversation conversation(model, options);
+      conversation.row = {.temperature = 0.9f, .min_p = 0.01f};
+      const std::vector<std::vector<TokenId>> answers = conversation.Answers(ahead);
+      if (ahead == 0) one_at_a_time = answers;
+      EXPECT_EQ(answers, one_at_a_time) << "graphs " << graphs;
+      EXPECT_EQ(fake::CallsSoFar().graph_launches, graphs ? 6u : 0u) << "one to see the shape, one prompt";
+    }
+    for (const std::vector<TokenId>& answer : one_at_a_time)
+      EXPECT_GT(std::set(answer.begin(), answer.end()).size(), 1u);
+  }
+}
+
+TEST_F(DeviceEngineTest, RunsSomethingBehindWhatCouldNotBeDrawn) {
+  TinyModel model(DType::kBF16);
+  const std::vector<float> none(static_cast<size_t>(model.config.model_dim), NAN);
+  model.tensors.final_norm.data = reinterpret_cast<const std::byte*>(none.data());
+  Conversation conversation(model, SmallOptions(DType::kBF16));
+  for (const std::vector<TokenId>& answer : conversation.Answers(1))
+    EXPECT_EQ(answer, std::vector<TokenId>(Conversation::kSteps, -1));
+}
+
+TEST_F(DeviceEngineTest, KnowsWithoutWaitingWhetherAStepIsDone) {
+  const TinyModel model(DType::kBF16);
+  DeviceFixture device(&model.config, &model.tensors, SmallOptions(DType::kBF16));
+  EXPECT_TRUE(device.engine().Drawn()) << "there is nothing to wait for";
+  ASSERT_TRUE(device.engine().Run({}, device.runner(), nullptr).ok());
+  ASSERT_TRUE(device.engine().Draw({}).ok());
+  const uint64_t waits = fake::CallsSoFar().waits;
+  while (!device.engine().Drawn()) continue;
+  EXPECT_EQ(fake::CallsSoFar().waits, waits);
+  std::vector<TokenId> tokens = {1};
+  EXPECT_TRUE(device.engine().TakeDrawn(&tokens).ok());
+  EXPECT_TRUE(tokens.empty());
+}
+
+TEST_F(DeviceEngineTest, AnErrorOfAStepIsThatOfAllBehindIt) {
+  const TinyModel model(DType::kBF16);
+  DeviceFixture device(&model.config, &model.tensors, SmallOptions(DType::kBF16));
+  SequenceCache cache = device.NewSequence(64);
+  const std::vector<TokenId> tokens = model.Tokens(5, 1);
+  const Engine::DrawnRow row{.row = 0};
+  const Chunk first{&cache, 0, tokens}, second{.cache = &cache, .position = 5, .tokens = {&tokens[0], 1}, .drawn = 0};
+  fake::FailOperation(20);
+  for (const Chunk& chunk : {first, second}) {
+    if (device.engine().Run({&chunk, 1}, device.runner(), nullptr).ok()) (void)device.engine().Draw({&row, 1});
+  }
+  std::vector<TokenId> drawn;
+  EXPECT_FALSE(device.engine().TakeDrawn(&drawn).ok());
+  EXPECT_TRUE(device.engine().Drawn()) << "nothing is left to be taken";
 }
 
 // The model that we ship, token by token.

@@ -98,14 +98,13 @@ int DeviceForward::tile_rows() const {
   return config_.attention_layer_count() == 0 ? 64 : PagedAttention::RowsMax(type_, config_.heads / config_.kv_heads);
 }
 
-absl::Status DeviceForward::Run(const StepShape& shape, const StepInputs& inputs, ExpertRunner* experts,
-                                cudaStream_t stream) {
+absl::Status DeviceForward::Run(const StepShape& shape, const StepInputs& inputs, const int32_t* drawn,
+                                ExpertRunner* experts, cudaStream_t stream) {
   CHECK_LE(shape.rows, rows_max_);
   const Step step{shape, inputs, experts, stream};
-  const Gather embed{step.T(), weights_.model().embedding, inputs.tokens, DType::kF32, hidden_};
+  const Gather embed{step.T(), weights_.model().embedding, inputs.tokens, DType::kF32, hidden_, drawn};
   RETURN_IF_ERROR(Do(stream, embed));
   for (int layer = 0; layer < config_.layer_count(); ++layer) RETURN_IF_ERROR(Layer(step, layer));
-  if (experts != nullptr) RETURN_IF_ERROR(experts->EnqueueEnd(stream));
   return NormWanted(step);
 }
 

@@ -34,9 +34,11 @@ class DeviceForward {
   // Rows of a tile of attention.
   int tile_rows() const;
 
-  // All layers; the wanted rows are ready for the head then. `experts` may be nullptr in a dense model. REQUIRES: the
-  // inputs are in device memory, and as they must be.
-  absl::Status Run(const StepShape& shape, const StepInputs& inputs, ExpertRunner* experts, cudaStream_t stream);
+  // All layers; the wanted rows are ready for the head then. `drawn` are the tokens of the step before, for those of
+  // this one that say so (see Gather). `experts` may be nullptr in a dense model. REQUIRES: the inputs are in device
+  // memory, and as they must be.
+  absl::Status Run(const StepShape& shape, const StepInputs& inputs, const int32_t* drawn, ExpertRunner* experts,
+                   cudaStream_t stream);
   // Logits of the wanted rows [begin, end) of the last step. REQUIRES: at most logit_rows.
   absl::Status Head(int begin, int end, cudaStream_t stream);
   float* logits() const { return logits_; }  // (end - begin, V)

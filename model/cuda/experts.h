@@ -20,9 +20,9 @@ struct RoutedRows {
   float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
 };
 
-// Where the experts of a device's steps run: all on it, or spread over the devices of a group. The engine calls Enqueue
-// once per MoE layer and step, in layer order, also with T == 0, and EnqueueEnd behind the last layer; on an error of
-// either the step ends there.
+// Where the experts of a device's steps run: all on it, or spread over the devices of a group. For each step the engine
+// calls EnqueueBegin, Enqueue once per MoE layer, in layer order, also with T == 0, and EnqueueEnd; on an error of any
+// the step ends there. The next step may be enqueued before the last one is waited for: see Engine::Draw.
 class ExpertRunner : public braid::ExpertRunner {
  public:
   ExpertRunner();
@@ -39,10 +39,14 @@ class ExpertRunner : public braid::ExpertRunner {
   // Enqueues and returns; what goes wrong later is found when the step's end is waited for. Inside of a capture it
   // neither allocates nor waits.
   virtual absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) = 0;
+  // Before and behind what may be captured, and never in it: a place for what goes to and from the host, whose memory
+  // is another one from step to step, since two of them may be on their way.
+  virtual absl::Status EnqueueBegin(cudaStream_t stream) { return absl::OkStatus(); }
   virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
-  // Returns once everything before `event` is done. On an error nothing may be used of what was done since the step
-  // began. kResourceExhausted, on all devices of a group alike: what they had to tell each other did not fit; the step
-  // is to be enqueued again, all of it, and will then have the room.
+  // Returns once everything before `event` is done, which stands in the oldest step that was not waited for; a second
+  // time in the same step if nothing was begun behind it. On an error nothing may be used of what was done since that
+  // step began. kResourceExhausted, on all devices of a group alike: what they had to tell each other did not fit; the
+  // step is to be enqueued again, all of it, and will then have the room.
   virtual absl::Status Wait(cudaEvent_t event);
 
   // Hidden states in host memory are for hosts' runners.

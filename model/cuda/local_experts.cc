@@ -64,7 +64,11 @@ absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t s
 absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const ModelConfig* config, DeviceExpertFfn* ffn,
                                                                    const ExpertScratch* scratch) {
   std::unique_ptr<LocalExperts> experts(new LocalExperts(config, ffn, scratch));
-  ASSIGN_OR_RETURN(experts->counted_, AllocatePinned(experts->counted_bytes()));
+  for (Counted& counted : experts->counted_) {
+    ASSIGN_OR_RETURN(counted.memory, AllocatePinned(experts->counted_bytes()));
+    ASSIGN_OR_RETURN(counted.copied, CreateEvent());
+    std::memset(counted.memory.get(), 0, experts->counted_bytes());
+  }
   return experts;
 }
 
@@ -83,13 +87,17 @@ absl::Status LocalExperts::Enqueue(const RoutedRows& rows, cudaStream_t stream) 
 }
 
 absl::Status LocalExperts::EnqueueEnd(cudaStream_t stream) {
-  return CudaError(cudaMemcpyAsync(counted_.get(), ffn_.counted(), counted_bytes(), cudaMemcpyDeviceToHost, stream),
-                   "counting the rows of experts");
+  std::swap(counted_.front(), counted_.back());
+  RETURN_IF_ERROR(CudaError(
+      cudaMemcpyAsync(counted_.back().memory.get(), ffn_.counted(), counted_bytes(), cudaMemcpyDeviceToHost, stream),
+      "counting the rows of experts"));
+  return CudaError(cudaEventRecord(counted_.back().copied.get(), stream), "counting the rows of experts");
 }
 
 std::vector<uint64_t> LocalExperts::TakeExpertRows() {
+  const bool done = cudaEventQuery(counted_.back().copied.get()) == cudaSuccess;
   std::vector<uint64_t> now(taken_.size());
-  std::memcpy(now.data(), counted_.get(), now.size() * sizeof(uint64_t));
+  std::memcpy(now.data(), (done ? counted_.back() : counted_.front()).memory.get(), now.size() * sizeof(uint64_t));
   std::vector<uint64_t> rows(now.size());
   for (size_t e = 0; e < now.size(); ++e) rows[e] = now[e] - taken_[e];
   taken_ = std::move(now);

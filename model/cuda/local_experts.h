@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -53,7 +54,7 @@ class LocalExperts : public ExpertRunner {
                                                               const ExpertScratch* scratch);
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
   absl::Status EnqueueEnd(cudaStream_t stream) override;
-  // Rows computed per expert since the last call, summed over layers, in steps that were waited for.
+  // Rows computed per expert since the last call, summed over layers, in steps that are done.
   std::vector<uint64_t> TakeExpertRows();
 
  private:
@@ -64,7 +65,11 @@ class LocalExperts : public ExpertRunner {
   const ModelConfig& config_;
   DeviceExpertFfn& ffn_;
   const ExpertScratch& scratch_;
-  PinnedMemory counted_;  // (E), as of the last step
+  struct Counted {
+    PinnedMemory memory;  // (E), as of the end of a step
+    Event copied;
+  };
+  std::array<Counted, 2> counted_;  // the step before the last one's, and the last one's
   std::vector<uint64_t> taken_;
 };
 

@@ -29,10 +29,11 @@ struct StepShape {
 
 // What the kernels of a step read, in one stretch of memory: made on the host, copied to the device at once.
 struct StepInputs {
-  int32_t *tokens, *positions, *sequences, *piece_of;  // (rows); position and piece -1: padding
-  int32_t* wanted;                                     // (wanted), rows
-  int32_t* blocks;                                     // (sequences, shape.blocks())
-  ConvPiece* pieces;                                   // (sequences), one for each; no tokens: padding
+  // (rows); token below 0: one that was drawn, see Gather; position and piece -1: padding
+  int32_t *tokens, *positions, *sequences, *piece_of;
+  int32_t* wanted;    // (wanted), rows
+  int32_t* blocks;    // (sequences, shape.blocks())
+  ConvPiece* pieces;  // (sequences), one for each; no tokens: padding
   ConvSave* saves;
   AttentionTile* tiles;
   size_t bytes;
