@@ -1,8 +1,8 @@
 #pragma once
 
 // Mistakes on purpose, to test the tests: each is a real one, at the place where it would be made. In every build but
-// those of tests/simulation's `simulation_planted` and of nccl_exchange_test (BRAID_PLANTED_BUGS) `Planted` is the
-// constant false, and nothing of them is left.
+// those of tests/simulation's `simulation_planted`, of nccl_exchange_test and of device_expert_parallel_test
+// (BRAID_PLANTED_BUGS) `Planted` is the constant false, and nothing of them is left.
 
 namespace braid {
 
@@ -72,9 +72,14 @@ namespace braid {
   PLANT(kNobodyWatches)                \
   PLANT(kBelievesWhatWasAborted)
 
+// Those of steps in halves, which device_expert_parallel_test has to find.
+#define BRAID_FOR_EACH_HALVES_BUG(PLANT) \
+  PLANT(kForgetsToAwaitRows)             \
+  PLANT(kForgetsToAwaitComputing)
+
 enum class Bug {
 #define BRAID_PLANT(name) name,
-  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT) BRAID_FOR_EACH_NCCL_BUG(BRAID_PLANT)
+  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT) BRAID_FOR_EACH_NCCL_BUG(BRAID_PLANT) BRAID_FOR_EACH_HALVES_BUG(BRAID_PLANT)
 #undef BRAID_PLANT
 };
 

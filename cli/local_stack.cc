@@ -47,6 +47,7 @@ absl::Status LocalStack::CheckDevices() const {
     worker.precision = options_.precision;
     worker.exact = options_.exact;
     worker.weights = options_.weights;
+    worker.overlap_rows = options_.overlap_rows;
     worker.kv_type = options_.kv_type;
     ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(worker));
     RETURN_IF_ERROR(CheckPresent(device));
@@ -115,6 +116,8 @@ absl::Status LocalStack::SpawnWorker(size_t index) {
                                         "--device",
                                         DeviceOf(index),
                                         options_.exact ? "--exact" : "--fast",
+                                        "--overlap-rows",
+                                        std::to_string(options_.overlap_rows),
                                         "--weights",
                                         options_.weights,
                                         "--kv-type",

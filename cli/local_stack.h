@@ -24,6 +24,7 @@ struct LocalStackOptions {
   std::string precision;
   bool exact = true;
   std::string weights = "auto";
+  int overlap_rows = 0;
   std::string kv_type = "bf16";
   uint64_t kv_bytes = 0;
   int draft_tokens_max = RouterOptions{}.draft_tokens_max;

@@ -85,6 +85,13 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
       "may (--fast)");
   serve
       ->add_option(
+          "--overlap-rows", flags->stack.overlap_rows,
+          "Between GPUs: steps in which some worker has at least so many rows go in halves, the exchange of one "
+          "beside the computing of the other; 0: none do")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  serve
+      ->add_option(
           "--weights", flags->stack.weights,
           "On a GPU: as in the model's file, or fp8, half the bytes of those that are in floats there, at some "
           "distance from the model")

@@ -40,6 +40,8 @@ absl::Status CheckCpu(const WorkerOptions& options) {
                            " is for GPUs, the CPU has a format of its own for quantised weights: leave it out, or add "
                            "--device cuda");
   }
+  if (options.overlap_rows > 0)
+    return InvalidArgument("--overlap-rows is for GPUs, they exchange while they compute: leave it out");
   if (options.exchange == "nccl")
     return InvalidArgument("--exchange nccl is between GPUs: leave it out, or add --device cuda");
   return absl::OkStatus();
@@ -85,6 +87,7 @@ absl::StatusOr<ComputeDevice> ChooseDevice(const WorkerOptions& options) {
   device.exact = options.exact;
   device.fp8 = options.weights == "fp8";
   device.exchange = !options.exchange.empty() ? options.exchange : device.is_cuda() ? "nccl" : "ucx";
+  if (options.overlap_rows > 0) device.exchange += ", halves from " + std::to_string(options.overlap_rows) + " rows";
   return device;
 }
 

@@ -17,7 +17,8 @@ struct ComputeDevice {
   bool float32 = false;  // activations on a GPU, for comparing with the CPU; else bfloat16
   bool exact = true;     // a row's bits do not depend on the rows it is computed with
   bool fp8 = false;      // weights that the file has in floats are FP8 on a GPU
-  std::string exchange;  // what moves hidden states between such workers: "ucx", "inprocess" or "nccl"
+  // What moves hidden states between such workers, and how: "ucx", "inprocess", "nccl", "nccl, halves from 512 rows".
+  std::string exchange;
 
   bool is_cuda() const { return kind == Kind::kCuda; }
   std::string Name() const;  // "cpu", "cuda:0"

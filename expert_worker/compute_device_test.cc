@@ -45,6 +45,7 @@ TEST(ComputeDevice, SaysHowAGpuRounds) {
   EXPECT_EQ(first.Name(), "cuda:0");
   EXPECT_EQ(first.Arithmetic(), "cuda bf16 exact");
   EXPECT_EQ(first.exchange, "nccl");
+  EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.overlap_rows = 512; }).exchange, "nccl, halves from 512 rows");
   const ComputeDevice eighth = Chosen([](auto& o) { o.device = "cuda:7", o.precision = "bf16", o.exact = false; });
   EXPECT_EQ(eighth.Name(), "cuda:7");
   EXPECT_EQ(eighth.Arithmetic(), "cuda bf16 fast");
@@ -64,6 +65,7 @@ TEST(ComputeDevice, RefusesWhatContradictsItself) {
   EXPECT_THAT(Refusal([](auto& o) { o.exact = false; }), AllOf(HasSubstr("--fast"), HasSubstr("leave it out")));
   EXPECT_THAT(Refusal([](auto& o) { o.precision = "bf16"; }),
               AllOf(HasSubstr("--precision"), HasSubstr("--device cuda")));
+  EXPECT_THAT(Refusal([](auto& o) { o.overlap_rows = 8; }), HasSubstr("--overlap-rows"));
   EXPECT_THAT(Refusal([](auto& o) { o.weights = "fp8"; }), AllOf(HasSubstr("--weights"), HasSubstr("--device cuda")));
   EXPECT_THAT(Refusal([](auto& o) { o.exchange = "nccl"; }),
               AllOf(HasSubstr("--exchange"), HasSubstr("--device cuda")));

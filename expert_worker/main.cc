@@ -83,6 +83,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--exchange", worker.exchange,
       "how workers exchange hidden states: ucx, or nccl between GPUs; empty: the device's", "BRAID_WORKER_EXCHANGE")
       ->check(CLI::IsMember({"", "ucx", "nccl", "inprocess"}));
+  add("--overlap-rows", worker.overlap_rows,
+      "between GPUs: steps in which some worker has at least so many rows go in halves, the exchange of one beside the "
+      "computing of the other, to the same bits; 512 is where that may begin to pay, 0: none do; equal on all workers",
+      "BRAID_WORKER_OVERLAP_ROWS")
+      ->check(CLI::Range(0, 1 << 16));
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
       "BRAID_WORKER_EXCHANGE_TIMEOUT_MS")
       ->check(CLI::PositiveNumber);

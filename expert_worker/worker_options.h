@@ -23,10 +23,13 @@ struct WorkerOptions {
   std::string precision;                   // of activations on a GPU: "bf16", the default, or "float32"
   bool exact = true;                       // false: a GPU may round a row by what it is computed with
   std::string weights = "auto";            // on a GPU: as in the file, or "fp8"
-  std::string exchange;   // "ucx", "nccl" between GPUs; empty: the device's. "inprocess": peers are threads of this
-                          // process (braid serve, tests)
-  int threads = 0;        // 0: one per core this process may use
-  uint64_t kv_bytes = 0;  // 0: a quarter of free memory, at most what 64 full contexts need
+  std::string exchange;  // "ucx", "nccl" between GPUs; empty: the device's. "inprocess": peers are threads of this
+                         // process (braid serve, tests)
+  // Between GPUs: steps in which some worker has at least so many rows go in halves, the exchange of one beside the
+  // computing of the other. 0: none do. Equal on all workers.
+  int overlap_rows = 0;
+  int threads = 0;               // 0: one per core this process may use
+  uint64_t kv_bytes = 0;         // 0: a quarter of free memory, at most what 64 full contexts need
   std::string kv_type = "bf16";  // or "int8", see KvType; equal on all workers
   int step_tokens_max = 1024;    // rows one step may have here
   int sequences_max = 256;

@@ -29,10 +29,10 @@ REQUESTS = [
 class Gpus(Cluster):
     worker_program = EMULATED
 
-    def __init__(self, workers, precision="bf16", router=()):
+    def __init__(self, workers, precision="bf16", router=(), worker=()):
         # An emulated GPU is slow, and has no more memory than this machine gives it.
         super().__init__(workers, flags={
-            "worker": ["--precision", precision, "--sequences-max", 8, "--step-tokens-max", 64],
+            "worker": ["--precision", precision, "--sequences-max", 8, "--step-tokens-max", 64, *worker],
             "router": ["--heartbeat-timeout-ms", 10000, *router]})
 
     def __enter__(self):
@@ -95,6 +95,31 @@ def test_a_step_starts_before_the_host_knows_the_tokens_of_the_last_one(workers)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             assert list(pool.map(lambda request: text(cluster, request), plain)) == expected
         assert sum(cluster.worker_metric("braid_worker_steps_ahead_total", i) for i in range(workers)) > 0
+
+
+def arithmetic(cluster):
+    return cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"]
+
+
+def test_with_weights_in_fp8_its_answers_do_not_depend_on_the_cluster():
+    with Gpus(1, worker=["--weights", "fp8"]) as cluster:
+        assert arithmetic(cluster) == "cuda bf16 exact fp8 weights"
+        alone = answers(cluster)
+    with Gpus(2, router=["--chunk-tokens", 5], worker=["--weights", "fp8"]) as cluster:
+        assert answers(cluster) == alone
+
+
+def test_steps_in_halves_give_the_same_answers(cpu):
+    with Gpus(2, "float32", worker=["--overlap-rows", 2]) as cluster:
+        assert answers(cluster) == cpu
+
+
+def test_fast_answers_and_says_that_it_is():
+    # The fake's sums are others with each number of rows, so that nothing can be said of the tokens.
+    with Gpus(1, worker=["--fast"]) as cluster:
+        assert arithmetic(cluster) == "cuda bf16 fast"
+        for request in REQUESTS:
+            assert len(ask(cluster, request)) == request["max_tokens"]
 
 
 def test_an_answer_goes_on_when_a_gpus_worker_is_killed():

@@ -1,5 +1,5 @@
-"""The int8 engine stays close to float32 on the demo model, on every level of the CPU with the same figures; FP8 weights do,
-too, at ten times the distance.
+"""The int8 engine stays close to float32 on the demo model, on every level of the CPU with the same figures. Weights in
+FP8 do, too, at ten times the distance.
 
 The bounds are twice what was measured (the mean hangs on a few positions where another expert is chosen: three times).
 All of it is exact, so a figure moves only if somebody changes arithmetic, model or text: within the bounds that is

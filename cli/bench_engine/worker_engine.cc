@@ -71,7 +71,8 @@ class WorkerEngine : public BenchedEngine {
   absl::Status Draw(int rows) {
     drawn_rows_.resize(static_cast<size_t>(rows));
     for (int row = 0; row < rows; ++row) drawn_rows_[static_cast<size_t>(row)].row = row;
-    return backend_->engine().Draw(drawn_rows_, &drawn_);
+    RETURN_IF_ERROR(backend_->engine().Draw(drawn_rows_));
+    return backend_->engine().TakeDrawn(&drawn_);
   }
 
   const WorkerOptions options_;

@@ -25,7 +25,8 @@ ExpertParallel::Options ParallelOptions(const WorkerOptions& options, DType type
   const ExpertParallel::Options defaults;
   return {.type = type,
           .pass_rows = std::min(defaults.pass_rows, options.step_tokens_max),
-          .slot_rows_max = std::min(defaults.slot_rows_max, options.step_tokens_max)};
+          .slot_rows_max = std::min(defaults.slot_rows_max, options.step_tokens_max),
+          .overlap_rows = options.overlap_rows};
 }
 
 // Of each MoE layer. Where not all fit, experts of the epoch to come are loaded beside those that serve.
@@ -60,7 +61,6 @@ class CudaBackend : public Backend {
 
   absl::Status Init(const BackendParts& parts) {
     const WorkerOptions& options = *parts.options;
-    if (!parts.device.exact) return absl::UnimplementedError("--fast is not there yet: leave it out");
     ASSIGN_OR_RETURN(const Device device, OpenDevice(parts.device.index));
     ASSIGN_OR_RETURN(exchanges_, MakeNcclExchangeFactory({.device = device.index}));
     DeviceEngineOptions engine;

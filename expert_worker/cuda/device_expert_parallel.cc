@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/planted_bug.h"
 #include "base/status.h"
 #include "kernels/cuda/combine.h"
 #include "kernels/cuda/group_rows.h"
@@ -149,7 +150,7 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   for (int i = 0; i < sets; ++i) {
     Set& set = experts->sets_[i];
     set.scratch = LayOut(*config, options, at.step_tokens_max, at.size, scratch.data() + needed / sets * i);
-    for (Event* event : {&set.sent, &set.rows_here, &set.computed, &set.results_here}) {
+    for (Event* event : {&set.sent, &set.counts_here, &set.rows_here, &set.computed, &set.results_here}) {
       ASSIGN_OR_RETURN(*event, CreateEvent());
     }
   }
@@ -190,7 +191,6 @@ absl::Status ExpertParallel::MakeTables() {
   const size_t bytes = lay_out(nullptr).bytes, counts_bytes = size_t(ranks) * ranks * 2 * sizeof(int32_t);
   ASSIGN_OR_RETURN(table_memory_, AllocateDevice(bytes));
   ASSIGN_OR_RETURN(pinned_, AllocatePinned(4 * bytes + 2 * counts_bytes));
-  ASSIGN_OR_RETURN(counts_here_, CreateEvent());
   std::byte* const host = static_cast<std::byte*>(pinned_.get());
   std::fill_n(host, 4 * bytes + 2 * counts_bytes, std::byte{0});
   tables_ = lay_out(static_cast<std::byte*>(table_memory_.get()));
@@ -224,58 +224,121 @@ int ExpertParallel::slot_rows() const {
   return std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(rows_max_, 1)))), options_.pass_rows);
 }
 
-DispatchShape ExpertParallel::ShapeFor(int rows, int results) const {
-  return MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token, options_.type, rows,
-                           results);
-}
-
 absl::Status ExpertParallel::EnqueueBegin(cudaStream_t stream) {
   const size_t bytes = BytesBetween(tables_.step, tables_.expert_rows);
   return CudaError(cudaMemcpyAsync(tables_.step, begun().at_begin.step, bytes, cudaMemcpyHostToDevice, stream),
                    "the step's number");
 }
 
-absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
+absl::Status ExpertParallel::CheckLayer(const RoutedRows& rows) const {
   CHECK_EQ(rows.D, config_.model_dim);
   CHECK_EQ(rows.K, config_.experts_per_token);
   CHECK(rows.type == options_.type);
   if (rows.T > place_.step_tokens_max)
     return InvalidArgument(fmt::format("{} rows, {} at most in a step", rows.T, place_.step_tokens_max));
-  const auto part_of = [&](int begin, int end) {
+  return absl::OkStatus();
+}
+
+ExpertParallel::Pass ExpertParallel::MakePass(const RoutedRows& rows, int part, int room, cudaStream_t stream) const {
+  const int most = room * results_of_row_;
+  const int results = exact() ? most : static_cast<int>(std::ceil(options_.results_share * most));
+  const DispatchShape shape = MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token,
+                                                options_.type, room, std::max(results, 1));
+  return {rows, shape, {tables_.step, rows.layer, part}, exact(), /*set=*/0, stream, /*transfer=*/stream};
+}
+
+absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
+  RETURN_IF_ERROR(CheckLayer(rows));
+  const bool alone = place_.size == 1;
+  const int all = alone ? rows.T : exact() ? rows_max_ : slot_rows();
+  for (int begin = 0; begin < all; begin += options_.pass_rows) {
+    const int room = std::min(all - begin, options_.pass_rows);
+    // Rows that do not count come last, there may be more of them than there is room.
+    const int end = begin + room < all ? begin + room : std::max(rows.T, begin);
     RoutedRows part = rows;
     part.T = std::clamp(rows.T - begin, 0, end - begin);
-    if (part.T == 0) return part;
-    const size_t row_bytes = size_t(rows.D) * (rows.type == DType::kF32 ? 4 : 2);
-    part.x = static_cast<const std::byte*>(rows.x) + begin * row_bytes;
-    part.experts += size_t(begin) * rows.K;
-    part.weights += size_t(begin) * rows.K;
-    part.y += size_t(begin) * rows.D;
-    return part;
-  };
-  if (place_.size == 1) {
-    for (int begin = 0; begin < rows.T; begin += options_.pass_rows)
-      RETURN_IF_ERROR(EnqueueAlone(part_of(begin, begin + options_.pass_rows), stream));
-  } else {
-    if (exact() && rows.T > rows_max_)
-      return InvalidArgument(fmt::format("{} rows, rows_max is {}", rows.T, rows_max_));
-    // Rows that count come first, so what a pass has room for is equal on all ranks.
-    const int all = exact() ? std::max(rows_max_, 1) : slot_rows();
-    const int room = std::min(overlaps() ? (all + 1) / 2 : all, options_.pass_rows);
-    const int count = (all + room - 1) / room;
-    RETURN_IF_ERROR(EnqueuePasses(count, overlaps(), [&](int i) {
-      const int end = i + 1 < count ? (i + 1) * room : std::max(rows.T, i * room);
-      const int results = exact() ? room * results_of_row_
-                                  : static_cast<int>(std::ceil(options_.results_share * room * results_of_row_));
-      return Pass{part_of(i * room, end),
-                  ShapeFor(room, std::max(results, 1)),
-                  {tables_.step, rows.layer, i},
-                  exact(),
-                  overlaps() ? i % 2 : 0,
-                  stream,
-                  overlaps() ? transfer_.get() : stream};
-    }));
+    if (part.T > 0) {
+      part.x = static_cast<const std::byte*>(rows.x) + size_t(begin) * rows.D * (rows.type == DType::kF32 ? 4 : 2);
+      part.experts += size_t(begin) * rows.K;
+      part.weights += size_t(begin) * rows.K;
+      part.y += size_t(begin) * rows.D;
+    }
+    RETURN_IF_ERROR(alone ? EnqueueAlone(part, stream)
+                          : EnqueuePass(MakePass(part, begin / options_.pass_rows, room, stream)));
   }
   return absl::OkStatus();
+}
+
+absl::Status ExpertParallel::EnqueuePass(const Pass& pass) {
+  RETURN_IF_ERROR(SendRowsOut(pass));
+  if (pass.exact) {
+    RETURN_IF_ERROR(ShareCounts(pass));
+    RETURN_IF_ERROR(AwaitCounts(pass));
+  }
+  RETURN_IF_ERROR(ExchangeRows(pass));
+  RETURN_IF_ERROR(RunExperts(pass));
+  RETURN_IF_ERROR(ExchangeResults(pass));
+  return CombineResults(pass);
+}
+
+// ---- Halves. What one stream writes and the other reads has an event between: see Set.
+
+int ExpertParallel::half_rows() const {
+  const bool halves = transfer_ && rows_max_ >= options_.overlap_rows && rows_max_ <= 2 * options_.pass_rows;
+  return halves ? ((exact() ? rows_max_ : slot_rows()) + 1) / 2 : 0;
+}
+
+absl::Status ExpertParallel::Begin(int half, const RoutedRows& rows, cudaStream_t stream) {
+  if (half == 0) RETURN_IF_ERROR(CheckLayer(rows));
+  Pass& pass = halves_[half];
+  pass = MakePass(rows, half, half_rows(), stream);
+  pass.set = half;
+  pass.transfer = transfer_.get();
+  RETURN_IF_ERROR(SendRowsOut(pass));
+  RETURN_IF_ERROR(Record(sets_[half].sent, stream));
+  RETURN_IF_ERROR(Await(sets_[half].sent, pass.transfer));
+  return pass.exact ? ShareCounts(pass) : SendHalf(pass);
+}
+
+absl::Status ExpertParallel::Compute(cudaStream_t stream) {
+  for (const Pass& pass : halves_) {
+    if (pass.exact) {
+      RETURN_IF_ERROR(AwaitCounts(pass));
+      RETURN_IF_ERROR(SendHalf(pass));
+    }
+    // Behind the second half's rows: those go out while the first half's experts run.
+    if (pass.set == 1) RETURN_IF_ERROR(ReturnHalf(halves_[0]));
+    RETURN_IF_ERROR(Await(sets_[pass.set].rows_here, stream));
+    RETURN_IF_ERROR(RunExperts(pass));
+    RETURN_IF_ERROR(Record(sets_[pass.set].computed, stream));
+  }
+  return ReturnHalf(halves_[1]);
+}
+
+absl::Status ExpertParallel::Finish(int half, cudaStream_t stream) {
+  RETURN_IF_ERROR(Await(sets_[half].results_here, stream));
+  return CombineResults(halves_[half]);
+}
+
+absl::Status ExpertParallel::SendHalf(const Pass& pass) {
+  RETURN_IF_ERROR(ExchangeRows(pass));
+  return Record(sets_[pass.set].rows_here, pass.transfer);
+}
+
+absl::Status ExpertParallel::ReturnHalf(const Pass& pass) {
+  RETURN_IF_ERROR(Await(sets_[pass.set].computed, pass.transfer));
+  RETURN_IF_ERROR(ExchangeResults(pass));
+  return Record(sets_[pass.set].results_here, pass.transfer);
+}
+
+absl::Status ExpertParallel::Record(const Event& event, cudaStream_t stream) {
+  return CudaError(cudaEventRecord(event.get(), stream), "ordering the exchange");
+}
+
+absl::Status ExpertParallel::Await(const Event& event, cudaStream_t stream) {
+  if (Planted(Bug::kForgetsToAwaitRows) && &event == &sets_[1].rows_here) return absl::OkStatus();
+  if (Planted(Bug::kForgetsToAwaitComputing) && &event == &sets_[0].computed) return absl::OkStatus();
+  return CudaError(cudaStreamWaitEvent(stream, event.get(), 0), "ordering the exchange");
 }
 
 absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
@@ -298,47 +361,6 @@ absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t s
   RETURN_IF_ERROR(Launch(count, "expert rows", stream));
   return Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch.y, scratch.group_row_of, rows.weights, rows.y},
                 "combine", stream);
-}
-
-absl::Status ExpertParallel::EnqueuePasses(int count, bool overlap, absl::FunctionRef<Pass(int)> pass_at) {
-  const int at_once = overlap ? 2 : 1;
-  for (int begin = 0; begin < count; begin += at_once) {
-    const int end = std::min(begin + at_once, count);
-    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Begin(pass_at(i)));
-    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Compute(pass_at(i)));
-    for (int i = begin; i < end; ++i) RETURN_IF_ERROR(Finish(pass_at(i)));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ExpertParallel::Record(const Pass& pass, const Event& event, cudaStream_t stream) {
-  if (pass.stream == pass.transfer) return absl::OkStatus();
-  return CudaError(cudaEventRecord(event.get(), stream), "ordering the exchange");
-}
-
-absl::Status ExpertParallel::Await(const Pass& pass, const Event& event, cudaStream_t stream) {
-  if (pass.stream == pass.transfer) return absl::OkStatus();
-  return CudaError(cudaStreamWaitEvent(stream, event.get(), 0), "ordering the exchange");
-}
-
-absl::Status ExpertParallel::Begin(const Pass& pass) {
-  const Set& set = sets_[pass.set];
-  RETURN_IF_ERROR(SendRowsOut(pass));
-  RETURN_IF_ERROR(Record(pass, set.sent, pass.stream));
-  RETURN_IF_ERROR(Await(pass, set.sent, pass.transfer));
-  if (pass.exact) RETURN_IF_ERROR(ShareCounts(pass));
-  RETURN_IF_ERROR(ExchangeRows(pass));
-  return Record(pass, set.rows_here, pass.transfer);
-}
-
-absl::Status ExpertParallel::Compute(const Pass& pass) {
-  const Set& set = sets_[pass.set];
-  RETURN_IF_ERROR(Await(pass, set.rows_here, pass.stream));
-  RETURN_IF_ERROR(RunExperts(pass));
-  RETURN_IF_ERROR(Record(pass, set.computed, pass.stream));
-  RETURN_IF_ERROR(Await(pass, set.computed, pass.transfer));
-  RETURN_IF_ERROR(ExchangeResults(pass));
-  return Record(pass, set.results_here, pass.transfer);
 }
 
 absl::Status ExpertParallel::SendRowsOut(const Pass& pass) {
@@ -391,9 +413,8 @@ absl::Status ExpertParallel::RunExperts(const Pass& pass) {
   return Launch(results, "sending results", pass.stream, Choose(shape));
 }
 
-absl::Status ExpertParallel::Finish(const Pass& pass) {
+absl::Status ExpertParallel::CombineResults(const Pass& pass) {
   const Scratch& scratch = sets_[pass.set].scratch;
-  RETURN_IF_ERROR(Await(pass, sets_[pass.set].results_here, pass.stream));
   const RoutedRows& rows = pass.rows;
   ReceiveResults receive{pass.shape, pass.name, config_.experts, scratch.counts, scratch.received_results};
   receive.offsets = scratch.offsets;
@@ -416,8 +437,11 @@ absl::Status ExpertParallel::ShareCounts(const Pass& pass) {
   RETURN_IF_ERROR(CudaError(
       cudaMemcpyAsync(set.host_counts, scratch.all_counts, bytes * ranks, cudaMemcpyDeviceToHost, pass.transfer),
       "counts"));
-  RETURN_IF_ERROR(CudaError(cudaEventRecord(counts_here_.get(), pass.transfer), "counts"));
-  return exchange_->Wait(counts_here_.get());
+  return CudaError(cudaEventRecord(set.counts_here.get(), pass.transfer), "counts");
+}
+
+absl::Status ExpertParallel::AwaitCounts(const Pass& pass) {
+  return exchange_->Wait(sets_[pass.set].counts_here.get());
 }
 
 absl::Status ExpertParallel::ExchangeRows(const Pass& pass) {

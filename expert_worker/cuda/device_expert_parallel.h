@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "expert_worker/epoch_experts.h"
@@ -30,7 +29,9 @@ namespace braid::gpu {
 //              nothing, and the step can be captured. What travels is mostly room.
 //   exactly    for many (prefill): ranks first tell each other how much comes, and each host waits for that once per
 //              layer and pass.
-// Steps of more than pass_rows go through a layer in several passes: memory is bounded by that.
+// Steps of more than pass_rows go through a layer in several passes: memory is bounded by that. Steps in halves have a
+// stream of their own for the exchange, in this order on all ranks: counts of both halves, rows of both, results of
+// both.
 class ExpertParallel : public ExpertRunner, public EpochExperts {
  public:
   // Equal on all ranks.
@@ -41,8 +42,8 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     // Room for results in slots, as a share of what may come if all experts of all rows are at one rank. If a step does
     // not fit (no rank can tell before), it is run again exactly, so this should leave room for uneven routing.
     double results_share = 1;
-    // Steps in which some rank has at least so many rows go through a layer in halves, the exchange of one beside the
-    // computing of the other; 0: none do. Takes memory for two passes.
+    // Steps in which some rank has at least so many rows, and none more than two passes', go in halves (see
+    // ExpertRunner); 0: none do. Takes memory for two passes.
     int overlap_rows = 0;
   };
   // What an exchange must be able to carry; the rows that the experts must be able to compute at once; and the device
@@ -73,6 +74,10 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   uint64_t capture_shape() const override { return static_cast<uint64_t>(place_.size == 1 ? 0 : slot_rows()); }
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
   absl::Status EnqueueBegin(cudaStream_t stream) override;
+  int half_rows() const override;
+  absl::Status Begin(int half, const RoutedRows& rows, cudaStream_t stream) override;
+  absl::Status Compute(cudaStream_t stream) override;
+  absl::Status Finish(int half, cudaStream_t stream) override;
   absl::Status EnqueueEnd(cudaStream_t stream) override;
   absl::Status Wait(cudaEvent_t end) override;
 
@@ -104,11 +109,11 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     DispatchName name;
     bool exact;
     int set;
-    cudaStream_t stream, transfer;  // of the step, of the exchange: the same unless halves overlap
+    cudaStream_t stream, transfer;  // of the step, of the exchange: the same but for halves
   };
   struct Set {
     Scratch scratch = {};
-    Event sent, rows_here, computed, results_here;
+    Event sent, counts_here, rows_here, computed, results_here;
     int32_t* host_counts = nullptr;  // (ranks, ranks, 2), in pinned memory
     // {rows, results} that `from` asks of `to`, of what ShareCounts got.
     const int32_t* CountsOf(int ranks, int from, int to) const { return host_counts + 2 * (from * ranks + to); }
@@ -124,29 +129,27 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
   absl::Status MakeTables();
 
-  bool overlaps() const {
-    return options_.overlap_rows > 0 && (exact() ? rows_max_ : slot_rows()) >= options_.overlap_rows;
-  }
   bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
   int slot_rows() const;  // of a step that goes in slots
   // Of the last step that has begun, and of the last one that was waited for.
   HostTables& begun() { return host_tables_[(steps_begun_ + 1) % 2]; }
   HostTables& waited_for() { return host_tables_[(steps_waited_for_ + 1) % 2]; }
-  DispatchShape ShapeFor(int rows, int results) const;
+  absl::Status CheckLayer(const RoutedRows& rows) const;
+  // Of rows for which all ranks have this room.
+  Pass MakePass(const RoutedRows& rows, int part, int room, cudaStream_t stream) const;
   absl::Status EnqueueAlone(const RoutedRows& rows, cudaStream_t stream);
-  // pass_at(0), ..., pass_at(count - 1).
-  absl::Status EnqueuePasses(int count, bool overlap, absl::FunctionRef<Pass(int)> pass_at);
-  // Between the two streams of a pass; nothing if they are one.
-  static absl::Status Record(const Pass& pass, const Event& event, cudaStream_t stream);
-  static absl::Status Await(const Pass& pass, const Event& event, cudaStream_t stream);
-  // What a pass is: to its ranks, through the experts, back.
-  absl::Status Begin(const Pass& pass);
-  absl::Status Compute(const Pass& pass);
-  absl::Status Finish(const Pass& pass);
+  absl::Status EnqueuePass(const Pass& pass);
+  absl::Status SendHalf(const Pass& pass);
+  absl::Status ReturnHalf(const Pass& pass);
+  absl::Status Record(const Event& event, cudaStream_t stream);
+  absl::Status Await(const Event& event, cudaStream_t stream);
+  // What a pass consists of.
   absl::Status SendRowsOut(const Pass& pass);
   absl::Status RunExperts(const Pass& pass);
-  // The counts of all ranks for this pass are on the host when this returns.
+  absl::Status CombineResults(const Pass& pass);
+  // The counts of all ranks for this pass are on the host once AwaitCounts returns.
   absl::Status ShareCounts(const Pass& pass);
+  absl::Status AwaitCounts(const Pass& pass);
   absl::Status ExchangeRows(const Pass& pass);
   absl::Status ExchangeResults(const Pass& pass);
   absl::Status CheckFaults();
@@ -161,13 +164,13 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   int results_of_row_ = 0;  // the most that a row can ask of one rank
 
   Set sets_[2];
-  Stream transfer_;  // null if nothing overlaps
+  Stream transfer_;  // null if no step goes in halves
+  Pass halves_[2] = {};
   DeviceMemory table_memory_;
   Tables tables_ = {};
   PinnedMemory pinned_;
   std::array<HostTables, 2> host_tables_;  // of every other step: one may be enqueued while one runs
   uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
-  Event counts_here_;
   std::vector<uint64_t> taken_;  // of expert_rows
 
   int rows_max_ = 0;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/planted_bug.h"
 #include "expert_worker/cuda/test_exchange.h"
 #include "expert_worker/cuda/test_experts.h"
 #include "tests/cuda_emulator/fake_cuda.h"
@@ -108,44 +109,81 @@ TYPED_TEST(OnRanks, GivesTheBitsOfOneFromAGraph) {
   }
 }
 
-// In halves, the exchange beside the computing, with the same bits.
-TEST_F(DeviceExpertParallel, OverlapsHalves) {
-  const int size = simt::kManyThreads ? 3 : 2;
-  ExpertParallel::Options options = kSmall;
-  options.overlap_rows = 4;
-  const std::vector<int> rows_max = {3, 4, 8, 20, 13, 7, 24, 8};  // up to 8 in slots, from the first graph if it fits
-  std::vector<std::vector<Rows>> rows(size);
-  for (int rank = 0; rank < size; ++rank) {
-    for (int step = 0; step < static_cast<int>(rows_max.size()); ++step) {
-      const int T = RowsOf(rank, step, rows_max[step]);
-      rows[rank].emplace_back(T, rows_max[step] <= 8 ? 8 : T, 100 * rank + step);
-    }
-  }
-  const std::vector<std::vector<float>> expected = Alone<float>(rows);
-  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 4 : 1); ++seed) {
-    simt::SetSeed(seed);
-    TestNetwork network(size);
-    OnEachRank(size, [&](int at) {
-      TestExchange exchange(&network, at);
-      Rank<float> rank(&exchange, at, RandomPlacement(size, 2), size, options);
-      GraphExec graph;
-      std::vector<float> sums;
-      for (size_t step = 0; step < rows_max.size(); ++step) {
-        rank.Set(rows[at][step]);
-        rank.parallel->BeginStep(step + 1, rows_max[step]);
-        const bool captured = rank.parallel->capturable() && rank.parallel->capture_shape() == 8;
-        if (captured && !graph) graph = rank.Capture();
-        if (captured) {
-          ASSERT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
-        } else {
-          ASSERT_EQ(rank.Enqueue(), absl::OkStatus());
-        }
-        ASSERT_EQ(rank.Wait(), absl::OkStatus());
-        const std::vector<float> one = rank.Sums();
-        sums.insert(sums.end(), one.begin(), one.end());
+// Steps in halves on all ranks: whether each has the bits of one device that has all experts.
+class Halves {
+ public:
+  Halves() {
+    for (int rank = 0; rank < kSize; ++rank) {
+      for (size_t step = 0; step < rows_max_.size(); ++step) {
+        const int T = RowsOf(rank, static_cast<int>(step), rows_max_[step]);
+        rows_[rank].emplace_back(T, rows_max_[step] <= 8 ? 8 : T, 100 * rank + static_cast<int>(step));
       }
-      EXPECT_TRUE(SameBits(sums, expected[at])) << at;
+    }
+    expected_ = Alone<float>(rows_);
+  }
+
+  bool AreRight(uint64_t seed, Bug bug = Bug::kNone) {
+    simt::SetSeed(seed);
+    TestNetwork network(kSize);
+    std::vector<char> right(kSize);
+    OnEachRank(kSize, [&](int at) {
+      planted_bug = bug;
+      right[at] = RunRank(at, &network);
     });
+    return std::count(right.begin(), right.end(), true) == kSize;
+  }
+
+ private:
+  static constexpr int kSize = simt::kManyThreads ? 3 : 2;
+
+  bool RunRank(int at, TestNetwork* network) {
+    TestExchange exchange(network, at);
+    ExpertParallel::Options options = kSmall;
+    options.overlap_rows = 4;
+    Rank<float> rank(&exchange, at, RandomPlacement(kSize, 2), kSize, options);
+    GraphExec graph;
+    std::vector<float> sums;
+    bool right = true;
+    for (size_t step = 0; step < rows_max_.size(); ++step) {
+      rank.Set(rows_[at][step]);
+      rank.parallel->BeginStep(step + 1, rows_max_[step]);
+      EXPECT_EQ(rank.parallel->half_rows() > 0, rows_max_[step] >= 4 && rows_max_[step] <= 16);
+      const bool captured = rank.parallel->capturable() && rank.parallel->capture_shape() == 8;
+      if (captured && !graph) graph = rank.Capture();
+      if (captured) {
+        EXPECT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
+      } else {
+        right = rank.Enqueue().ok() && right;
+      }
+      right = rank.Wait().ok() && right;
+      const std::vector<float> one = rank.Sums();
+      sums.insert(sums.end(), one.begin(), one.end());
+    }
+    return right && SameBits(sums, expected_[at]);
+  }
+
+  // Up to 8 in slots, beyond that exactly, beyond 16 in passes one after the other.
+  const std::vector<int> rows_max_ = {3, 4, 8, 20, 13, 7, 24, 8};
+  std::vector<std::vector<Rows>> rows_ = std::vector<std::vector<Rows>>(kSize);
+  std::vector<std::vector<float>> expected_;
+};
+
+TEST_F(DeviceExpertParallel, GivesTheBitsOfOneInHalves) {
+  Halves halves;
+  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 6 : 1); ++seed) EXPECT_TRUE(halves.AreRight(seed)) << seed;
+}
+
+TEST_F(DeviceExpertParallel, IsWrongWhereAStreamForgetsToAwaitTheOther) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const Bug bug : {Bug::kForgetsToAwaitRows, Bug::kForgetsToAwaitComputing}) {
+#if defined(__SANITIZE_THREAD__)
+    EXPECT_EXIT(Halves().AreRight(0, bug), testing::ExitedWithCode(66), "data race");
+#else
+    Halves halves;
+    int wrong = 0;
+    for (uint64_t seed = 0; seed < 6; ++seed) wrong += !halves.AreRight(seed, bug);
+    EXPECT_GT(wrong, 0);
+#endif
   }
 }
 

@@ -92,61 +92,114 @@ TEST_F(ExpertParallelOverNccl, FindsARankThatRunsAnotherStep) {
   });
 }
 
-// The whole model: each device has a sequence of its own, and some of the experts.
-TEST_F(ExpertParallelOverNccl, EnginesOfAGroupGiveTheBitsOfOne) {
+// The whole model, in steps in halves where some rank has so many rows, if that is not 0.
+class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParamInterface<int> {
+ protected:
+  // body(rank, engine, experts) on a thread for each rank; each has some of the experts.
+  void OnEachEngine(int size, const std::function<void(int, DeviceEngine&, ExpertParallel&)>& body) {
+    const ModelConfig& config = model_.config;
+    ExpertParallel::Options parallel_options = Rank<__nv_bfloat16>::WithType(kSmall);
+    parallel_options.overlap_rows = GetParam();
+    const std::vector<ExpertRanks> placement = RandomPlacement(size, 5, config);
+    OnEachConnected(
+        size,
+        [&](int at, DeviceExchange* exchange) {
+          DeviceEngineOptions options = SmallOptions(DType::kBF16);
+          options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
+          options.exchange_bytes =
+              ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
+          auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model_.tensors, options);
+          ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
+          std::vector<bool> here;
+          for (const ExpertRanks& layer : placement)
+            for (int e = 0; e < config.experts; ++e) here.push_back(layer.IsAt(e, at));
+          const auto ffn = engine->MakeExpertFfn(*engine->LoadExperts(here, NeverStop));
+          auto experts = ExpertParallel::Make(
+              &config, ffn.get(), exchange,
+              {.rank = at, .size = size, .step_tokens_max = options.step_tokens_max, .placement = placement},
+              parallel_options, {engine->exchange_memory(), options.exchange_bytes});
+          ASSERT_TRUE(experts.ok()) << experts.status();
+          body(at, *engine, **experts);
+        },
+        config);
+  }
+  std::vector<float> Alone(std::span<const TokenId> tokens) {
+    if (!alone_) alone_ = std::make_unique<DeviceFixture>(&model_.config, &model_.tensors, SmallOptions(DType::kBF16));
+    return alone_->Logits(tokens, 100);
+  }
+
+  const TinyModel model_{DType::kBF16};
+  std::unique_ptr<DeviceFixture> alone_;
+};
+INSTANTIATE_TEST_SUITE_P(InHalvesFromRows, EnginesOverNccl,
+                         testing::ValuesIn(simt::kManyThreads ? std::vector<int>{0, 1, 4} : std::vector<int>{1}));
+
+// One sequence on each.
+TEST_P(EnginesOverNccl, GiveTheBitsOfOne) {
   const int size = simt::kManyThreads ? 3 : 2;
-  const TinyModel model(DType::kBF16);
-  const ModelConfig& config = model.config;
   // Steps by their rows on each rank: prefill exactly and in passes, decode in slots and from graphs.
   const std::vector<std::vector<int>> steps = {{20, 11, 0}, {1, 1, 9}, {1, 1, 1}, {1, 1, 1}, {1, 0, 1},
-                                               {1, 1, 1},   {4, 1, 1}, {0, 1, 1}, {1, 1, 1}};
+                                               {1, 1, 1},   {5, 1, 1}, {0, 1, 1}, {1, 1, 1}, {13, 4, 1}};
   std::vector<std::vector<TokenId>> tokens;
   std::vector<std::vector<float>> expected;
-  {
-    DeviceFixture alone(&config, &model.tensors, SmallOptions(DType::kBF16));
-    for (int rank = 0; rank < size; ++rank) {
-      int count = 0;
-      for (const std::vector<int>& rows : steps) count += rows[rank];
-      tokens.push_back(model.Tokens(count, 1 + rank));
-      expected.push_back(alone.Logits(tokens.back(), 100));
+  for (int rank = 0; rank < size; ++rank) {
+    int count = 0;
+    for (const std::vector<int>& rows : steps) count += rows[rank];
+    tokens.push_back(model_.Tokens(count, 1 + rank));
+    expected.push_back(Alone(tokens.back()));
+  }
+  OnEachEngine(size, [&](int at, DeviceEngine& engine, ExpertParallel& experts) {
+    SequenceCache cache{.blocks = {3, 1}, .conv_slot = 2};
+    std::vector<float> all;
+    int position = 0;
+    for (size_t step = 0; step < steps.size(); ++step) {
+      const int rows = steps[step][at];
+      experts.BeginStep(step + 1, *std::max_element(steps[step].begin(), steps[step].end()));
+      const Chunk chunk{&cache, position, std::span(tokens[at]).subspan(position, rows), Chunk::Logits::kAll};
+      std::vector<float> logits;
+      ASSERT_EQ(engine.Run({&chunk, rows > 0 ? 1u : 0u}, experts.runner(), &logits), absl::OkStatus());
+      all.insert(all.end(), logits.begin(), logits.end());
+      position += rows;
+    }
+    EXPECT_GT(engine.graphs(), 0);
+    EXPECT_TRUE(SameBits(all, expected[at])) << at;
+  });
+}
+
+// Many on each: halves begin in the middle of a prompt, and are padded.
+TEST_P(EnginesOverNccl, GiveTheBitsOfOneForManySequences) {
+  constexpr int kSteps = 4;
+  const std::vector<int> counts = {5, 2};  // of sequences
+  const auto prompt = [](int s) { return 1 + s; };
+  std::vector<std::vector<std::vector<TokenId>>> tokens(counts.size());
+  std::vector<std::vector<std::vector<float>>> expected(counts.size());
+  for (size_t rank = 0; rank < counts.size(); ++rank) {
+    for (int s = 0; s < counts[rank]; ++s) {
+      tokens[rank].push_back(model_.Tokens(prompt(s) + kSteps, static_cast<uint32_t>(10 * rank) + s));
+      expected[rank].push_back(Alone(tokens[rank].back()));
     }
   }
-  const ExpertParallel::Options parallel_options = Rank<__nv_bfloat16>::WithType(kSmall);
-  const std::vector<ExpertRanks> placement = RandomPlacement(size, 5, config);
-  OnEachConnected(
-      size,
-      [&](int at, DeviceExchange* exchange) {
-        DeviceEngineOptions options = SmallOptions(DType::kBF16);
-        options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
-        options.exchange_bytes = ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
-        auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model.tensors, options);
-        ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
-        std::vector<bool> here;
-        for (const ExpertRanks& layer : placement)
-          for (int e = 0; e < config.experts; ++e) here.push_back(layer.IsAt(e, at));
-        const auto ffn = engine->MakeExpertFfn(*engine->LoadExperts(here, NeverStop));
-        auto experts = ExpertParallel::Make(
-            &config, ffn.get(), exchange,
-            {.rank = at, .size = size, .step_tokens_max = options.step_tokens_max, .placement = placement},
-            parallel_options, {engine->exchange_memory(), options.exchange_bytes});
-        ASSERT_TRUE(experts.ok()) << experts.status();
-
-        SequenceCache cache{.blocks = {3, 1}, .conv_slot = 2};
-        std::vector<float> all;
-        int position = 0;
-        for (size_t step = 0; step < steps.size(); ++step) {
-          const int rows = steps[step][at];
-          (*experts)->BeginStep(step + 1, *std::max_element(steps[step].begin(), steps[step].end()));
-          const Chunk chunk{&cache, position, std::span(tokens[at]).subspan(position, rows), Chunk::Logits::kAll};
-          std::vector<float> logits;
-          ASSERT_EQ(engine->Run({&chunk, rows > 0 ? 1u : 0u}, (*experts)->runner(), &logits), absl::OkStatus());
-          all.insert(all.end(), logits.begin(), logits.end());
-          position += rows;
-        }
-        EXPECT_GT(engine->graphs(), 0);
-        EXPECT_TRUE(SameBits(all, expected[at])) << at;
-      },
-      config);
+  const int V = model_.config.vocab_size;
+  OnEachEngine(static_cast<int>(counts.size()), [&](int at, DeviceEngine& engine, ExpertParallel& experts) {
+    const int count = counts[at];
+    std::vector<SequenceCache> caches;
+    for (int s = 0; s < count; ++s) caches.push_back({.blocks = {10 - s}, .conv_slot = s});
+    for (int step = 0; step <= kSteps; ++step) {
+      std::vector<Chunk> chunks;
+      std::vector<float> want;
+      for (int s = 0; s < count; ++s) {
+        const int from = step == 0 ? 0 : prompt(s) + step - 1, to = prompt(s) + step;
+        chunks.push_back({&caches[s], from, std::span(tokens[at][s]).subspan(from, to - from)});
+        want.insert(want.end(), expected[at][s].begin() + (to - 1) * V, expected[at][s].begin() + to * V);
+      }
+      const int rows_max = step == 0 ? 15 : counts[0];  // of the first rank: 1 + 2 + 3 + 4 + 5
+      experts.BeginStep(step + 1, rows_max);
+      std::vector<float> logits;
+      ASSERT_EQ(engine.Run(chunks, experts.runner(), &logits), absl::OkStatus());
+      EXPECT_TRUE(SameBits(logits, want)) << step << " of " << at;
+    }
+    EXPECT_GT(engine.graphs(), 0);
+  });
 }
 
 }  // namespace

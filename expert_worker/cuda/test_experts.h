@@ -209,9 +209,26 @@ class Rank {
   }
   absl::Status EnqueueLayers() {
     for (int layer = kDenseLayers; layer < kLayers; ++layer) {
-      RETURN_IF_ERROR(parallel->Enqueue({layer, padded, kDim, kChosen, kTypeOf<T>, x.data(), experts.data(),
-                                         weights.data(), y[layer - kDenseLayers].data()},
-                                        stream.get()));
+      const auto rows = [&](int begin, int end) {
+        return RoutedRows{layer,
+                          end - begin,
+                          kDim,
+                          kChosen,
+                          kTypeOf<T>,
+                          x.data() + begin * kDim,
+                          experts.data() + begin * kChosen,
+                          weights.data() + begin * kChosen,
+                          y[layer - kDenseLayers].data() + begin * kDim};
+      };
+      if (parallel->half_rows() == 0) {
+        RETURN_IF_ERROR(parallel->Enqueue(rows(0, padded), stream.get()));
+        continue;
+      }
+      const int first = std::min(padded, parallel->half_rows());
+      RETURN_IF_ERROR(parallel->Begin(0, rows(0, first), stream.get()));
+      RETURN_IF_ERROR(parallel->Begin(1, rows(first, padded), stream.get()));
+      RETURN_IF_ERROR(parallel->Compute(stream.get()));
+      for (const int half : {0, 1}) RETURN_IF_ERROR(parallel->Finish(half, stream.get()));
     }
     return absl::OkStatus();
   }

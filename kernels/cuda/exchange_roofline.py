@@ -1,8 +1,9 @@
-"""What the exchange adds to a step of 2 to 16 GPUs, at the least: bytes, latency, and what becomes of tokens per second.
+"""What the exchange adds to a step of 2 to 16 GPUs, at the least: bytes, latency, what becomes of tokens per second.
 
-Part of roofline.py, which prints these tables and says where the model's numbers come from. Each GPU steps T sequences of
-its own and holds E / N experts of each layer; routing is uniform. Rows travel in bfloat16, each once to a GPU however
-many of its experts it wants; results come back one row per expert, since the sum's order is the owner's (combine.h).
+Part of roofline.py, which prints these tables and says where the model's numbers come from. Each GPU steps T sequences
+of its own and holds E / N experts of each layer; routing is uniform. Rows travel in bfloat16, each once to a GPU
+however many of its experts it wants; results come back one row per expert, since the sum's order is the owner's
+(combine.h).
 """
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def exchange_seconds(link, volumes):
 
 
 def split_seconds(N, T, context=1536, prefill=False):
-    """(all but the experts, the experts) of a step: these get rows of all GPUs, and their weights are a share of all."""
+    """(all but the experts, the experts) of a step. These get rows of all GPUs, their weights are a share of all."""
     rest = experts = 0.0
     all_ops = {op: cost for op, _, cost in model.ops(T * N, context, prefill)}
     for name, count, cost in model.ops(T, context, prefill):
@@ -72,15 +73,12 @@ def step_seconds(N, T):
     return sum(split_seconds(N, T))
 
 
-def pipelined(layers, mixer, experts, rows, results):
-    """A step in two halves: each layer's mixer, rows out, experts and results back, all of a half's in this order, while
-    there is one GPU and one link, which take the halves in turns. Seconds of each for one half; no mixer: it is not
-    split, the halves of a layer begin together."""
+def pipelined(mixer, experts, rows, results):
+    """A step in halves, seconds of each: one GPU and one link, which take the halves in turns, and each half's mixer,
+    rows out, experts and results back in this order, layer after layer."""
     gpu = link = 0.0
     ready = [0.0, 0.0]  # what each half waits for
-    for _ in range(layers):
-        if mixer == 0:
-            ready = [max(gpu, *ready)] * 2
+    for _ in range(model.MOE_LAYERS):
         for half in (0, 1):
             gpu = max(gpu, ready[half]) + mixer
             link = max(link, gpu) + rows
@@ -93,20 +91,18 @@ def pipelined(layers, mixer, experts, rows, results):
 
 
 def overlap_table():
-    lines = ["| GPUs | link | rows per GPU | one after the other, ms | halves of a layer, ms | halves of a step, ms |",
-             "|---" * 6 + "|"]
+    lines = ["| GPUs | link | rows per GPU | as a whole, ms | of it exchange | in halves, ms | gained |",
+             "|---" * 7 + "|"]
     steps = [(N, link, T, 1536, False) for N, link in SIZES[1:] for T in (128, 512, 1024)]
-    steps += [(N, link, 2048, 2048, True) for N, link in SIZES[1:]]
+    steps += [(N, link, T, T, True) for N, link in SIZES[1:] for T in (1024, 2048)]
     for N, link, T, context, prefill in sorted(steps, key=lambda step: (step[0], step[4], step[2])):
-        rest, experts = split_seconds(N, T, context, prefill)
-        half_rest, half_experts = split_seconds(N, T // 2, context, prefill)
-        layers = model.MOE_LAYERS
-        serial = rest + experts + exchange_seconds(link, exact_bytes(N, T))
+        exchange = exchange_seconds(link, exact_bytes(N, T))
+        whole = sum(split_seconds(N, T, context, prefill)) + exchange
+        mixer, experts = (seconds / model.MOE_LAYERS for seconds in split_seconds(N, T // 2, context, prefill))
         rows, results = (link.latency + volume / link.bandwidth for volume in exact_bytes(N, T // 2))
-        layer = rest + pipelined(layers, 0, half_experts / layers, rows, results)
-        step = pipelined(layers, half_rest / layers, half_experts / layers, rows, results)
-        name = f"prefill {T:,}" if prefill else f"{T:,}"
-        lines.append(f"| {N} | {link.name} | {name} | {serial * 1e3:.2f} | {layer * 1e3:.2f} | {step * 1e3:.2f} |")
+        halves = pipelined(mixer, experts, rows, results)
+        lines.append(f"| {N} | {link.name} | {'prefill' if prefill else 'decode'} {T:,} | {whole * 1e3:.2f} | "
+                     f"{exchange / whole:.0%} | {halves * 1e3:.2f} | {whole / halves - 1:+.0%} |")
     return lines
 
 

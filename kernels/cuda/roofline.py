@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 BANDWIDTH, TENSOR, FMA = 3.35e12, 989e12, 67e12  # bytes/s, bf16 operations/s, float32 operations/s (H100 SXM5)
-# Between two dependent kernels of a graph; of a launch from the host, which hides behind work that is longer. Estimates.
+# Between two dependent kernels of a graph; of a launch from the host, which hides behind longer work. Estimates.
 LAUNCH, HOST_LAUNCH = 2.5e-6, 4e-6
 
 # LFM2-8B-A1B.
@@ -60,16 +60,16 @@ def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16):
     return [
         ("gather", 1, Cost(T * D * (BF16 + F32))),
         ("RMSNorm + residual", 48, Cost(T * D * (3 * F32 + BF16), fma=4 * T * D)),
-        ("conv in (cuBLASLt)", CONV_LAYERS, dense(T, 3 * D, D)),
+        ("conv in", CONV_LAYERS, dense(T, 3 * D, D)),
         ("short conv", CONV_LAYERS, Cost(T * D * (4 * BF16 + (1 if prefill else TAPS) * F32), fma=8 * T * D)),
-        ("conv out (cuBLASLt)", CONV_LAYERS, dense(T, D, D, y=F32)),
-        ("q, k, v (cuBLASLt)", ATTENTION_LAYERS, dense(T, Q + 2 * KV, D)),
+        ("conv out", CONV_LAYERS, dense(T, D, D, y=F32)),
+        ("q, k, v", ATTENTION_LAYERS, dense(T, Q + 2 * KV, D)),
         ("heads: norm, RoPE, KV", ATTENTION_LAYERS, Cost(T * (Q + 2 * KV) * 2 * BF16, fma=10 * T * (Q + KV))),
         ("attention", ATTENTION_LAYERS, Cost(T * Q * 2 * BF16 + kv_read + spans, tensor=4 * seen * Q)),
-        ("attention out (cuBLASLt)", ATTENTION_LAYERS, dense(T, D, Q, y=F32)),
-        ("dense gate, up (cuBLASLt)", DENSE_LAYERS, dense(T, 2 * DENSE_F, D)),
-        ("SwiGLU", DENSE_LAYERS, Cost(T * DENSE_F * 3 * BF16)),
-        ("dense down (cuBLASLt)", DENSE_LAYERS, dense(T, D, DENSE_F, y=F32)),
+        ("attention out", ATTENTION_LAYERS, dense(T, D, Q, y=F32)),
+        ("dense gate, up, SwiGLU", DENSE_LAYERS, Cost(2 * DENSE_F * D * BF16 + T * (D + DENSE_F) * BF16,
+                                                      tensor=4 * T * DENSE_F * D)),
+        ("dense down", DENSE_LAYERS, dense(T, D, DENSE_F, y=F32)),
         ("router", MOE_LAYERS, Cost(E * D * F32 + T * (D * F32 + E * F32), fma=2 * T * E * D)),
         ("choose experts", MOE_LAYERS, Cost(T * (E * F32 + K * 8))),
         ("group rows", MOE_LAYERS, Cost(pairs * 12)),
@@ -78,7 +78,7 @@ def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16):
         ("experts down", MOE_LAYERS, Cost(experts_used(T) * F * D * expert_bytes + pairs * (F + D) * BF16,
                                           tensor=2 * pairs * F * D)),
         ("combine", MOE_LAYERS, Cost(pairs * D * BF16 + T * D * F32, fma=2 * pairs * D)),
-        ("head (cuBLASLt)", 1, dense(rows_wanted, V, D, y=F32)),
+        ("head", 1, dense(rows_wanted, V, D, y=F32)),
         ("draw tokens", 1, Cost(rows_wanted * V * F32)),
     ]
 
@@ -155,7 +155,7 @@ KERNELS = [
     ("heads: norm, RoPE, KV", "QkvHeadsKernel<64, bf16>", None),
     ("attention", "MmaAttentionKernel<64, 1, true>", "MmaAttentionKernel<64, 4, false>"),
     ("merge of spans", "MergeSpansKernel<64, bf16>", None),
-    ("SwiGLU", "SwiGluKernel<bf16>", None),
+    ("SwiGLU, with --fast", "SwiGluKernel<bf16>", None),
     ("router", "FmaLinearKernel<F32>", None),
     ("choose experts", "ChooseExpertsKernel<1>", None),
     ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
@@ -192,7 +192,7 @@ def pages():
 
     return {"ops": op_table(), "volumes": volume_table(), "steps": step_table(), "occupancy": occupancy_table(),
             "launches": launch_table(), "exchange bytes": exchange_roofline.volume_table(),
-            "exchange steps": exchange_roofline.step_table()}
+            "exchange steps": exchange_roofline.step_table(), "exchange halves": exchange_roofline.overlap_table()}
 
 
 def updated(text):

@@ -72,7 +72,7 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
                                                  /*gates_apart=*/!options_.exact, places, &plan_));
   if (config_.experts > 0) places_ = std::make_unique<ExpertPlaces>(&config_, weights_.get(), &plan_);
   // The states are planned last, the forward pass only keeps where they are.
-  const int rows_max = std::max(options_.step_tokens_max, options_.states.sequences);
+  const int rows_max = (std::max(options_.step_tokens_max, options_.states.sequences) + 1) / 2 * 2;  // two halves
   if (rows_max > kStepRowsMax) {
     return InvalidArgument(fmt::format("a step can have {} rows, not {}: fewer sequences, or fewer tokens to a step",
                                        kStepRowsMax, rows_max));
@@ -86,13 +86,14 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   if (config_.experts > 0) expert_scratch_.Plan(config_, options_.precision, pairs, &plan_);
 
   using Part = MemoryPlan::Part;
+  // Of two halves, which may both have a piece of a sequence, or padding.
   const StepShape largest{.rows = rows_max,
-                          .sequences = options_.states.sequences,
+                          .sequences = options_.states.sequences + 2,
                           .spans = SpansFor(config_.context_tokens_max),
                           .wanted = rows_max,
                           .tiles = rows_max,
                           .saves = rows_max};
-  inputs_bytes_ = StepInputs::At(largest, nullptr).bytes;
+  inputs_bytes_ = StepInputs::At(largest, nullptr).bytes + 256;  // both begin their arrays at 16 bytes
   inputs_at_ = plan_.AddBytes(Part::kInputs, inputs_bytes_);
   draws_at_ = plan_.AddBytes(Part::kInputs, DrawTable::At(rows_max, nullptr).bytes);
   drawn_at_ = plan_.Add<int32_t>(Part::kInputs, rows_max);
@@ -222,37 +223,66 @@ void DeviceEngine::PlaceDrawn() {
   }
 }
 
-absl::StatusOr<StepInputs> DeviceEngine::SendInputs(const StepShape& shape) {
+void DeviceEngine::CutStep(bool decode, int half_rows) {
+  const int rows = rows_.count(), sequences = states_->sizes().sequences;
+  parts_.clear();
+  const auto add = [&](const StepRows& part, int padded) {
+    parts_.push_back({decode ? DecodeShape(part, padded) : ShapeOf(part, forward_->tile_rows()), {}});
+  };
+  if (half_rows == 0) return add(rows_, RowsOfClass(rows, sequences));
+  // The second half has the padding: the rows that count are one behind the other, and so are those that are wanted.
+  const int half = (rows + 1) / 2;
+  const int padded = std::min({RowsOfClass(half, (sequences + 1) / 2), half_rows, forward_->rows_max() / 2});
+  const int first = decode ? padded : half;
+  CHECK(first >= half && first <= rows) << half << " of " << rows << " rows, " << half_rows << " at most";
+  Cut(rows_, 0, first, &halves_[0]);
+  Cut(rows_, first, rows, &halves_[1]);
+  for (const StepPart& part : halves_) add(part.rows, padded);
+}
+
+absl::Status DeviceEngine::SendInputs() {
   InputBuffer& buffer = inputs_[next_inputs_];
   next_inputs_ = 1 - next_inputs_;
   RETURN_IF_ERROR(CudaError(cudaEventSynchronize(buffer.copied.get()), "waiting for a step's inputs"));
-  const StepInputs on_host = StepInputs::At(shape, static_cast<std::byte*>(buffer.memory.get()));
-  const StepInputs on_device = StepInputs::At(shape, static_cast<std::byte*>(memory_.get()) + inputs_at_);
-  CHECK_LE(on_host.bytes, inputs_bytes_);
-  Fill(rows_, shape, forward_->tile_rows(), on_host);
-  if (on_host.bytes == 0) return on_device;
-  RETURN_IF_ERROR(
-      CudaError(cudaMemcpyAsync(on_device.tokens, on_host.tokens, on_host.bytes, cudaMemcpyHostToDevice, stream_.get()),
-                "copying a step's inputs"));
-  RETURN_IF_ERROR(CudaError(cudaEventRecord(buffer.copied.get(), stream_.get()), "copying a step's inputs"));
-  return on_device;
+  auto* const host = static_cast<std::byte*>(buffer.memory.get());
+  auto* const device = static_cast<std::byte*>(memory_.get()) + inputs_at_;
+  size_t bytes = 0;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    DeviceForward::Part& part = parts_[i];
+    const StepInputs on_host = StepInputs::At(part.shape, host + bytes);
+    part.inputs = StepInputs::At(part.shape, device + bytes);
+    bytes += on_host.bytes;
+    CHECK_LE(bytes, inputs_bytes_);
+    Fill(parts_.size() == 1 ? rows_ : halves_[i].rows, part.shape, forward_->tile_rows(), on_host);
+  }
+  if (bytes == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_.get()),
+                            "copying a step's inputs"));
+  return CudaError(cudaEventRecord(buffer.copied.get(), stream_.get()), "copying a step's inputs");
+}
+
+int DeviceEngine::wanted() const {
+  int sum = 0;
+  for (const DeviceForward::Part& part : parts_) sum += part.shape.wanted;
+  return sum;
 }
 
 absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   const bool decode = IsDecode();
-  shape_ = decode ? DecodeShape(rows_, RowsOfClass(rows_.count(), states_->sizes().sequences))
-                  : ShapeOf(rows_, forward_->tile_rows());
   may_run_again_ = runner != nullptr && runner->may_run_again();
   PlaceDrawn();
+  CutStep(decode, runner == nullptr ? 0 : runner->half_rows());
   if (may_run_again_) PrepareToRunAgain();
   RETURN_IF_ERROR(states_->TakeError());
-  ASSIGN_OR_RETURN(step_inputs_, SendInputs(shape_));
-  logits_end_ = PieceEnd(0, shape_.wanted);
+  RETURN_IF_ERROR(SendInputs());
+  logits_end_ = PieceEnd(0, wanted());
   return EnqueueStep(runner, [&] {
     if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
     graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-    return graphs_.Run({shape_, runner == nullptr ? 0 : runner->capture_shape()}, stream_.get(),
-                       [&] { return EnqueueStep(runner); });
+    StepGraphs::Key key{parts_[0].shape};
+    if (parts_.size() == 2) key.second_half = parts_[1].shape;
+    if (runner != nullptr) key.capture_shape = runner->capture_shape();
+    return graphs_.Run(key, stream_.get(), [&] { return EnqueueStep(runner); });
   });
 }
 
@@ -264,8 +294,8 @@ absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<a
 }
 
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
-  RETURN_IF_ERROR(forward_->Run(shape_, step_inputs_, drawn(), runner, stream_.get()));
-  return shape_.wanted == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, shape_.wanted), stream_.get());
+  RETURN_IF_ERROR(forward_->Run(parts_, drawn(), runner, stream_.get()));
+  return wanted() == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, wanted()), stream_.get());
 }
 
 void DeviceEngine::PrepareToRunAgain() {
@@ -281,7 +311,7 @@ absl::Status DeviceEngine::RunAgain() {
   for (const ColumnsBefore& before : before_) states_->Restore(before.copy, before.position, before.conv_slot);
   RETURN_IF_ERROR(states_->TakeError());
   logits_begin_ = 0;
-  logits_end_ = PieceEnd(0, shape_.wanted);
+  logits_end_ = PieceEnd(0, wanted());
   return EnqueueStep(runner_, [this] { return EnqueueStep(runner_); });
 }
 

@@ -129,7 +129,10 @@ class DeviceEngine : public Engine {
   bool IsDecode() const;
   // The places where the last Draw leaves tokens, for chunks that name them.
   void PlaceDrawn();
-  absl::StatusOr<StepInputs> SendInputs(const StepShape& shape);
+  // Makes parts_ of rows_, and sends what they read.
+  void CutStep(bool decode, int half_rows);
+  absl::Status SendInputs();
+  int wanted() const;  // rows, with padding
   absl::Status RunStep(ExpertRunner* runner);
   absl::Status EnqueueStep(ExpertRunner* runner);
   // With what its runner has before and behind.
@@ -176,8 +179,8 @@ class DeviceEngine : public Engine {
   // The last step.
   StepRows rows_;
   ExpertRunner* runner_ = nullptr;
-  StepShape shape_;
-  StepInputs step_inputs_ = {};  // in device memory
+  std::array<StepPart, 2> halves_;
+  std::vector<DeviceForward::Part> parts_;  // one, or two halves
   bool may_run_again_ = false;
   struct ColumnsBefore {  // of a chunk that changes those it began with
     int32_t conv_slot, position, copy;

@@ -98,14 +98,36 @@ int DeviceForward::tile_rows() const {
   return config_.attention_layer_count() == 0 ? 64 : PagedAttention::RowsMax(type_, config_.heads / config_.kv_heads);
 }
 
-absl::Status DeviceForward::Run(const StepShape& shape, const StepInputs& inputs, const int32_t* drawn,
-                                ExpertRunner* experts, cudaStream_t stream) {
-  CHECK_LE(shape.rows, rows_max_);
-  const Step step{shape, inputs, experts, stream};
-  const Gather embed{step.T(), weights_.model().embedding, inputs.tokens, DType::kF32, hidden_, drawn};
-  RETURN_IF_ERROR(Do(stream, embed));
-  for (int layer = 0; layer < config_.layer_count(); ++layer) RETURN_IF_ERROR(Layer(step, layer));
-  return NormWanted(step);
+absl::Status DeviceForward::Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts,
+                                cudaStream_t stream) {
+  std::vector<Step> steps;
+  int64_t row = 0, wanted = 0;
+  for (const Part& part : parts) {
+    const int half = parts.size() == 1 ? -1 : static_cast<int>(steps.size());
+    steps.push_back({part.shape, part.inputs, experts, stream, half, row, wanted});
+    row += part.shape.rows;
+    wanted += part.shape.wanted;
+  }
+  CHECK_LE(row, rows_max_);
+  for (const Step& step : steps) {
+    const Gather embed{step.T(), weights_.model().embedding, step.inputs.tokens, DType::kF32, hidden(step), drawn};
+    RETURN_IF_ERROR(Do(stream, embed));
+  }
+  for (int layer = 0; layer < config_.layer_count(); ++layer)
+    RETURN_IF_ERROR(steps.size() == 1 ? Layer(steps[0], layer) : LayerOfHalves(steps, layer));
+  const bool moe = config_.moe_layer_count() > 0;
+  for (const Step& step : steps)
+    if (moe && step.half >= 0) RETURN_IF_ERROR(experts->Finish(step.half, stream));
+  for (const Step& step : steps) RETURN_IF_ERROR(NormWanted(step));
+  return absl::OkStatus();
+}
+
+absl::Status DeviceForward::LayerOfHalves(std::span<const Step> halves, int layer) {
+  for (const Step& step : halves) {
+    if (layer > 0 && config_.is_moe_layer(layer - 1)) RETURN_IF_ERROR(step.experts->Finish(step.half, step.stream));
+    RETURN_IF_ERROR(Layer(step, layer));
+  }
+  return config_.is_moe_layer(layer) ? halves[0].experts->Compute(halves[0].stream) : absl::OkStatus();
 }
 
 absl::Status DeviceForward::Layer(const Step& step, int layer) {
@@ -120,8 +142,8 @@ absl::Status DeviceForward::Layer(const Step& step, int layer) {
 
 // hidden += branch, unless this is the first norm; normed = norm(hidden).
 absl::Status DeviceForward::Norm(const Step& step, const float* weight, bool first, bool for_router) {
-  RmsNorm op{step.T(), config_.model_dim, hidden_, weight, config_.norm_eps};
-  if (!first) op.add = branch_, op.sum = hidden_;
+  RmsNorm op{step.T(), config_.model_dim, hidden(step), weight, config_.norm_eps};
+  if (!first) op.add = branch(step), op.sum = hidden(step);
   if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(normed_);
   if (type_ == DType::kF32 || for_router) op.y = normed_floats_;
   if (type_ == DType::kF32) op.y = static_cast<float*>(normed_);
@@ -169,7 +191,7 @@ absl::Status DeviceForward::Convolve(const Step& step, int layer) {
   op.saved = states_->conv_copies(index);
   op.y = mixed_;
   RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
-  return Linear(step, weights.conv_out, mixed_, branch_, DType::kF32);
+  return Linear(step, weights.conv_out, mixed_, branch(step), DType::kF32);
 }
 
 absl::Status DeviceForward::Attend(const Step& step, int layer) {
@@ -187,7 +209,7 @@ absl::Status DeviceForward::Attend(const Step& step, int layer) {
   if (SplitSpans(step.shape)) op.partials = partials_, op.spans = step.shape.spans;
   op.y = wide_;  // keys and values are where they belong, queries have moved
   RETURN_IF_ERROR(Do(step.stream, op));
-  return Linear(step, weights.attn_out, wide_, branch_, DType::kF32);
+  return Linear(step, weights.attn_out, wide_, branch(step), DType::kF32);
 }
 
 bool DeviceForward::SplitSpans(const StepShape& shape) const {
@@ -204,7 +226,7 @@ absl::Status DeviceForward::DenseFfn(const Step& step, int layer) {
     RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, wide_, type_));
     RETURN_IF_ERROR(Do(step.stream, SwiGlu{step.T(), config_.dense_ffn_dim, type_, wide_, mixed_}));
   }
-  return Linear(step, weights.down, mixed_, branch_, DType::kF32);
+  return Linear(step, weights.down, mixed_, branch(step), DType::kF32);
 }
 
 absl::Status DeviceForward::Experts(const Step& step, int layer) {
@@ -213,13 +235,15 @@ absl::Status DeviceForward::Experts(const Step& step, int layer) {
   GroupedLinear router = DenseProduct(weights.router, T, normed_floats_, router_logits_);
   router.type = router.y_type = DType::kF32;
   RETURN_IF_ERROR(Do(step.stream, router, Choose(router)));
+  int32_t* const experts = experts_ + step.row * K;
+  float* const expert_weights = expert_weights_ + step.row * K;
   ChooseExperts choose{
-      T,        config_.experts, K, router_logits_, weights.expert_bias, config_.normalize_topk, config_.routed_scaling,
-      experts_, expert_weights_};
+      T,       config_.experts, K, router_logits_, weights.expert_bias, config_.normalize_topk, config_.routed_scaling,
+      experts, expert_weights};
   choose.positions = step.inputs.positions;
   RETURN_IF_ERROR(Do(step.stream, choose));
-  return step.experts->Enqueue({layer, T, config_.model_dim, K, type_, normed_, experts_, expert_weights_, branch_},
-                               step.stream);
+  const RoutedRows rows{layer, T, config_.model_dim, K, type_, normed_, experts, expert_weights, branch(step)};
+  return step.half < 0 ? step.experts->Enqueue(rows, step.stream) : step.experts->Begin(step.half, rows, step.stream);
 }
 
 // The rows somebody wants logits of, as they go into the head.
@@ -229,11 +253,11 @@ absl::Status DeviceForward::NormWanted(const Step& step) {
   const auto gather = [&](const float* from, float* to) {
     return Do(step.stream, Gather{L, {DType::kF32, step.T(), D, from}, step.inputs.wanted, DType::kF32, to});
   };
-  RETURN_IF_ERROR(gather(hidden_, wanted_hidden_));
-  RETURN_IF_ERROR(gather(branch_, wanted_branch_));
+  RETURN_IF_ERROR(gather(hidden(step), wanted_hidden_));
+  RETURN_IF_ERROR(gather(branch(step), wanted_branch_));
   RmsNorm op{L, D, wanted_hidden_, weights_.model().final_norm, config_.norm_eps, wanted_branch_, wanted_branch_};
-  if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(selected_);
-  if (type_ == DType::kF32) op.y = static_cast<float*>(selected_);
+  if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(selected_) + step.wanted * D;
+  if (type_ == DType::kF32) op.y = static_cast<float*>(selected_) + step.wanted * D;
   return Do(step.stream, op, Choose(op));
 }
 

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,6 +21,9 @@ namespace braid::gpu {
 // stream; nothing is allocated, waited for or asked of the device, so that a step can be captured as a graph.
 //
 // Activations are bfloat16, or float32, for comparing with the CPU; the residual stream is float32 in any case.
+//
+// A step may come in two halves, for an ExpertRunner that wants it so. All is on one stream, and a mixer's work is over
+// before the next one's begins: what the halves have of their own is the residual stream and how experts are weighted.
 class DeviceForward {
  public:
   // Takes its part of the plan, and of dense products' if `fast` is not nullptr: for steps of at most `rows_max` rows,
@@ -34,25 +38,32 @@ class DeviceForward {
   // Rows of a tile of attention.
   int tile_rows() const;
 
-  // All layers; the wanted rows are ready for the head then. `drawn` are the tokens of the step before, for those of
-  // this one that say so (see Gather). `experts` may be nullptr in a dense model. REQUIRES: the inputs are in device
-  // memory, and as they must be.
-  absl::Status Run(const StepShape& shape, const StepInputs& inputs, const int32_t* drawn, ExpertRunner* experts,
-                   cudaStream_t stream);
+  struct Part {
+    StepShape shape;
+    StepInputs inputs;
+  };
+  // All layers; the wanted rows are ready for the head then, those of a second half behind the first's. `drawn` are
+  // the tokens of the step before, for those of this one that say so (see Gather). `experts` may be nullptr in a dense
+  // model. REQUIRES: one part, or two if experts->half_rows() > 0; the inputs are in device
+  // memory, and as they must be; the shapes have at most rows_max rows together.
+  absl::Status Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts, cudaStream_t stream);
   // Logits of the wanted rows [begin, end) of the last step. REQUIRES: at most logit_rows.
   absl::Status Head(int begin, int end, cudaStream_t stream);
   float* logits() const { return logits_; }  // (end - begin, V)
 
  private:
-  // The step at hand.
+  // The step at hand, or a half of it.
   struct Step {
     const StepShape& shape;
     const StepInputs& inputs;
     ExpertRunner* experts;
     cudaStream_t stream;
+    int half;             // -1: all of it
+    int64_t row, wanted;  // the first ones: among all rows of the step
     int T() const { return shape.rows; }
   };
 
+  absl::Status LayerOfHalves(std::span<const Step> halves, int layer);
   absl::Status Layer(const Step& step, int layer);
   absl::Status Norm(const Step& step, const float* weight, bool first, bool for_router);
   absl::Status Convolve(const Step& step, int layer);
@@ -65,6 +76,8 @@ class DeviceForward {
   absl::Status Multiply(const GroupedLinear& op, cudaStream_t stream);
   GroupedLinear DenseProduct(const Matrix& w, int rows, const void* x, void* y) const;
   bool SplitSpans(const StepShape& shape) const;
+  float* hidden(const Step& step) const { return hidden_ + step.row * config_.model_dim; }
+  float* branch(const Step& step) const { return branch_ + step.row * config_.model_dim; }
 
   const ModelConfig& config_;
   const DeviceWeights& weights_;

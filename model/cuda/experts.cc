@@ -16,6 +16,10 @@ uint64_t NextId() {
 
 ExpertRunner::ExpertRunner() : id_(NextId()) {}
 
+absl::Status ExpertRunner::Begin(int, const RoutedRows&, cudaStream_t) { return absl::InternalError("not in halves"); }
+absl::Status ExpertRunner::Compute(cudaStream_t) { return absl::InternalError("not in halves"); }
+absl::Status ExpertRunner::Finish(int, cudaStream_t) { return absl::InternalError("not in halves"); }
+
 absl::Status ExpertRunner::Run(const RoutedBatch&) {
   return absl::FailedPreconditionError("the experts of a device do not run for a host's engine");
 }

@@ -23,6 +23,10 @@ struct RoutedRows {
 // Where the experts of a device's steps run: all on it, or spread over the devices of a group. For each step the engine
 // calls EnqueueBegin, Enqueue once per MoE layer, in layer order, also with T == 0, and EnqueueEnd; on an error of any
 // the step ends there. The next step may be enqueued before the last one is waited for: see Engine::Draw.
+//
+// A step in halves goes through a layer in turns, so that the exchange of one half's rows runs beside the mixer and the
+// experts of the other: Begin of half 0, the mixer of half 1, Begin of half 1, Compute, Finish of half 0 with its next
+// mixer, Finish of half 1.
 class ExpertRunner : public braid::ExpertRunner {
  public:
   ExpertRunner();
@@ -42,6 +46,13 @@ class ExpertRunner : public braid::ExpertRunner {
   // Before and behind what may be captured, and never in it: a place for what goes to and from the host, whose memory
   // is another one from step to step, since two of them may be on their way.
   virtual absl::Status EnqueueBegin(cudaStream_t stream) { return absl::OkStatus(); }
+  // 0, or the step at hand goes in halves, by these three instead of Enqueue, and this is how many rows that count one
+  // may have: half of the step's, or more. What Begin is given may change behind it, but for the weights; y is there
+  // after Finish.
+  virtual int half_rows() const { return 0; }
+  virtual absl::Status Begin(int half, const RoutedRows& rows, cudaStream_t stream);
+  virtual absl::Status Compute(cudaStream_t stream);
+  virtual absl::Status Finish(int half, cudaStream_t stream);
   virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
   // Returns once everything before `event` is done, which stands in the oldest step that was not waited for; a second
   // time in the same step if nothing was begun behind it. On an error nothing may be used of what was done since that

@@ -21,7 +21,7 @@ class StepGraphs {
 
   // What a graph is of use for again: steps whose launches are the same.
   struct Key {
-    StepShape shape;
+    StepShape shape, second_half;
     uint64_t capture_shape = 0;  // ExpertRunner's
     friend bool operator==(const Key&, const Key&) = default;
   };

@@ -63,6 +63,36 @@ StepShape ShapeOf(const StepRows& step, int tile_rows) {
   return shape;
 }
 
+void Cut(const StepRows& step, int begin, int end, StepPart* part) {
+  part->chunks.clear();
+  part->saves.clear();
+  size_t saves = 0;
+  for (const Chunk& chunk : step.chunks) saves += chunk.saves.size();
+  part->saves.reserve(saves);  // pieces point into them
+  int row = 0;
+  for (const Chunk& chunk : step.chunks) {
+    const int size = static_cast<int>(chunk.tokens.size());
+    const int from = std::clamp(begin - row, 0, size), to = std::clamp(end - row, 0, size);
+    row += size;
+    if (from == to) continue;
+    Chunk& piece = part->chunks.emplace_back(chunk);
+    piece.position += from;
+    piece.tokens = chunk.tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
+    if (chunk.logits == Chunk::Logits::kLast && to < size) piece.logits = Chunk::Logits::kNone;
+    const size_t first = part->saves.size();
+    for (const ColumnsSave& save : chunk.saves)
+      if (save.position > piece.position && save.position <= chunk.position + to) part->saves.push_back(save);
+    piece.saves = std::span(part->saves).subspan(first);
+  }
+  StepRows& rows = part->rows;
+  rows.chunks = part->chunks;
+  rows.tokens.assign(step.tokens.begin() + begin, step.tokens.begin() + end);
+  rows.positions.assign(step.positions.begin() + begin, step.positions.begin() + end);
+  rows.wanted.clear();
+  for (const int32_t wanted : step.wanted)
+    if (wanted >= begin && wanted < end) rows.wanted.push_back(wanted - begin);
+}
+
 void Fill(const StepRows& step, const StepShape& shape, int tile_rows, const StepInputs& inputs) {
   CHECK(step.count() <= shape.rows && static_cast<int>(step.chunks.size()) <= shape.sequences);
   const int stride = shape.blocks();

@@ -50,6 +50,15 @@ StepShape ShapeOf(const StepRows& step, int tile_rows);
 // So many spans, a power of two, that positions below `end` are in them.
 int SpansFor(int end);
 
+// Some rows of a step, as a step of their own behind that of the rows before them: chunks may be cut.
+struct StepPart {
+  StepRows rows;  // but for kv
+  std::vector<Chunk> chunks;
+  std::vector<ColumnsSave> saves;
+};
+// The rows [begin, end). `step` must outlive the use of *part.
+void Cut(const StepRows& step, int begin, int end, StepPart* part);
+
 // REQUIRES: `shape` is that of the step, `inputs` is at host memory.
 void Fill(const StepRows& step, const StepShape& shape, int tile_rows, const StepInputs& inputs);
 
