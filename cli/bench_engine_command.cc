@@ -79,6 +79,12 @@ absl::StatusOr<Subject> MakeSubject(const ModelFile& model, const ComputeDevice&
   return subject;
 }
 
+// Of a model in bfloat16 or four bits, which are not larger on a GPU; what else an engine needs of it is less.
+uint64_t RoomForKv(const CudaDevice& gpu, const ModelFile& model) {
+  const uint64_t others = model.weight_bytes() + (uint64_t{12} << 30);
+  return gpu.free_bytes - std::min(others, gpu.free_bytes);
+}
+
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
   WorkerOptions worker = flags.worker;
   worker.threads = flags.bench.threads;
@@ -89,11 +95,15 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   const ModelConfig& config = model->config();
   RETURN_IF_ERROR(CheckModelFits(device, config));
   if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
-  const BenchPlan plan = PlanPoints(flags.bench, config, KvBlockBytes(config, kv_type));
-  for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
-  if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
   EngineBenchOptions options = flags.bench;
   options.kv_type = kv_type;
+  if (device.is_cuda()) {
+    ASSIGN_OR_RETURN(const CudaDevice gpu, DescribeCudaDevice(device.index));
+    options.kv_bytes_max = std::min(options.kv_bytes_max, RoomForKv(gpu, *model));
+  }
+  const BenchPlan plan = PlanPoints(options, config, KvBlockBytes(config, kv_type));
+  for (const std::string& reason : plan.left_out) fmt::print(stderr, "left out: {}\n", reason);
+  if (plan.points.empty()) return InvalidArgument("nothing is left to measure");
   const StateSizes sizes = SizesFor(options, plan.points);
   worker.step_tokens_max = std::max(options.chunk, sizes.sequences);
   ASSIGN_OR_RETURN(const Subject subject, MakeSubject(*model, device, worker, sizes, &options));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -19,6 +20,7 @@ absl::Status CheckCudaDevice(int index);
 // What a GPU says of itself.
 struct CudaDevice {
   std::string name;
+  uint64_t free_bytes = 0;
   double read_bytes_per_second = 0;    // from its memory, at most
   double multiply_ops_per_second = 0;  // of dense products in bfloat16, at most
 };

@@ -63,6 +63,12 @@ class Engine {
   // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
   virtual void Profile(StepProfile* profile) {}
 
+  // Whether steps may be put on a device as graphs, as they are at first; the bits are the same. Of no meaning to
+  // engines that have none.
+  virtual void UseGraphs(bool use) {}
+  // Operations of the graph that the last step was; 0: it was none.
+  virtual int graph_launches() const { return 0; }
+
   // The experts of this process, for whoever wants rows of them: what Run's `experts` comes to in the end.
   virtual ExpertFfn& experts() = 0;
 };

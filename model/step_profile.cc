@@ -24,12 +24,32 @@ std::string_view Name(StepOp op) {
       return "attn_out";
     case StepOp::kFfn:
       return "ffn";
+    case StepOp::kFfnIn:
+      return "ffn_in";
+    case StepOp::kSwiGlu:
+      return "swiglu";
+    case StepOp::kFfnOut:
+      return "ffn_out";
     case StepOp::kRouter:
       return "router";
+    case StepOp::kChoose:
+      return "choose";
+    case StepOp::kGroup:
+      return "group";
     case StepOp::kExperts:
       return "experts";
+    case StepOp::kExpertsIn:
+      return "experts_in";
+    case StepOp::kExpertsOut:
+      return "experts_out";
+    case StepOp::kExchange:
+      return "exchange";
+    case StepOp::kCombine:
+      return "combine";
     case StepOp::kHead:
       return "head";
+    case StepOp::kDraw:
+      return "draw";
   }
   return "?";
 }

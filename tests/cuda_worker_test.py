@@ -1,4 +1,5 @@
-"""Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked.
+"""Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked. On real
+GPUs: BRAID_CUDA_WORKER is the program, BRAID_CUDA_GPUS how many there are.
 
 In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, the same whatever the cluster.
 """
@@ -14,7 +15,9 @@ import pytest
 from cluster import BIN, Cluster
 
 EMULATED = pathlib.Path(os.environ.get("BRAID_TESTS", BIN.parent / "tests")) / "braid-expert-worker-emulated"
-pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason="the emulated worker is not built: no CUDA headers here")
+WORKER = pathlib.Path(os.environ.get("BRAID_CUDA_WORKER", EMULATED))
+GPUS = int(os.environ.get("BRAID_CUDA_GPUS", 4))
+pytestmark = pytest.mark.skipif(not WORKER.exists(), reason="the emulated worker is not built: no CUDA headers here")
 
 REQUESTS = [
     {"prompt": "The river", "max_tokens": 12, "temperature": 0, "ignore_eos": True},
@@ -27,9 +30,11 @@ REQUESTS = [
 
 
 class Gpus(Cluster):
-    worker_program = EMULATED
+    worker_program = WORKER
 
     def __init__(self, workers, precision="bf16", router=(), worker=()):
+        if workers > GPUS:
+            pytest.skip(f"{workers} workers need as many GPUs, there are {GPUS}")
         # An emulated GPU is slow, and has no more memory than this machine gives it.
         super().__init__(workers, flags={
             "worker": ["--precision", precision, "--sequences-max", 8, "--step-tokens-max", 64, *worker],
@@ -135,13 +140,14 @@ def test_an_answer_goes_on_when_a_gpus_worker_is_killed():
             assert running.result() == expected
 
 
+@pytest.mark.skipif(WORKER != EMULATED, reason="real GPUs lack nothing")
 @pytest.mark.parametrize("environment,words", [
     ({"FAKE_CUDA_ERROR": "insufficient_driver"}, ["driver", "--device cpu"]),
     ({"FAKE_CUDA_DEVICES": "0"}, ["GPU", "--device cpu"]),
     ({"FAKE_CUDA_DEVICES": "1"}, ["cuda:3", "cuda:0", "--device cpu"]),
 ], ids=["no driver", "no device", "no such device"])
 def test_one_sentence_says_what_is_missing(environment, words):
-    done = subprocess.run([EMULATED, "--model", "/no/such/model", "--device", "cuda:3"], capture_output=True, text=True,
+    done = subprocess.run([WORKER, "--model", "/no/such/model", "--device", "cuda:3"], capture_output=True, text=True,
                           timeout=60, env={**os.environ, **environment})
     assert done.returncode == 1
     said = done.stdout + done.stderr

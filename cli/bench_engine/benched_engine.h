@@ -19,8 +19,12 @@ class BenchedEngine {
 
   // A step, with the logits that its chunks ask for.
   virtual absl::Status Run(std::span<const Chunk> chunks) = 0;
-  // As Engine::Profile.
+  // As Engine::Profile, and whether steps take as long without it.
   virtual void Profile(StepProfile* profile) = 0;
+  virtual bool profiles_freely() const = 0;
+  // As those of Engine.
+  virtual void UseGraphs(bool use) {}
+  virtual int graph_launches() const { return 0; }
   // Distinct experts that rows of the last step went to, added up over MoE layers.
   virtual int64_t ExpertsTouched() = 0;
 

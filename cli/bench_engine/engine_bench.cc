@@ -30,6 +30,8 @@ class EngineBench {
  private:
   absl::Status WarmUp(const std::vector<BenchPoint>& points);
   absl::Status Sample(PointResult& result);
+  // What a sample cannot do on the way: the same steps without graphs, and then with each op timed.
+  absl::Status RunPlainly(PointResult& result);
   absl::StatusOr<double> PromptSeconds(PointResult& result);
   absl::StatusOr<double> DecodeSeconds(PointResult& result);
   absl::StatusOr<double> StepSeconds(const std::vector<Chunk>& chunks, PointResult& result);
@@ -42,8 +44,9 @@ class EngineBench {
   const EngineBenchOptions& options_;
   BenchedEngine* const engine_;
   const uint64_t kv_bytes_per_token_;
-  std::vector<WorkCost> step_costs_;  // of the sample at hand
-  MachineLimits machine_;             // when last measured
+  bool sampling_ = true, profiling_ = false;  // what steps at hand are for
+  std::vector<WorkCost> step_costs_;          // of the sample at hand
+  MachineLimits machine_;                     // when last measured
   uint64_t tokens_drawn_ = 0;
 };
 
@@ -66,7 +69,8 @@ std::vector<TokenId> EngineBench::RandomTokens(int count) {
 }
 
 absl::StatusOr<double> EngineBench::StepSeconds(const std::vector<Chunk>& chunks, PointResult& result) {
-  engine_->Profile(&result.profile);
+  engine_->Profile(profiling_ ? &result.profile : nullptr);
+  result.profiled_steps += profiling_;
   const auto start = std::chrono::steady_clock::now();
   RETURN_IF_ERROR(engine_->Run(chunks));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -76,6 +80,8 @@ absl::StatusOr<double> EngineBench::StepSeconds(const std::vector<Chunk>& chunks
     if (chunk.logits == Chunk::Logits::kLast) ++shape.logit_rows;
   }
   shape.experts_touched = static_cast<double>(engine_->ExpertsTouched());
+  if (!sampling_) return seconds;
+  result.graph_launches = std::max(result.graph_launches, engine_->graph_launches());
   const StepCost cost = CostOfStep(config_, tensors_, kv_bytes_per_token_, shape);
   step_costs_.push_back(Total(cost));
   for (int op = 0; op < kStepOps; ++op) result.cost[op] += cost[op];
@@ -129,6 +135,23 @@ absl::Status EngineBench::Sample(PointResult& result) {
   return absl::OkStatus();
 }
 
+absl::Status EngineBench::RunPlainly(PointResult& result) {
+  const auto run = [&] {
+    return result.point.kind == BenchPoint::Kind::kPrompt ? PromptSeconds(result) : DecodeSeconds(result);
+  };
+  sampling_ = false;
+  engine_->UseGraphs(false);
+  ASSIGN_OR_RETURN(const double seconds, run());
+  const int chunks = (result.point.tokens + options_.chunk - 1) / options_.chunk;
+  result.plain_step_seconds = result.point.kind == BenchPoint::Kind::kPrompt ? seconds / chunks : seconds;
+  profiling_ = true;
+  RETURN_IF_ERROR(run().status());
+  profiling_ = false;
+  engine_->UseGraphs(true);
+  sampling_ = true;
+  return absl::OkStatus();
+}
+
 // Once through what all points have in common: pages, caches, buffers that grow.
 absl::Status EngineBench::WarmUp(const std::vector<BenchPoint>& points) {
   for (const BenchPoint& point : points) {
@@ -154,6 +177,7 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
   EngineBenchResults results;
   for (const BenchPoint& point : points) results.points.emplace_back().point = point;
   RETURN_IF_ERROR(WarmUp(points));
+  profiling_ = engine_->profiles_freely();
   machine_ = engine_->Measure();
   for (int round = 0; round < options_.repeat; ++round) {
     for (PointResult& result : results.points) {
@@ -161,6 +185,10 @@ absl::StatusOr<EngineBenchResults> EngineBench::Run(const std::vector<BenchPoint
       RETURN_IF_ERROR(Sample(result));
     }
   }
+  if (!engine_->profiles_freely()) {
+    for (PointResult& result : results.points) RETURN_IF_ERROR(RunPlainly(result));
+  }
+  engine_->Profile(nullptr);
   results.kv_bytes_per_token = kv_bytes_per_token_;
   results.kv_values_per_token = 2 * static_cast<uint64_t>(config_.attention_layer_count()) * config_.kv_dim();
   results.kv_bytes = static_cast<uint64_t>(SizesFor(options_, points).blocks) * kv_bytes_per_token_ * kKvBlockTokens;

@@ -32,8 +32,14 @@ struct PointResult {
   // Over all samples.
   int64_t steps = 0;  // a chunk of a prompt is one
   StepCost cost;
-  StepProfile profile;
   double experts_touched = 0;  // distinct ones, added up over steps and MoE layers
+
+  // Of those steps, or of some more where profiling takes its time.
+  StepProfile profile;
+  int64_t profiled_steps = 0;
+  // Where steps are graphs, or could be: operations of one, 0 if none was, and the seconds of a step without.
+  int graph_launches = 0;
+  double plain_step_seconds = 0;
 
   double TokensPerSecond() const;
   double LimitTokensPerSecond() const;

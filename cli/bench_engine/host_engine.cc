@@ -68,6 +68,7 @@ class HostEngine : public BenchedEngine {
     return engine_->Run(chunks, experts_, &logits_);
   }
   void Profile(StepProfile* profile) override { engine_->Profile(profile); }
+  bool profiles_freely() const override { return true; }
   int64_t ExpertsTouched() override { return experts_.touched; }
   MachineLimits Measure() override { return probe_.Measure(); }
   std::string_view multiplies_with() const override { return probe_.int8_instruction(); }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/human.h"
@@ -16,6 +17,17 @@ constexpr size_t kNameWidth = 35;
 double Seconds(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 
 StepOp Op(int i) { return static_cast<StepOp>(i); }
+
+// Of a profiled step.
+double OpSeconds(const PointResult& result, StepOp op) {
+  return result.profiled_steps == 0 ? 0 : Seconds(result.profile[op].time) / static_cast<double>(result.profiled_steps);
+}
+
+// Whether the engine has such an op at all.
+bool IsTimed(const EngineBenchResults& results, StepOp op) {
+  return std::any_of(results.points.begin(), results.points.end(),
+                     [op](const PointResult& result) { return result.profile[op].laps > 0; });
+}
 
 // A mean over the steps of a point.
 double PerStep(const PointResult& result, double sum) {
@@ -53,18 +65,34 @@ std::string PointsTable(const EngineBenchResults& results) {
 
 // A column for each point: milliseconds of a step, and the share that the op's own limit is of them.
 std::string OpsTable(const EngineBenchResults& results) {
-  std::string text = fmt::format("{:<10}", "");
+  std::string text = fmt::format("{:<11}", "");
   for (size_t i = 0; i < results.points.size(); ++i) text += fmt::format(" {:>9} {:>5}", Letter(i), "");
   text += "\n";
   for (int op = 0; op < kStepOps; ++op) {
-    text += fmt::format("{:<10}", Name(Op(op)));
+    if (!IsTimed(results, Op(op))) continue;
+    text += fmt::format("{:<11}", Name(Op(op)));
     for (const PointResult& result : results.points) {
-      const double seconds = PerStep(result, Seconds(result.profile[Op(op)].time));
+      const double seconds = OpSeconds(result, Op(op));
       const double limit = PerStep(result, result.cost[op].Seconds(result.Machine()));
       text += fmt::format(" {:>9.3f}", seconds * 1e3);
       text += seconds > 0 && limit > 0 ? fmt::format(" {:>4.0f}%", 100 * limit / seconds) : fmt::format(" {:>5}", "");
     }
     text += "\n";
+  }
+  return text;
+}
+
+// Decode steps as graphs and launch by launch.
+std::string GraphsTable(const EngineBenchResults& results) {
+  std::string text;
+  for (size_t i = 0; i < results.points.size(); ++i) {
+    const PointResult& result = results.points[i];
+    if (result.point.kind != BenchPoint::Kind::kDecode || result.plain_step_seconds == 0) continue;
+    if (text.empty())
+      text = fmt::format("\n{:<{}} {:>9} {:>9} {:>10}\n", "Steps, ms", kNameWidth, "graph", "launches", "operations");
+    text += fmt::format("{:<{}} {:>9.3f} {:>9.3f} {:>10}\n", Letter(i) + "  " + result.point.Name(), kNameWidth,
+                        1e3 * result.point.sequences / result.TokensPerSecond(), 1e3 * result.plain_step_seconds,
+                        result.graph_launches);
   }
   return text;
 }
@@ -90,9 +118,10 @@ Json OpsJson(const PointResult& result) {
   Json ops = Json::array();
   for (int op = 0; op < kStepOps; ++op) {
     const StepProfile::Op& timed = result.profile[Op(op)];
+    if (timed.laps == 0) continue;
     Json json = {{"op", Name(Op(op))},
-                 {"laps", PerStep(result, static_cast<double>(timed.laps))},
-                 {"seconds", PerStep(result, Seconds(timed.time))},
+                 {"laps", static_cast<double>(timed.laps) / static_cast<double>(result.profiled_steps)},
+                 {"seconds", OpSeconds(result, Op(op))},
                  {"limit_seconds", PerStep(result, result.cost[op].Seconds(result.Machine()))}};
     WorkCost cost = result.cost[op];
     cost = {PerStep(result, cost.bytes), PerStep(result, cost.int8_ops), PerStep(result, cost.attention_ops)};
@@ -113,6 +142,10 @@ Json PointJson(const PointResult& result, int moe_layers) {
                {"bound", Bound(result)},
                {"steps", result.steps},
                {"experts_per_layer", ExpertsPerLayer(result, moe_layers)}};
+  if (result.plain_step_seconds > 0) {
+    json["graph_launches"] = result.graph_launches;
+    json["plain_step_seconds"] = result.plain_step_seconds;
+  }
   json.update(MachineJson(result.Machine()));
   for (const PointSample& sample : result.samples) json["samples"].push_back(SampleJson(sample));
   json["ops_per_step"] = OpsJson(result);
@@ -142,7 +175,7 @@ std::string EngineBenchTable(const EngineBenchSubject& subject, const EngineBenc
   text +=
       "\nWhere the time goes: milliseconds per step (a chunk of a prompt is one), and what the op's limit is of "
       "them\n\n";
-  return text + OpsTable(results);
+  return text + OpsTable(results) + GraphsTable(results);
 }
 
 std::string EngineBenchJson(const EngineBenchSubject& subject, const EngineBenchOptions& options,

@@ -31,8 +31,8 @@ class WorkerEngine : public BenchedEngine {
   absl::Status Init(const ModelFile* model) {
     const ModelConfig& config = model->config();
     const std::function<bool()> never = [] { return false; };
-    ASSIGN_OR_RETURN(const ComputeDevice device, ChooseDevice(options_));
-    ASSIGN_OR_RETURN(backend_, MakeBackend({model, &options_, device, &pool_, {}, never}));
+    ASSIGN_OR_RETURN(device_, ChooseDevice(options_));
+    ASSIGN_OR_RETURN(backend_, MakeBackend({model, &options_, device_, &pool_, {}, never}));
     ASSIGN_OR_RETURN(std::vector<ExpertRanks> placement, AllHere(config));
     ASSIGN_OR_RETURN(hold_, backend_->LoadExperts(placement, 0, never));
     ASSIGN_OR_RETURN(experts_, backend_->MakeExperts(nullptr, {.step_tokens_max = options_.step_tokens_max,
@@ -48,6 +48,7 @@ class WorkerEngine : public BenchedEngine {
     }
     experts_->BeginStep(++step_, rows);
     RETURN_IF_ERROR(backend_->engine().Run(chunks, experts_->runner(), nullptr));
+    graph_launches_ = backend_->engine().graph_launches();
     if (backend_->engine().draws() && wanted > 0) return Draw(wanted);
     int row = 0;  // also of none: the step may still run
     do {
@@ -58,6 +59,9 @@ class WorkerEngine : public BenchedEngine {
     return absl::OkStatus();
   }
   void Profile(StepProfile* profile) override { backend_->engine().Profile(profile); }
+  bool profiles_freely() const override { return !device_.is_cuda(); }
+  void UseGraphs(bool use) override { backend_->engine().UseGraphs(use); }
+  int graph_launches() const override { return graph_launches_; }
   int64_t ExpertsTouched() override {
     const std::vector<uint64_t> rows = experts_->TakeExpertRows();
     return std::ranges::count_if(rows, [](uint64_t count) { return count > 0; });
@@ -84,7 +88,9 @@ class WorkerEngine : public BenchedEngine {
   std::vector<float> logits_;
   std::vector<Engine::DrawnRow> drawn_rows_;
   std::vector<TokenId> drawn_;
+  ComputeDevice device_;
   uint64_t step_ = 0;
+  int graph_launches_ = 0;
 };
 
 }  // namespace

@@ -139,7 +139,7 @@ absl::Status CheckCudaDevice(int index) { return gpu::OpenDevice(index).status()
 
 absl::StatusOr<CudaDevice> DescribeCudaDevice(int index) {
   ASSIGN_OR_RETURN(const gpu::Device device, gpu::OpenDevice(index));
-  CudaDevice found{.name = device.name};
+  CudaDevice found{.name = device.name, .free_bytes = device.free_bytes};
   int memory_khz = 0, bus_bits = 0, clock_khz = 0;
   const auto ask = [index](cudaDeviceAttr attribute, int* value) {
     return gpu::CudaError(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute");

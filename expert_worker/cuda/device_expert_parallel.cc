@@ -265,6 +265,7 @@ absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream
     }
     RETURN_IF_ERROR(alone ? EnqueueAlone(part, stream)
                           : EnqueuePass(MakePass(part, begin / options_.pass_rows, room, stream)));
+    if (!alone) Lap(rows.timer, StepOp::kExchange, stream);  // with what runs between
   }
   return absl::OkStatus();
 }
@@ -352,15 +353,20 @@ absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t s
   const int E = config_.experts;
   const GroupRows group{rows.T, rows.K, E, rows.experts, scratch.offsets, scratch.source, scratch.group_row_of};
   RETURN_IF_ERROR(Launch(group, "grouping", stream, Choose(group)));
-  RETURN_IF_ERROR(ffn_->Enqueue(
-      {rows.layer, rows.D, rows.type, rows.x, scratch.source, scratch.offsets, rows.T * rows.K, scratch.y}, stream));
   ReceiveResults count;
   count.E = E;
   count.offsets = scratch.offsets;
   count.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * E;
   RETURN_IF_ERROR(Launch(count, "expert rows", stream));
-  return Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch.y, scratch.group_row_of, rows.weights, rows.y},
-                "combine", stream);
+  Lap(rows.timer, StepOp::kGroup, stream);
+  RETURN_IF_ERROR(ffn_->Enqueue(
+      {rows.layer, rows.D, rows.type, rows.x, scratch.source, scratch.offsets, rows.T * rows.K, scratch.y, rows.timer},
+      stream));
+  RETURN_IF_ERROR(
+      Launch(Combine{rows.T, rows.D, rows.K, rows.type, scratch.y, scratch.group_row_of, rows.weights, rows.y},
+             "combine", stream));
+  Lap(rows.timer, StepOp::kCombine, stream);
+  return absl::OkStatus();
 }
 
 absl::Status ExpertParallel::SendRowsOut(const Pass& pass) {

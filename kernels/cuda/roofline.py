@@ -3,13 +3,15 @@
 
     kernels/cuda/roofline.py            # prints the tables
     kernels/cuda/roofline.py --update   # writes them into kernels/cuda/README.md, between its marks
+    kernels/cuda/roofline.py --measured ENGINE.json [EXCHANGE.json] [--update]   # the measured ones: see measured.py
 
 Only what an op must move is counted: each weight that a step uses once, each activation once in and once out, the KV of
 each sequence once per key head, which its four query heads share. Measured times go beside these, they never go in.
 """
+import argparse
+import json
 import pathlib
 import re
-import sys
 from dataclasses import dataclass
 
 BANDWIDTH, TENSOR, FMA = 3.35e12, 989e12, 67e12  # bytes/s, bf16 operations/s, float32 operations/s (H100 SXM5)
@@ -195,18 +197,33 @@ def pages():
             "exchange steps": exchange_roofline.step_table(), "exchange halves": exchange_roofline.overlap_table()}
 
 
-def updated(text):
-    for name, lines in pages().items():
+def measured_pages(files):
+    import measured
+
+    return measured.pages(*(json.loads(pathlib.Path(file).read_text()) for file in files))
+
+
+def updated(text, tables):
+    for name, lines in tables.items():
         begin, end = f"<!-- {name}: kernels/cuda/roofline.py -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1]
     return text
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--update"]:
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--measured", nargs="+", metavar="FILE")
+    flags = parser.parse_args()
+    tables = measured_pages(flags.measured) if flags.measured else pages()
+    if flags.update:
         readme = pathlib.Path(__file__).with_name("README.md")
-        readme.write_text(updated(readme.read_text()))
+        readme.write_text(updated(readme.read_text(), tables))
     else:
-        for name, lines in pages().items():
+        for name, lines in tables.items():
             print(f"{name}\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -104,6 +104,12 @@ absl::StatusOr<Event> CreateEvent() {
   return Event(event);
 }
 
+absl::StatusOr<Event> CreateTimedEvent() {
+  cudaEvent_t event = nullptr;
+  RETURN_IF_ERROR(CudaError(cudaEventCreateWithFlags(&event, cudaEventDefault), "creating an event"));
+  return Event(event);
+}
+
 absl::StatusOr<DeviceMemory> AllocateDevice(uint64_t bytes) {
   void* memory = nullptr;
   RETURN_IF_ERROR(CudaError(cudaMalloc(&memory, bytes), fmt::format("allocating {} on the device", HumanBytes(bytes))));

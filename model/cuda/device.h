@@ -65,6 +65,7 @@ using PinnedMemory = Owned<void*, cudaFreeHost>;  // of the host, where a device
 
 absl::StatusOr<Stream> CreateStream();  // in no order with the legacy stream
 absl::StatusOr<Event> CreateEvent();    // without times
+absl::StatusOr<Event> CreateTimedEvent();
 absl::StatusOr<DeviceMemory> AllocateDevice(uint64_t bytes);
 absl::StatusOr<PinnedMemory> AllocatePinned(uint64_t bytes);
 

@@ -276,13 +276,17 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   RETURN_IF_ERROR(states_->TakeError());
   RETURN_IF_ERROR(SendInputs());
   logits_end_ = PieceEnd(0, wanted());
+  if (profile_ != nullptr) timer_.BeginStep(stream_.get());
+  launches_ = 0;
   return EnqueueStep(runner, [&] {
-    if (!decode || !options_.graphs || (runner != nullptr && !runner->capturable())) return EnqueueStep(runner);
+    if (!decode || !uses_graphs_ || profile_ != nullptr || (runner != nullptr && !runner->capturable()))
+      return EnqueueStep(runner);
     graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
     StepGraphs::Key key{parts_[0].shape};
     if (parts_.size() == 2) key.second_half = parts_[1].shape;
     if (runner != nullptr) key.capture_shape = runner->capture_shape();
-    return graphs_.Run(key, stream_.get(), [&] { return EnqueueStep(runner); });
+    return graphs_.Run(
+        key, stream_.get(), [&] { return EnqueueStep(runner); }, &launches_);
   });
 }
 
@@ -294,8 +298,14 @@ absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<a
 }
 
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
-  RETURN_IF_ERROR(forward_->Run(parts_, drawn(), runner, stream_.get()));
-  return wanted() == 0 ? absl::OkStatus() : forward_->Head(0, PieceEnd(0, wanted()), stream_.get());
+  RETURN_IF_ERROR(forward_->Run(parts_, drawn(), runner, stream_.get(), timer()));
+  return wanted() == 0 ? absl::OkStatus() : Head(0, PieceEnd(0, wanted()));
+}
+
+absl::Status DeviceEngine::Head(int begin, int end) {
+  RETURN_IF_ERROR(forward_->Head(begin, end, stream_.get()));
+  Lap(timer(), StepOp::kHead, stream_.get());
+  return absl::OkStatus();
 }
 
 void DeviceEngine::PrepareToRunAgain() {
@@ -336,7 +346,7 @@ absl::Status DeviceEngine::HaveLogits(int begin, int end) {
   if (begin >= logits_begin_ && end <= logits_end_) return absl::OkStatus();
   logits_begin_ = begin;
   logits_end_ = end;
-  return forward_->Head(begin, end, stream_.get());
+  return Head(begin, end);
 }
 
 absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
@@ -348,6 +358,7 @@ absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
     status = WaitForStream();
   }
   may_run_again_ = false;
+  if (profile_ != nullptr && status.ok()) status = timer_.AddTo(profile_);
   return status;
 }
 
@@ -438,6 +449,7 @@ absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
     op.tokens = drawn() + begin;
     RETURN_IF_ERROR(Check(op));
     RETURN_IF_ERROR(CudaError(gpu::Run(op, stream_.get()), "launching a kernel"));
+    Lap(timer(), StepOp::kDraw, stream_.get());
     // Masked logits are no longer those of the model.
     if (!options_.masked.empty()) logits_begin_ = logits_end_ = 0;
   }

@@ -23,6 +23,7 @@
 #include "model/cuda/experts.h"
 #include "model/cuda/local_experts.h"
 #include "model/cuda/memory_plan.h"
+#include "model/cuda/op_timer.h"
 #include "model/cuda/step_graphs.h"
 #include "model/cuda/step_inputs.h"
 #include "model/cuda/upload.h"
@@ -83,6 +84,10 @@ class DeviceEngine : public Engine {
   absl::Status Draw(std::span<const DrawnRow> rows) override;
   bool Drawn() override;
   absl::Status TakeDrawn(std::vector<TokenId>* tokens) override;
+  // Each op by its time on the device, in steps that are enqueued launch by launch.
+  void Profile(StepProfile* profile) override { profile_ = profile; }
+  void UseGraphs(bool use) override { uses_graphs_ = use && options_.graphs; }
+  int graph_launches() const override { return launches_; }
   braid::ExpertFfn& experts() override;  // not for hidden states in host memory: ends the program if it is run
 
   DeviceStates& states() { return *states_; }
@@ -137,6 +142,8 @@ class DeviceEngine : public Engine {
   absl::Status EnqueueStep(ExpertRunner* runner);
   // With what its runner has before and behind.
   absl::Status EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue);
+  absl::Status Head(int begin, int end);
+  OpTimer* timer() { return profile_ == nullptr ? nullptr : &timer_; }
   // What EnqueueStep needs to do it again, though the step has changed columns.
   void PrepareToRunAgain();
   absl::Status RunAgain();
@@ -169,6 +176,9 @@ class DeviceEngine : public Engine {
   uint64_t inputs_at_ = 0, draws_at_ = 0, drawn_at_ = 0, mask_at_ = 0, exchange_at_ = 0, inputs_bytes_ = 0;
 
   StepGraphs graphs_;
+  bool uses_graphs_ = options_.graphs;
+  StepProfile* profile_ = nullptr;
+  OpTimer timer_;
   std::array<InputBuffer, 2> inputs_;  // the next step's are written while the last one's are on their way
   int next_inputs_ = 0;
   PinnedMemory logit_memory_;
@@ -181,6 +191,7 @@ class DeviceEngine : public Engine {
   ExpertRunner* runner_ = nullptr;
   std::array<StepPart, 2> halves_;
   std::vector<DeviceForward::Part> parts_;  // one, or two halves
+  int launches_ = 0;                        // of its graph
   bool may_run_again_ = false;
   struct ColumnsBefore {  // of a chunk that changes those it began with
     int32_t conv_slot, position, copy;

@@ -99,12 +99,12 @@ int DeviceForward::tile_rows() const {
 }
 
 absl::Status DeviceForward::Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts,
-                                cudaStream_t stream) {
+                                cudaStream_t stream, OpTimer* timer) {
   std::vector<Step> steps;
   int64_t row = 0, wanted = 0;
   for (const Part& part : parts) {
     const int half = parts.size() == 1 ? -1 : static_cast<int>(steps.size());
-    steps.push_back({part.shape, part.inputs, experts, stream, half, row, wanted});
+    steps.push_back({part.shape, part.inputs, experts, stream, timer, half, row, wanted});
     row += part.shape.rows;
     wanted += part.shape.wanted;
   }
@@ -112,6 +112,7 @@ absl::Status DeviceForward::Run(std::span<const Part> parts, const int32_t* draw
   for (const Step& step : steps) {
     const Gather embed{step.T(), weights_.model().embedding, step.inputs.tokens, DType::kF32, hidden(step), drawn};
     RETURN_IF_ERROR(Do(stream, embed));
+    step.Lap(StepOp::kEmbed);
   }
   for (int layer = 0; layer < config_.layer_count(); ++layer)
     RETURN_IF_ERROR(steps.size() == 1 ? Layer(steps[0], layer) : LayerOfHalves(steps, layer));
@@ -147,7 +148,9 @@ absl::Status DeviceForward::Norm(const Step& step, const float* weight, bool fir
   if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(normed_);
   if (type_ == DType::kF32 || for_router) op.y = normed_floats_;
   if (type_ == DType::kF32) op.y = static_cast<float*>(normed_);
-  return Do(step.stream, op, Choose(op));
+  RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
+  step.Lap(StepOp::kNorm);
+  return absl::OkStatus();
 }
 
 GroupedLinear DeviceForward::DenseProduct(const Matrix& w, int rows, const void* x, void* y) const {
@@ -160,12 +163,14 @@ GroupedLinear DeviceForward::DenseProduct(const Matrix& w, int rows, const void*
   return op;
 }
 
-absl::Status DeviceForward::Linear(const Step& step, const Matrix& w, const void* x, void* y, DType y_type,
+absl::Status DeviceForward::Linear(const Step& step, StepOp lap, const Matrix& w, const void* x, void* y, DType y_type,
                                    bool swiglu) {
   GroupedLinear op = DenseProduct(w, step.T(), x, y);
   op.y_type = y_type;
   op.swiglu = swiglu;
-  return Multiply(op, step.stream);
+  RETURN_IF_ERROR(Multiply(op, step.stream));
+  step.Lap(lap);
+  return absl::OkStatus();
 }
 
 absl::Status DeviceForward::Multiply(const GroupedLinear& op, cudaStream_t stream) {
@@ -179,7 +184,7 @@ absl::Status DeviceForward::Multiply(const GroupedLinear& op, cudaStream_t strea
 absl::Status DeviceForward::Convolve(const Step& step, int layer) {
   const DeviceLayer& weights = weights_.model().layers[layer];
   const int index = kind_index_[layer];
-  RETURN_IF_ERROR(Linear(step, weights.conv_in, normed_, wide_, type_));
+  RETURN_IF_ERROR(Linear(step, StepOp::kConvIn, weights.conv_in, normed_, wide_, type_));
   ShortConv op{step.T(), config_.model_dim, config_.conv_taps, kConvColumns, type_, wide_, weights.conv_kernel};
   op.pieces = step.inputs.pieces;
   op.piece_count = step.shape.sequences;
@@ -191,7 +196,8 @@ absl::Status DeviceForward::Convolve(const Step& step, int layer) {
   op.saved = states_->conv_copies(index);
   op.y = mixed_;
   RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
-  return Linear(step, weights.conv_out, mixed_, branch(step), DType::kF32);
+  step.Lap(StepOp::kConv);
+  return Linear(step, StepOp::kConvOut, weights.conv_out, mixed_, branch(step), DType::kF32);
 }
 
 absl::Status DeviceForward::Attend(const Step& step, int layer) {
@@ -200,16 +206,18 @@ absl::Status DeviceForward::Attend(const Step& step, int layer) {
   const StepInputs& inputs = step.inputs;
   const KvArena arena = states_->kv(kind_index_[layer]);
   const KvRows rows{inputs.positions, inputs.sequences, inputs.blocks, step.shape.blocks()};
-  RETURN_IF_ERROR(Linear(step, weights.qkv, normed_, wide_, type_));
+  RETURN_IF_ERROR(Linear(step, StepOp::kQkv, weights.qkv, normed_, wide_, type_));
   RETURN_IF_ERROR(Do(step.stream,
                      QkvHeads{step.T(), config_.heads, config_.kv_heads, config_.head_dim, type_, wide_, weights.q_norm,
                               weights.k_norm, config_.norm_eps, model.cos, model.sin, rows, arena, mixed_}));
+  step.Lap(StepOp::kRope);
   PagedAttention op{step.T(), config_.heads, config_.kv_heads, config_.head_dim, type_, mixed_, rows, arena};
   if (step.shape.tiles > 0) op.tiles = inputs.tiles, op.tile_count = step.shape.tiles;
   if (SplitSpans(step.shape)) op.partials = partials_, op.spans = step.shape.spans;
   op.y = wide_;  // keys and values are where they belong, queries have moved
   RETURN_IF_ERROR(Do(step.stream, op));
-  return Linear(step, weights.attn_out, wide_, branch(step), DType::kF32);
+  step.Lap(StepOp::kAttention);
+  return Linear(step, StepOp::kAttnOut, weights.attn_out, wide_, branch(step), DType::kF32);
 }
 
 bool DeviceForward::SplitSpans(const StepShape& shape) const {
@@ -221,12 +229,13 @@ bool DeviceForward::SplitSpans(const StepShape& shape) const {
 absl::Status DeviceForward::DenseFfn(const Step& step, int layer) {
   const DeviceLayer& weights = weights_.model().layers[layer];
   if (weights.in_turns) {
-    RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, mixed_, type_, /*swiglu=*/true));
+    RETURN_IF_ERROR(Linear(step, StepOp::kFfnIn, weights.gate_up, normed_, mixed_, type_, /*swiglu=*/true));
   } else {
-    RETURN_IF_ERROR(Linear(step, weights.gate_up, normed_, wide_, type_));
+    RETURN_IF_ERROR(Linear(step, StepOp::kFfnIn, weights.gate_up, normed_, wide_, type_));
     RETURN_IF_ERROR(Do(step.stream, SwiGlu{step.T(), config_.dense_ffn_dim, type_, wide_, mixed_}));
+    step.Lap(StepOp::kSwiGlu);
   }
-  return Linear(step, weights.down, mixed_, branch(step), DType::kF32);
+  return Linear(step, StepOp::kFfnOut, weights.down, mixed_, branch(step), DType::kF32);
 }
 
 absl::Status DeviceForward::Experts(const Step& step, int layer) {
@@ -235,6 +244,7 @@ absl::Status DeviceForward::Experts(const Step& step, int layer) {
   GroupedLinear router = DenseProduct(weights.router, T, normed_floats_, router_logits_);
   router.type = router.y_type = DType::kF32;
   RETURN_IF_ERROR(Do(step.stream, router, Choose(router)));
+  step.Lap(StepOp::kRouter);
   int32_t* const experts = experts_ + step.row * K;
   float* const expert_weights = expert_weights_ + step.row * K;
   ChooseExperts choose{
@@ -242,7 +252,9 @@ absl::Status DeviceForward::Experts(const Step& step, int layer) {
       experts, expert_weights};
   choose.positions = step.inputs.positions;
   RETURN_IF_ERROR(Do(step.stream, choose));
-  const RoutedRows rows{layer, T, config_.model_dim, K, type_, normed_, experts, expert_weights, branch(step)};
+  step.Lap(StepOp::kChoose);
+  const RoutedRows rows{layer,        T,         config_.model_dim, K, type_, normed_, experts, expert_weights,
+                        branch(step), step.timer};
   return step.half < 0 ? step.experts->Enqueue(rows, step.stream) : step.experts->Begin(step.half, rows, step.stream);
 }
 
@@ -255,10 +267,13 @@ absl::Status DeviceForward::NormWanted(const Step& step) {
   };
   RETURN_IF_ERROR(gather(hidden(step), wanted_hidden_));
   RETURN_IF_ERROR(gather(branch(step), wanted_branch_));
+  step.Lap(StepOp::kEmbed);
   RmsNorm op{L, D, wanted_hidden_, weights_.model().final_norm, config_.norm_eps, wanted_branch_, wanted_branch_};
   if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(selected_) + step.wanted * D;
   if (type_ == DType::kF32) op.y = static_cast<float*>(selected_) + step.wanted * D;
-  return Do(step.stream, op, Choose(op));
+  RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
+  step.Lap(StepOp::kNorm);
+  return absl::OkStatus();
 }
 
 absl::Status DeviceForward::Head(int begin, int end, cudaStream_t stream) {

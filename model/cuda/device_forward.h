@@ -13,6 +13,7 @@
 #include "model/cuda/device_weights.h"
 #include "model/cuda/experts.h"
 #include "model/cuda/memory_plan.h"
+#include "model/cuda/op_timer.h"
 #include "model/cuda/step_inputs.h"
 
 namespace braid::gpu {
@@ -44,9 +45,10 @@ class DeviceForward {
   };
   // All layers; the wanted rows are ready for the head then, those of a second half behind the first's. `drawn` are
   // the tokens of the step before, for those of this one that say so (see Gather). `experts` may be nullptr in a dense
-  // model. REQUIRES: one part, or two if experts->half_rows() > 0; the inputs are in device
-  // memory, and as they must be; the shapes have at most rows_max rows together.
-  absl::Status Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts, cudaStream_t stream);
+  // model. Laps of `timer` are taken where there is one. REQUIRES: one part, or two if experts->half_rows() > 0; the
+  // inputs are in device memory, and as they must be; the shapes have at most rows_max rows together.
+  absl::Status Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts, cudaStream_t stream,
+                   OpTimer* timer = nullptr);
   // Logits of the wanted rows [begin, end) of the last step. REQUIRES: at most logit_rows.
   absl::Status Head(int begin, int end, cudaStream_t stream);
   float* logits() const { return logits_; }  // (end - begin, V)
@@ -58,9 +60,11 @@ class DeviceForward {
     const StepInputs& inputs;
     ExpertRunner* experts;
     cudaStream_t stream;
+    OpTimer* timer;
     int half;             // -1: all of it
     int64_t row, wanted;  // the first ones: among all rows of the step
     int T() const { return shape.rows; }
+    void Lap(StepOp op) const { gpu::Lap(timer, op, stream); }
   };
 
   absl::Status LayerOfHalves(std::span<const Step> halves, int layer);
@@ -71,8 +75,9 @@ class DeviceForward {
   absl::Status DenseFfn(const Step& step, int layer);
   absl::Status Experts(const Step& step, int layer);
   absl::Status NormWanted(const Step& step);
-  // y = W x for `rows` rows.
-  absl::Status Linear(const Step& step, const Matrix& w, const void* x, void* y, DType y_type, bool swiglu = false);
+  // y = W x for all rows.
+  absl::Status Linear(const Step& step, StepOp lap, const Matrix& w, const void* x, void* y, DType y_type,
+                      bool swiglu = false);
   absl::Status Multiply(const GroupedLinear& op, cudaStream_t stream);
   GroupedLinear DenseProduct(const Matrix& w, int rows, const void* x, void* y) const;
   bool SplitSpans(const StepShape& shape) const;

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "base/dtype.h"
+#include "model/cuda/op_timer.h"
 #include "model/experts.h"
 
 namespace braid::gpu {
@@ -18,6 +19,7 @@ struct RoutedRows {
   const int32_t* experts = nullptr;  // (T, K); below 0: none
   const float* weights = nullptr;    // (T, K)
   float* y = nullptr;  // (T, D) out: sum over k, in routing order, of weights[t,k] * expert(experts[t,k], x[t])
+  OpTimer* timer = nullptr;
 };
 
 // Where the experts of a device's steps run: all on it, or spread over the devices of a group. For each step the engine
@@ -76,6 +78,7 @@ struct ExpertGroups {
   const int32_t* offsets = nullptr;  // (E + 1): expert e has the rows [offsets[e], offsets[e + 1])
   int rows_max = 0;                  // no fewer than offsets[E], and no more than the engine was made for
   void* y = nullptr;                 // (rows_max, D) of `type` out, not weighted
+  OpTimer* timer = nullptr;
 };
 class ExpertFfn {
  public:

@@ -50,6 +50,7 @@ absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t s
   in.places = held_->places(groups.layer);
   RETURN_IF_ERROR(Check(in));
   RETURN_IF_ERROR(CudaError(gpu::Run(in, Choose(in), stream), "launching a kernel"));
+  Lap(groups.timer, StepOp::kExpertsIn, stream);
   GroupedLinear out{config_.experts, groups.D, config_.expert_ffn_dim, groups.type, scratch_.hidden};
   out.offsets = groups.offsets;
   out.rows_max = groups.rows_max;
@@ -58,7 +59,9 @@ absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t s
   out.y = groups.y;
   out.places = in.places;
   RETURN_IF_ERROR(Check(out));
-  return CudaError(gpu::Run(out, Choose(out), stream), "launching a kernel");
+  RETURN_IF_ERROR(CudaError(gpu::Run(out, Choose(out), stream), "launching a kernel"));
+  Lap(groups.timer, StepOp::kExpertsOut, stream);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const ModelConfig* config, DeviceExpertFfn* ffn,
@@ -78,12 +81,15 @@ absl::Status LocalExperts::Enqueue(const RoutedRows& rows, cudaStream_t stream) 
   group.counted = ffn_.counted();
   RETURN_IF_ERROR(Check(group));
   RETURN_IF_ERROR(CudaError(gpu::Run(group, Choose(group), stream), "launching a kernel"));
-  RETURN_IF_ERROR(ffn_.Enqueue(
-      {rows.layer, rows.D, rows.type, rows.x, scratch_.source, scratch_.offsets, rows.T * rows.K, scratch_.results},
-      stream));
+  Lap(rows.timer, StepOp::kGroup, stream);
+  RETURN_IF_ERROR(ffn_.Enqueue({rows.layer, rows.D, rows.type, rows.x, scratch_.source, scratch_.offsets,
+                                rows.T * rows.K, scratch_.results, rows.timer},
+                               stream));
   const Combine combine{rows.T, rows.D, rows.K, rows.type, scratch_.results, scratch_.row_of, rows.weights, rows.y};
   RETURN_IF_ERROR(Check(combine));
-  return CudaError(gpu::Run(combine, stream), "launching a kernel");
+  RETURN_IF_ERROR(CudaError(gpu::Run(combine, stream), "launching a kernel"));
+  Lap(rows.timer, StepOp::kCombine, stream);
+  return absl::OkStatus();
 }
 
 absl::Status LocalExperts::EnqueueEnd(cudaStream_t stream) {

@@ -13,7 +13,8 @@ void StepGraphs::SetOwner(uint64_t owner) {
   owner_ = owner;
 }
 
-absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue) {
+absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue,
+                             int* launches) {
   const auto found =
       std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.key == key; });
   if (found == entries_.end()) {
@@ -23,12 +24,13 @@ absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::Function
     return absl::OkStatus();
   }
   std::rotate(entries_.begin(), found, found + 1);
-  GraphExec& graph = entries_.front().graph;
-  if (!graph) RETURN_IF_ERROR(Capture(stream, enqueue, &graph));
-  return CudaError(cudaGraphLaunch(graph.get(), stream), "launching a step's graph");
+  Entry& entry = entries_.front();
+  if (!entry.graph) RETURN_IF_ERROR(Capture(stream, enqueue, &entry));
+  *launches = entry.launches;
+  return CudaError(cudaGraphLaunch(entry.graph.get(), stream), "launching a step's graph");
 }
 
-absl::Status StepGraphs::Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, GraphExec* graph) {
+absl::Status StepGraphs::Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, Entry* entry) {
   // Other threads may do what they like meanwhile: they load experts.
   RETURN_IF_ERROR(CudaError(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a step"));
   const absl::Status enqueued = enqueue();
@@ -39,7 +41,10 @@ absl::Status StepGraphs::Capture(cudaStream_t stream, absl::FunctionRef<absl::St
   RETURN_IF_ERROR(CudaError(error, "capturing a step"));
   cudaGraphExec_t exec = nullptr;
   RETURN_IF_ERROR(CudaError(cudaGraphInstantiate(&exec, captured, 0), "making a step's graph"));
-  *graph = GraphExec(exec);
+  entry->graph = GraphExec(exec);
+  size_t nodes = 0;
+  RETURN_IF_ERROR(CudaError(cudaGraphGetNodes(captured, nullptr, &nodes), "making a step's graph"));
+  entry->launches = static_cast<int>(nodes);
   return absl::OkStatus();
 }
 

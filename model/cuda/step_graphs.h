@@ -26,19 +26,21 @@ class StepGraphs {
     friend bool operator==(const Key&, const Key&) = default;
   };
 
-  // Puts what `enqueue` enqueues on `stream`. On an error nothing is known of what is on it.
-  absl::Status Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
+  // Puts what `enqueue` enqueues on `stream`; `launches` says of how many operations the graph is, if it was one. On an
+  // error nothing is known of what is on the stream.
+  absl::Status Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, int* launches);
   int size() const { return static_cast<int>(entries_.size()); }
 
  private:
   struct Entry {
     Key key;
     GraphExec graph;  // null: seen once
+    int launches = 0;
   };
   // A dozen classes of rows, a few of contexts; what was used longest ago goes.
   static constexpr size_t kGraphsMax = 64;
 
-  absl::Status Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, GraphExec* graph);
+  absl::Status Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, Entry* entry);
 
   uint64_t owner_ = 0;
   std::deque<Entry> entries_;  // used last: first

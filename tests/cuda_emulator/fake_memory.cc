@@ -364,7 +364,8 @@ cudaError_t cudaFree(void* p) {
     runtime().WaitUntil(call.lock(), "cudaFree", [&] { return runtime().Idle(device); });
   }
   if (!runtime().running()) runtime().CloseMemory();
-  return call.Return(fake::FreeAllocation(p, Allocation::Kind::kDevice));
+  const bool managed = held != nullptr && held->kind == Allocation::Kind::kManaged;
+  return call.Return(fake::FreeAllocation(p, managed ? Allocation::Kind::kManaged : Allocation::Kind::kDevice));
 }
 
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
@@ -380,6 +381,14 @@ cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   *p = allocation.begin;
   runtime().allocations.emplace(allocation.begin, allocation);
   return call.Return(cudaSuccess);
+}
+// Pinned, but for who frees it: nothing moves here.
+cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned) {
+  const cudaError_t error = cudaHostAlloc(p, bytes, cudaHostAllocDefault);
+  if (error != cudaSuccess || bytes == 0) return error;
+  const Call call(Call::Needs::kNothing);
+  runtime().allocations.at(static_cast<const char*>(*p)).kind = Allocation::Kind::kManaged;
+  return error;
 }
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocDefault); }
 

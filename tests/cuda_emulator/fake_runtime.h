@@ -78,7 +78,7 @@ struct Device {
 };
 
 struct Allocation {
-  enum class Kind { kDevice, kPinned, kRegistered };
+  enum class Kind { kDevice, kPinned, kManaged, kRegistered };
   Kind kind;
   int device;
   char* begin;
