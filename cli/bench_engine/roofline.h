@@ -45,9 +45,9 @@ struct StepShape {
 using StepCost = std::array<WorkCost, kStepOps>;
 
 // By op; those that only touch what is in the caches cost nothing. `kv_bytes_per_token`: keys and values of one
-// position in all layers, as the engine keeps them.
+// position in all layers, as the engine keeps them. `fp8_weights`: it keeps layers' matrices in FP8 that are in floats.
 StepCost CostOfStep(const ModelConfig& config, const ModelTensors& tensors, uint64_t kv_bytes_per_token,
-                    const StepShape& shape);
+                    const StepShape& shape, bool fp8_weights = false);
 WorkCost Total(const StepCost& cost);
 
 }  // namespace braid

@@ -115,6 +115,9 @@ TEST_F(Roofline, OpsAddUpToTheStep) {
   EXPECT_EQ(cost[static_cast<size_t>(StepOp::kHead)].bytes, 0) << "nobody wants logits";
   EXPECT_EQ(cost[static_cast<size_t>(StepOp::kExperts)].bytes, 22.0 * 13 * 3 * 1792 * 2048 * 4.5 / 8);
   EXPECT_EQ(cost[static_cast<size_t>(StepOp::kFfn)].int8_ops, 2.0 * 4 * 2 * 3 * 7168 * 2048);
+  const auto experts = static_cast<size_t>(StepOp::kExperts);
+  EXPECT_EQ(CostOfStep(config_, tensors_, kKvBytesPerToken, shape, true)[experts].bytes, cost[experts].bytes)
+      << "what is quantised stays as it is";
 }
 
 }  // namespace

@@ -150,11 +150,7 @@ class Halves {
       EXPECT_EQ(rank.parallel->half_rows() > 0, rows_max_[step] >= 4 && rows_max_[step] <= 16);
       const bool captured = rank.parallel->capturable() && rank.parallel->capture_shape() == 8;
       if (captured && !graph) graph = rank.Capture();
-      if (captured) {
-        EXPECT_EQ(cudaGraphLaunch(graph.get(), rank.stream.get()), cudaSuccess);
-      } else {
-        right = rank.Enqueue().ok() && right;
-      }
+      right = (captured ? rank.Launch(graph) : rank.Enqueue()).ok() && right;
       right = rank.Wait().ok() && right;
       const std::vector<float> one = rank.Sums();
       sums.insert(sums.end(), one.begin(), one.end());

@@ -43,10 +43,10 @@ class DeviceForward {
     StepShape shape;
     StepInputs inputs;
   };
-  // All layers; the wanted rows are ready for the head then, those of a second half behind the first's. `drawn` are
-  // the tokens of the step before, for those of this one that say so (see Gather). `experts` may be nullptr in a dense
-  // model. Laps of `timer` are taken where there is one. REQUIRES: one part, or two if experts->half_rows() > 0; the
-  // inputs are in device memory, and as they must be; the shapes have at most rows_max rows together.
+  // All layers; the wanted rows are ready for the head then, those of a second half behind the first's. `drawn` are the
+  // tokens of the step before, for those of this one that say so (see Gather). `experts` may be nullptr in a dense
+  // model. REQUIRES: one part, or two if experts->half_rows() > 0; the inputs are in device memory, and as they must
+  // be; the shapes have at most rows_max rows together.
   absl::Status Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts, cudaStream_t stream,
                    OpTimer* timer = nullptr);
   // Logits of the wanted rows [begin, end) of the last step. REQUIRES: at most logit_rows.
