@@ -67,14 +67,16 @@ class EpochMember {
  private:
   const Shared& shared_;
   const WorkerProtocol::OpenExchange open_;
-  ExpertHold hold_;
 
   mutable absl::Mutex mutex_;
   std::optional<std::string> abandoned_ ABSL_GUARDED_BY(mutex_);  // why
   // Set once, by Open, under the lock: whoever uses *this reads it without, the others with it.
   std::unique_ptr<Exchange> exchange_;
 
-  std::unique_ptr<EpochExperts> experts_;  // last: uses exchange_
+  // Behind exchange_, which they use, and which may take its time to close: the room of these experts is for others by
+  // then.
+  ExpertHold hold_;
+  std::unique_ptr<EpochExperts> experts_;
 };
 
 }  // namespace braid

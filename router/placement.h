@@ -28,7 +28,9 @@ struct Placement {
 struct PlacementProblem {
   struct Worker {
     WorkerId id;
-    int slots = 0;  // experts that it has memory for, over all layers; at most all
+    // Experts that it has memory for, over all layers; at most all. They are spread evenly: of no layer it gets more
+    // than its share, rounded up, which is what a GPU has places for.
+    int slots = 0;
   };
   int layers = 0, experts = 0;
   std::vector<Worker> workers;        // by rank

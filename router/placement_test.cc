@@ -165,7 +165,11 @@ TEST(Placement, HoldsUnderRandomHistories) {
       ASSERT_THAT(after->layers, SizeIs(layers));
       for (const auto& worker : workers) {
         int held = 0;
-        for (size_t layer = 0; layer < after->layers.size(); ++layer) held += Held(*after, worker.id.value, layer);
+        for (size_t layer = 0; layer < after->layers.size(); ++layer) {
+          const int of_layer = Held(*after, worker.id.value, layer);
+          ASSERT_LE(of_layer, (worker.slots + layers - 1) / layers) << "all of it is to fit a share of the memory";
+          held += of_layer;
+        }
         ASSERT_LE(held, worker.slots);
       }
       for (const auto& layer : after->layers) {

@@ -1,85 +1,112 @@
-"""Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked. On real
-GPUs: BRAID_CUDA_WORKER is the program, BRAID_CUDA_GPUS how many there are.
+"""Workers on GPUs in real clusters: the worker's own main, with kernels emulated and CUDA's libraries faked
+(cuda_emulator/README.md). On real GPUs: BRAID_CUDA_WORKER is the program, BRAID_CUDA_GPUS how many there are.
 
-In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, the same whatever the cluster.
+In float32 a GPU's answers are the CPU's, token by token. In bfloat16 they are its own, the same to the last bit of
+their log probabilities whatever the batch, the chunks of prompts, the number of GPUs, and whoever dies on the way.
 """
 import concurrent.futures
 import os
 import pathlib
-import signal
+import random
 import subprocess
-import time
 
 import pytest
 
 from cluster import BIN, Cluster
+from faults.client import ask_together
+from faults.workload import CHAT, COMPLETION, WEATHER, Workload, undisturbed, user
+from same_bits_test import WORDS, ask
 
 EMULATED = pathlib.Path(os.environ.get("BRAID_TESTS", BIN.parent / "tests")) / "braid-expert-worker-emulated"
 WORKER = pathlib.Path(os.environ.get("BRAID_CUDA_WORKER", EMULATED))
 GPUS = int(os.environ.get("BRAID_CUDA_GPUS", 4))
 pytestmark = pytest.mark.skipif(not WORKER.exists(), reason="the emulated worker is not built: no CUDA headers here")
 
-REQUESTS = [
-    {"prompt": "The river", "max_tokens": 12, "temperature": 0, "ignore_eos": True},
-    {"prompt": "Once there was a lighthouse keeper who counted the waves, and every evening", "max_tokens": 8,
-     "temperature": 1, "seed": 3, "ignore_eos": True},
-    {"prompt": "To be, or not", "max_tokens": 8, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7,
-     "frequency_penalty": 0.5, "ignore_eos": True},
-    {"prompt": "1, 2, 3, 1, 2, 3, 1, 2, 3,", "max_tokens": 10, "temperature": 0, "ignore_eos": True},
-]
+TOKENS = 20  # of a long answer
 
 
 class Gpus(Cluster):
+    """Each worker has a GPU of its own. An emulated one is slow, and has no more memory than this machine gives it."""
     worker_program = WORKER
 
-    def __init__(self, workers, precision="bf16", router=(), worker=()):
+    def __init__(self, workers, precision="bf16", router=(), worker=(), gateway=(), **options):
         if workers > GPUS:
             pytest.skip(f"{workers} workers need as many GPUs, there are {GPUS}")
-        # An emulated GPU is slow, and has no more memory than this machine gives it.
         super().__init__(workers, flags={
-            "worker": ["--precision", precision, "--sequences-max", 8, "--step-tokens-max", 64, *worker],
-            "router": ["--heartbeat-timeout-ms", 10000, *router]})
+            "worker": ["--precision", precision, "--sequences-max", 12, "--step-tokens-max", 64, *worker],
+            "router": ["--heartbeat-timeout-ms", 10000, *router], "gateway": gateway}, **options)
 
     def __enter__(self):
-        os.environ["FAKE_CUDA_DEVICES"] = "4"
+        os.environ["FAKE_CUDA_DEVICES"] = "8"
         return super().__enter__()
 
     def worker_flags(self, index):
         return ["--device", f"cuda:{index}", *super().worker_flags(index)]
 
 
-def ask(cluster, request):
-    status, answer = cluster.post("/v1/completions", {**request, "logprobs": 0})
-    assert status == 200, answer
-    return answer["choices"][0]["logprobs"]["tokens"]
+def requests():
+    """What users ask for, in small: greedy and sampled, with log probabilities, penalties, prompt scores, choices."""
+    rng = random.Random(5)
+    return [{
+        "prompt": " ".join(rng.choice(WORDS) for _ in range(length)),
+        "max_tokens": 8,
+        "temperature": [0, 0.7, 1.0][i % 3],
+        "top_k": 5 if i % 3 == 2 else 0,
+        "top_p": 0.9 if i % 4 == 3 else 1.0,
+        "min_p": 0.05 if i % 4 == 1 else 0.0,
+        "repetition_penalty": 1.2 if i == 2 else 1.0,
+        "frequency_penalty": 0.5 if i == 5 else 0.0,
+        "seed": i,
+        "n": 2 if i == 4 else 1,
+        "echo": i == 3,
+        "logprobs": 3 if i % 2 == 1 else None,  # without, tokens are drawn on the device
+        "ignore_eos": i % 2 == 0,
+        "return_token_ids": True,
+    } for i, length in enumerate([1, 3, 9, 12, 5, 40, 2])]
 
 
-def answers(cluster):
-    """Each alone, then all at once, which must make no difference."""
-    alone = [ask(cluster, request) for request in REQUESTS]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        assert list(pool.map(lambda request: ask(cluster, request), REQUESTS)) == alone
-    return alone
+def alone(cluster):
+    return [ask(cluster, request) for request in requests()]
+
+
+def together(cluster, seed=0):
+    order = list(range(len(requests())))
+    random.Random(seed).shuffle(order)
+    with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
+        futures = {i: pool.submit(ask, cluster, requests()[i]) for i in order}
+        return [futures[i].result() for i in range(len(order))]
+
+
+def token_ids(answers):
+    return [[choice[0] for choice in answer] for answer in answers]
 
 
 @pytest.fixture(scope="module")
 def cpu():
-    with Cluster(workers=1) as cluster:
-        return answers(cluster)
+    with Cluster(workers=0) as cluster:
+        return token_ids(together(cluster))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_in_float32_its_answers_are_the_cpus(cpu, workers):
+@pytest.fixture(scope="module")
+def one_gpu():
+    """The answers of one, each request alone and nothing shared; and those of the requests that faults fall upon."""
+    with Gpus(1, gateway=["--share-prefixes", "none"]) as cluster:
+        return alone(cluster), undisturbed(cluster, long_requests())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_in_float32_its_tokens_are_the_cpus(cpu, workers):
     with Gpus(workers, "float32") as cluster:
-        assert answers(cluster) == cpu
+        assert token_ids(together(cluster)) == cpu
         assert cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"] == "cuda float32"
 
 
-def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster():
-    with Gpus(1) as cluster:
-        alone = answers(cluster)
-    with Gpus(2, router=["--chunk-tokens", 5]) as cluster:
-        assert answers(cluster) == alone
+@pytest.mark.parametrize("workers,groups,chunk", [(1, 1, 1), (2, 1, 7), (4, 1, 64), (2, 2, 256)])
+def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster(one_gpu, workers, groups, chunk):
+    with Gpus(workers, router=["--chunk-tokens", chunk], groups=groups) as cluster:
+        assert together(cluster) == one_gpu[0]
+        assert together(cluster, seed=1) == one_gpu[0], "from what was computed before"
+        assert cluster.router_metric("braid_router_prefix_hit_tokens_total") > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -89,9 +116,9 @@ def test_a_step_starts_before_the_host_knows_the_tokens_of_the_last_one(workers)
         assert status == 200, answer
         return answer["choices"][0]["text"]
 
-    plain = [{"prompt": "The river", "max_tokens": 40, "temperature": 0, "ignore_eos": True},
-             {"prompt": "The river", "max_tokens": 40, "temperature": 1, "seed": 5},
-             {"prompt": "Once", "max_tokens": 30, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7}]
+    plain = [{"prompt": "The river", "max_tokens": 14, "temperature": 0, "ignore_eos": True},
+             {"prompt": "The river", "max_tokens": 12, "temperature": 1, "seed": 5},
+             {"prompt": "Once", "max_tokens": 10, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7}]
     with Cluster(workers=1) as cpu:
         expected = [text(cpu, request) for request in plain]
     # Guesses would know the tokens too soon.
@@ -109,35 +136,93 @@ def arithmetic(cluster):
 def test_with_weights_in_fp8_its_answers_do_not_depend_on_the_cluster():
     with Gpus(1, worker=["--weights", "fp8"]) as cluster:
         assert arithmetic(cluster) == "cuda bf16 exact fp8 weights"
-        alone = answers(cluster)
+        alone = [ask(cluster, request) for request in requests()[:4]]
     with Gpus(2, router=["--chunk-tokens", 5], worker=["--weights", "fp8"]) as cluster:
-        assert answers(cluster) == alone
+        assert together(cluster)[:4] == alone
 
 
 def test_steps_in_halves_give_the_same_answers(cpu):
     with Gpus(2, "float32", worker=["--overlap-rows", 2]) as cluster:
-        assert answers(cluster) == cpu
+        assert token_ids(together(cluster)) == cpu
 
 
 def test_fast_answers_and_says_that_it_is():
     # The fake's sums are others with each number of rows, so that nothing can be said of the tokens.
     with Gpus(1, worker=["--fast"]) as cluster:
         assert arithmetic(cluster) == "cuda bf16 fast"
-        for request in REQUESTS:
-            assert len(ask(cluster, request)) == request["max_tokens"]
+        for request in requests()[:3]:
+            for choice in ask(cluster, {**request, "ignore_eos": True}):
+                assert len(choice[0]) == request["max_tokens"]
 
 
-def test_an_answer_goes_on_when_a_gpus_worker_is_killed():
-    request = {**REQUESTS[0], "max_tokens": 40}
-    with Gpus(2, "float32") as cluster:
-        expected = ask(cluster, request)
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            before = cluster.worker_metric("braid_worker_steps_total", 0)
-            running = pool.submit(ask, cluster, request)
-            while cluster.worker_metric("braid_worker_steps_total", 0) < before + 5:
-                time.sleep(0.01)
-            cluster.processes["worker-1"].send_signal(signal.SIGKILL)
-            assert running.result() == expected
+# ---- Faults.
+
+
+def long_requests():
+    whole = {"max_tokens": TOKENS, "ignore_eos": True}
+    return [
+        (COMPLETION, {"prompt": "What can you do?", "temperature": 0, **whole}),
+        (COMPLETION, {"prompt": "The river and the garden", "temperature": 1.0, "seed": 1, "logprobs": 2, **whole}),
+        (CHAT, {"messages": user("What is the weather in Lima?"), "tools": [WEATHER], "temperature": 0,
+                "logprobs": True, "top_logprobs": 2}),
+        (CHAT, {"messages": user("Tell me something."), "temperature": 0.9, "seed": 2, "n": 2,
+                "repetition_penalty": 1.3, "presence_penalty": 0.4, **whole}),
+    ]
+
+
+def check(cluster, one_gpu, what, at_token=None):
+    """All answers are the undisturbed ones. Returns their longest pause."""
+    workload = Workload(cluster.model, long_requests(), one_gpu[1], TOKENS)
+    histories = ask_together(cluster.url, workload.requests, at_token, timeout_s=60)
+    problems = workload.problems(histories)
+    assert not problems, "\n".join([what, *problems, cluster.last_words()])
+    return max(history.longest_pause()[0] for history in histories)
+
+
+def check_nothing_is_left(cluster):
+    """What an epoch ends with: its graphs first, or its communicator cannot be closed."""
+    logs = "".join(cluster.log(name) for name in cluster.processes)
+    assert "left behind" not in logs and "waits for" not in logs, cluster.last_words()
+
+
+def test_a_worker_is_killed_while_steps_are_graphs(one_gpu):
+    pauses = []
+    with Gpus(2) as cluster:
+        for token, worker in [(1, 0), (8, 1), (16, 0)]:
+
+            def kill():
+                cluster.kill(f"worker-{worker}")
+                cluster.start_worker(worker)
+
+            pauses.append(check(cluster, one_gpu, f"worker {worker} was killed at token {token}", (token, kill)))
+            cluster.wait_serving(2)
+        assert cluster.router_metric("braid_router_epochs_lost_total") >= 3
+        check_nothing_is_left(cluster)
+    print(f"longest pauses: {', '.join(f'{pause:.2f}' for pause in pauses)} s")
+    assert sorted(pauses)[1] < 5, "that long is a communicator waited for which its graphs keep open"
+
+
+@pytest.mark.skipif(WORKER != EMULATED, reason="NCCL itself does not die when it is told to")
+def test_a_rank_dies_in_the_middle_of_a_collective(one_gpu):
+    """What has arrived of it is half of what was sent, and the abort lets all streams run to their end over it."""
+    with Gpus(2) as cluster:
+        for group in (25, 140):
+            cluster.kill("worker-1")
+            cluster.start_worker(1, prefix=["env", f"FAKE_NCCL_KILL_AT_GROUP={group}"])
+            cluster.wait_serving(2)
+            check(cluster, one_gpu, f"worker 1 died in its group {group}")
+            assert cluster.processes["worker-1"].poll() == -9, "it did not come so far"
+        check_nothing_is_left(cluster)
+
+
+def test_a_gpu_has_memory_for_some_experts(one_gpu):
+    """Three of four GPUs hold all of them together, no two do: what a dead one held is read in beside what serves."""
+    with Gpus(4, worker=["--expert-slots", 17]) as cluster:
+        check(cluster, one_gpu, "one was killed", (3, lambda: cluster.kill("worker-2")))
+        cluster.wait_serving(3)
+        check(cluster, one_gpu, "another comes", (3, lambda: cluster.start_worker(2)))
+        cluster.wait_serving(4)
+        check_nothing_is_left(cluster)
 
 
 @pytest.mark.skipif(WORKER != EMULATED, reason="real GPUs lack nothing")

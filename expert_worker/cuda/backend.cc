@@ -29,14 +29,17 @@ ExpertParallel::Options ParallelOptions(const WorkerOptions& options, DType type
           .overlap_rows = options.overlap_rows};
 }
 
-// Of each MoE layer. Where not all fit, experts of the epoch to come are loaded beside those that serve.
+// Of each MoE layer, of which the router places no more here than an even share of the slots. Where not all fit,
+// experts of the epoch to come are loaded beside those that serve.
 int PlacesFor(const WorkerOptions& options, const ModelConfig& config) {
-  if (config.moe_layer_count() == 0) return 0;
-  const int each = (ExpertSlots(options, config) + config.moe_layer_count() - 1) / config.moe_layer_count();
-  return std::min(config.experts, 2 * each);
+  const int layers = config.moe_layer_count();
+  return layers == 0 ? 0 : std::min(config.experts, 2 * ((ExpertSlots(options, config) + layers - 1) / layers));
 }
 
 // An epoch's, with what computes them.
+//
+// May end on any thread, beside steps of the next epoch: once nobody runs steps of it any more, its graphs are nobody
+// else's (see ExpertRunner::graphs), and go before its exchange does.
 class DeviceEpochExperts : public EpochExperts {
  public:
   DeviceEpochExperts(std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)

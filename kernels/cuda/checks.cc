@@ -102,6 +102,10 @@ absl::Status Check(const PagedAttention& op) {
   RETURN_IF_ERROR(Require(op.partials == nullptr || (op.spans > 0 && op.spans <= 65535),
                           "spans must be in [1, 65535] with partials"));
   RETURN_IF_ERROR(Require(op.tiles == nullptr || op.tile_count >= 0, "tile_count must not be negative"));
+  RETURN_IF_ERROR(
+      Require(op.tiles == nullptr ||
+                  (op.tile_rows > 0 && op.tile_rows <= PagedAttention::RowsMax(op.type, op.heads / op.kv_heads)),
+              "tile_rows must be in [1, RowsMax]"));
   return Require(Given(op.q) && Given(op.y) && op.q != op.y, "q and y must be set, apart, at multiples of 16 bytes");
 }
 

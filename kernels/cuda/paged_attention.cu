@@ -43,10 +43,10 @@ struct Softmax {
   }
 };
 
-// Partial results of (row, head, span): values, then max and sum.
+// Partial results of (row of a tile, head, span): values, then max and sum.
 template <int kHeadDim>
-__device__ float* PartialAt(const PagedAttention& op, int64_t t, int head, int span) {
-  return op.partials + ((t * op.heads + head) * op.spans + span) * (kHeadDim + 2);
+__device__ float* PartialAt(const PagedAttention& op, int64_t tile, int row, int head, int span) {
+  return op.partials + (((tile * op.tile_rows + row) * op.heads + head) * op.spans + span) * (kHeadDim + 2);
 }
 
 template <int kEach, typename T>
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
     const int64_t t = tile.first_row + (first + i) / group;
     const int head = kv_head * group + (first + i) % group;
     if (split) {
-      float* partial = PartialAt<kHeadDim>(op, t, head, blockIdx.z);
+      float* partial = PartialAt<kHeadDim>(op, blockIdx.x, (first + i) / group, head, blockIdx.z);
       // Two numbers at a time is all that the odd rows of partials are aligned to.
 #pragma unroll
       for (int d = 0; d < kEach; ++d) partial[lane * kEach + d] = span_rows[i].values[d];
@@ -213,18 +213,21 @@ __global__ void __launch_bounds__(kThreads, BlocksPerSm(kHeadDim, kRowsPerWarp))
   }
 }
 
-// A warp merges the spans of one head of one row.
+// A warp merges the spans of one head of one row. Grid: tiles, heads, rows of a tile.
 template <int kHeadDim, typename T>
 __global__ void __launch_bounds__(kThreads) MergeSpansKernel(PagedAttention op) {
   LAUNCH_BOUNDS(kThreads);
   constexpr int kEach = kHeadDim / 32;
   const int lane = threadIdx.x % 32, head = blockIdx.y * kWarps + threadIdx.x / 32;
-  const int64_t t = blockIdx.x;
+  const int tile_row = blockIdx.z;
+  const AttentionTile tile =
+      op.tiles == nullptr ? AttentionTile{static_cast<int32_t>(blockIdx.x), 1} : op.tiles[blockIdx.x];
+  if (head >= op.heads || tile_row >= tile.rows) return;
+  const int64_t t = tile.first_row + tile_row;
   const int position = op.rows.positions[t];
-  if (head >= op.heads || position < 0) return;
   Softmax<kEach> row;
   for (int span = 0; span * kSpan <= position; ++span) {
-    const float* partial = PartialAt<kHeadDim>(op, t, head, span);
+    const float* partial = PartialAt<kHeadDim>(op, blockIdx.x, tile_row, head, span);
     Softmax<kEach> next;
 #pragma unroll
     for (int d = 0; d < kEach; ++d) next.values[d] = partial[lane * kEach + d];
@@ -240,11 +243,11 @@ __global__ void __launch_bounds__(kThreads) MergeSpansKernel(PagedAttention op) 
 
 template <int kHeadDim>
 cudaError_t RunSpans(const PagedAttention& op, cudaStream_t stream) {
-  const int group = op.heads / op.kv_heads, tiles = op.tiles == nullptr ? op.T : op.tile_count;
-  const auto kernel = op.tiles != nullptr || group > 2 * kWarps ? PagedAttentionKernel<kHeadDim, 4>
-                      : group > kWarps                          ? PagedAttentionKernel<kHeadDim, 2>
-                                                                : PagedAttentionKernel<kHeadDim, 1>;
-  const dim3 grid(tiles, op.kv_heads, op.partials == nullptr ? 1 : op.spans);
+  const int pairs = op.tile_rows * (op.heads / op.kv_heads);
+  const auto kernel = pairs > 2 * kWarps ? PagedAttentionKernel<kHeadDim, 4>
+                      : pairs > kWarps   ? PagedAttentionKernel<kHeadDim, 2>
+                                         : PagedAttentionKernel<kHeadDim, 1>;
+  const dim3 grid(op.tile_count, op.kv_heads, op.partials == nullptr ? 1 : op.spans);
   return Launch(kernel, grid, dim3(kThreads), 0, stream, op);
 }
 
@@ -254,14 +257,17 @@ cudaError_t RunFor(const PagedAttention& op, cudaStream_t stream) {
   const cudaError_t error = mma ? RunSpansMma(op, stream) : RunSpans<kHeadDim>(op, stream);
   if (error != cudaSuccess || op.partials == nullptr) return error;
   const auto merge = mma ? MergeSpansKernel<kHeadDim, __nv_bfloat16> : MergeSpansKernel<kHeadDim, float>;
-  return Launch(merge, dim3(op.T, (op.heads + kWarps - 1) / kWarps), dim3(kThreads), 0, stream, op);
+  const dim3 grid(op.tile_count, (op.heads + kWarps - 1) / kWarps, op.tile_rows);
+  return Launch(merge, grid, dim3(kThreads), 0, stream, op);
 }
 
 }  // namespace
 
 cudaError_t Run(const PagedAttention& op, cudaStream_t stream) {
-  if (op.T == 0 || (op.tiles != nullptr && op.tile_count == 0)) return cudaSuccess;
-  return WithHeadDim(op.head_dim, [&](auto head_dim) { return RunFor<head_dim>(op, stream); });
+  PagedAttention tiled = op;
+  if (op.tiles == nullptr) tiled.tile_count = op.T, tiled.tile_rows = 1;
+  if (op.T == 0 || tiled.tile_count == 0) return cudaSuccess;
+  return WithHeadDim(op.head_dim, [&](auto head_dim) { return RunFor<head_dim>(tiled, stream); });
 }
 
 }  // namespace braid::gpu

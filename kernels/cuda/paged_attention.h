@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "base/dtype.h"
 #include "kernels/cuda/kv.h"
@@ -29,12 +31,13 @@ struct PagedAttention {
   const void* q = nullptr;                           // (T, heads, head_dim)
   KvRows rows;
   KvArena arena;
-  // The rows in tiles of at most RowsMax(type, heads / kv_heads) whose contexts end near each other, as those of a
-  // prefill do; nullptr: each row is a tile. A row in none has no result.
+  // The rows in tiles whose contexts end near each other, as those of a prefill do; nullptr: each row is a tile. A row
+  // in none has no result, and its y is left alone.
   const AttentionTile* tiles = nullptr;
   int tile_count = 0;
+  int tile_rows = 0;  // the most rows of any tile, at most RowsMax: fewer take a smaller block
   // Where the results of spans go, if a tile's spans are to be worked on at once; nullptr if a block is to walk all of
-  // them. PartialNumbers of them.
+  // them. PartialNumbers of them, for tile_count * tile_rows rows, or T without tiles.
   float* partials = nullptr;
   int spans = 0;      // with `partials`: at least SpansOf(the highest position)
   void* y = nullptr;  // (T, heads, head_dim); must not overlap q
@@ -43,16 +46,19 @@ struct PagedAttention {
   static constexpr int kSpanTokens = 512;
   static constexpr int kGroupMax = 16;
 
+  // `group` is heads / kv_heads. A tile of a few rows, as a decode has them, is the work of one warp in bfloat16, and
+  // of one row for each warp in float32.
   static constexpr int RowsMax(DType type, int group) { return (type == DType::kBF16 ? 64 : 16) / group; }
+  static constexpr int FewRows(DType type, int group) { return std::max(1, (type == DType::kBF16 ? 16 : 4) / group); }
   static constexpr int SpansOf(int position) { return position / kSpanTokens + 1; }
-  static constexpr int64_t PartialNumbers(int T, int heads, int head_dim, int spans) {
-    return int64_t{T} * heads * spans * (head_dim + 2);
+  static constexpr int64_t PartialNumbers(int64_t rows, int heads, int head_dim, int spans) {
+    return rows * heads * spans * (head_dim + 2);
   }
 };
 absl::Status Check(const PagedAttention& op);
 cudaError_t Run(const PagedAttention& op, cudaStream_t stream);
 
-// Its part for kBF16, up to the merge of spans.
+// Its part for kBF16, up to the merge of spans. REQUIRES: tile_count and tile_rows are set, also without tiles.
 cudaError_t RunSpansMma(const PagedAttention& op, cudaStream_t stream);
 
 }  // namespace braid::gpu

@@ -265,7 +265,9 @@ __global__ void __launch_bounds__(32 * kWarps, 8 / kWarps) MmaAttentionKernel(Pa
     const float sum = kSplit ? QuadSum(rows.sum[i]) : rows.sum[i];
     if (positions[i] < begin) continue;  // sees nothing of the span, pads a step, or is no row
     if constexpr (kSplit) {
-      float* partial = op.partials + (pair_of(i) * op.spans + blockIdx.z) * (kHeadDim + 2);
+      // Partial results lie by tile: as far from the first one of its tile as the pair is.
+      const int64_t tiles_pair = pair_of(i) + (int64_t{blockIdx.x} * op.tile_rows - tile.first_row) * op.heads;
+      float* partial = op.partials + (tiles_pair * op.spans + blockIdx.z) * (kHeadDim + 2);
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d)
         StoreFloats(partial + d * 8 + lane % 4 * 2, Floats<2>{rows.values[d][2 * i], rows.values[d][2 * i + 1]});
@@ -281,10 +283,10 @@ __global__ void __launch_bounds__(32 * kWarps, 8 / kWarps) MmaAttentionKernel(Pa
 
 template <int kHeadDim, bool kSplit>
 cudaError_t RunFor(const PagedAttention& op, cudaStream_t stream) {
-  const bool tiled = op.tiles != nullptr;
-  const dim3 grid(tiled ? op.tile_count : op.T, op.kv_heads, kSplit ? op.spans : 1);
-  return Launch(tiled ? MmaAttentionKernel<kHeadDim, 4, kSplit> : MmaAttentionKernel<kHeadDim, 1, kSplit>, grid,
-                dim3(tiled ? 128 : 32), 0, stream, op);
+  const bool few = op.tile_rows * (op.heads / op.kv_heads) <= 16;
+  const dim3 grid(op.tile_count, op.kv_heads, kSplit ? op.spans : 1);
+  return Launch(few ? MmaAttentionKernel<kHeadDim, 1, kSplit> : MmaAttentionKernel<kHeadDim, 4, kSplit>, grid,
+                dim3(few ? 32 : 128), 0, stream, op);
 }
 
 template <int kHeadDim>

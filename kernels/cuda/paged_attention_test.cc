@@ -64,7 +64,10 @@ struct Sequences {
     GlobalArray<int32_t> positions(position_values), row_sequences(sequence_values);
     GlobalArray<AttentionTile> tile_array(tiles);
     GlobalArray<T> query_array(queries), y(queries.size());
-    GlobalArray<float> partials(PagedAttention::PartialNumbers(rows_count, shape.heads, shape.head_dim, spans));
+    int tile_rows = 0;
+    for (const AttentionTile& tile : tiles) tile_rows = std::max(tile_rows, tile.rows);
+    const int partial_rows = tiles.empty() ? rows_count : static_cast<int>(tiles.size()) * tile_rows;
+    GlobalArray<float> partials(PagedAttention::PartialNumbers(partial_rows, shape.heads, shape.head_dim, spans));
     const PagedAttention op{rows_count,
                             shape.heads,
                             shape.kv_heads,
@@ -75,6 +78,7 @@ struct Sequences {
                             {memory->data(), stride, shape.kv_heads, shape.head_dim},
                             tiles.empty() ? nullptr : tile_array.data(),
                             static_cast<int>(tiles.size()),
+                            tile_rows,
                             spans == 0 ? nullptr : partials.data(),
                             spans,
                             y.data()};
@@ -180,7 +184,8 @@ TYPED_TEST(PagedAttentionKernel, GivesARowTheSameBitsHoweverTheStepIsCut) {
       const std::vector<TypeParam> decoded = sequences.Run(rows, {}, 0);
       EXPECT_TRUE(SameBits(sequences.Run(rows, {}, 2), decoded)) << "split over spans";
       EXPECT_TRUE(SameBits(sequences.Run(rows, {}, 5), decoded)) << "split, made for a longer context";
-      for (int step : {std::min(3, tile_rows), tile_rows}) {
+      const int few = PagedAttention::FewRows(kTypeOf<TypeParam>, shape.heads / shape.kv_heads);
+      for (int step : {1, few, std::min(3, tile_rows), tile_rows}) {
         std::vector<AttentionTile> tiles;
         for (int at = 0; at < count; at += step) tiles.push_back({at, std::min(step, count - at)});
         EXPECT_TRUE(SameBits(sequences.Run(rows, tiles, 0), decoded)) << "prefill by " << step;
@@ -189,6 +194,12 @@ TYPED_TEST(PagedAttentionKernel, GivesARowTheSameBitsHoweverTheStepIsCut) {
       const std::vector<TypeParam> mixed = sequences.Run({{1, 20}, {0, 512}, {1, 505}, {0, -1}}, {}, 2);
       EXPECT_EQ(std::memcmp(&mixed[width], &decoded[7 * width], width * sizeof(TypeParam)), 0);
       EXPECT_EQ(std::memcmp(&mixed[2 * width], &decoded[0], width * sizeof(TypeParam)), 0) << "of the other sequence";
+      // Rows of which some are somebody else's work.
+      const std::vector<TypeParam> some = sequences.Run(rows, {{7, 1}, {2, 1}}, 2);
+      for (const int row : {2, 7})
+        EXPECT_EQ(std::memcmp(&some[row * width], &decoded[row * width], width * sizeof(TypeParam)), 0) << row;
+      const std::vector<TypeParam> untouched = GlobalArray<TypeParam>(width).values();
+      EXPECT_EQ(std::memcmp(&some[3 * width], untouched.data(), width * sizeof(TypeParam)), 0);
     }
   }
 }

@@ -279,13 +279,11 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   if (profile_ != nullptr) timer_.BeginStep(stream_.get());
   launches_ = 0;
   return EnqueueStep(runner, [&] {
-    if (!decode || !uses_graphs_ || profile_ != nullptr || (runner != nullptr && !runner->capturable()))
+    if (!decode || !uses_graphs_ || profile_ != nullptr || runner == nullptr || !runner->capturable())
       return EnqueueStep(runner);
-    graphs_.SetOwner(runner == nullptr ? 0 : runner->id());
-    StepGraphs::Key key{parts_[0].shape};
+    StepGraphs::Key key{.shape = parts_[0].shape, .capture_shape = runner->capture_shape()};
     if (parts_.size() == 2) key.second_half = parts_[1].shape;
-    if (runner != nullptr) key.capture_shape = runner->capture_shape();
-    return graphs_.Run(
+    return runner->graphs().Run(
         key, stream_.get(), [&] { return EnqueueStep(runner); }, &launches_);
   });
 }

@@ -24,7 +24,6 @@
 #include "model/cuda/local_experts.h"
 #include "model/cuda/memory_plan.h"
 #include "model/cuda/op_timer.h"
-#include "model/cuda/step_graphs.h"
 #include "model/cuda/step_inputs.h"
 #include "model/cuda/upload.h"
 #include "model/engine.h"
@@ -52,8 +51,9 @@ struct DeviceEngineOptions {
 //
 // A step is enqueued on one stream and not waited for until somebody wants something of it. Its inputs go up in one
 // copy; a decode step is a graph, one for each class of rows and contexts, padded with rows that are in no sequence.
-// Tokens that are drawn stay in device memory, where the step behind finds them, and go to the host beside it.
-// Whatever is waited for, is through the ExpertRunner of that step, who knows of what else can go wrong.
+// Its ExpertRunner keeps it, since it is of use with that one alone. Tokens that are drawn stay in device memory, where
+// the step behind finds them, and go to the host beside it. Whatever is waited for, is through the ExpertRunner of that
+// step, who knows of what else can go wrong.
 //
 // Used by one thread at a time, but for LoadExperts.
 class DeviceEngine : public Engine {
@@ -97,7 +97,6 @@ class DeviceEngine : public Engine {
   cudaStream_t stream() const { return stream_.get(); }
   // options.exchange_bytes of them.
   std::byte* exchange_memory() const { return static_cast<std::byte*>(memory_.get()) + exchange_at_; }
-  int graphs() const { return graphs_.size(); }
 
  private:
   // Host memory that the device reads or writes while a step runs.
@@ -175,7 +174,6 @@ class DeviceEngine : public Engine {
   std::unique_ptr<Uploader> uploader_;
   uint64_t inputs_at_ = 0, draws_at_ = 0, drawn_at_ = 0, mask_at_ = 0, exchange_at_ = 0, inputs_bytes_ = 0;
 
-  StepGraphs graphs_;
   bool uses_graphs_ = options_.graphs;
   StepProfile* profile_ = nullptr;
   OpTimer timer_;

@@ -136,7 +136,7 @@ TEST_F(DeviceEngineTest, MultipliesFastInGraphsToo) {
       const std::vector<float> logits = device.Step(chunks);
       all.insert(all.end(), logits.begin(), logits.end());
     }
-    EXPECT_EQ(device.engine().graphs(), graphs ? 1 : 0);
+    EXPECT_EQ(device.runner().graphs().size(), graphs ? 1 : 0);
     return all;
   };
   EXPECT_EQ(decode(true), decode(false));
@@ -232,7 +232,7 @@ TEST_P(DeviceEngineIn, GivesTheSameBitsWhateverTheBatchWithGraphsAndWithout) {
       tokens.push_back(model.Tokens(kPrompt + kSteps + s, 100 + s));
       alone.push_back(device.Logits(tokens.back(), 100));
     }
-    EXPECT_EQ(device.engine().graphs(), 0);
+    EXPECT_EQ(device.runner().graphs().size(), 0);
   }
   const auto V = static_cast<size_t>(model.config.vocab_size);
   for (const uint64_t seed : simt::kManyThreads ? std::vector<uint64_t>{0, 1, 2, 3} : std::vector<uint64_t>{0, 1}) {
@@ -299,6 +299,17 @@ TEST_F(DeviceEngineTest, RunsManySpansOfContextAsOne) {
   const std::vector<float> whole = last(1);
   ASSERT_EQ(whole.size(), V);
   EXPECT_EQ(last(529), whole);
+
+  // Its spans are worked on at once beside a prefill's tiles, some of which are as small.
+  const std::vector<TokenId> others = model.Tokens(37, 4);
+  const std::vector<float> others_alone = device.Logits(others, 37);
+  SequenceCache cache = device.NewSequence(600), beside = device.NewSequence(40);
+  const Chunk before{&cache, 0, std::span(tokens).first(529), Logits::kNone};
+  EXPECT_TRUE(device.Step({&before, 1}).empty());
+  const Chunk both[] = {{&cache, 529, std::span(tokens).last(1), Logits::kLast}, {&beside, 0, others, Logits::kAll}};
+  const std::vector<float> logits = device.Step(both);
+  EXPECT_TRUE(std::equal(logits.begin(), logits.begin() + V, whole.begin()));
+  EXPECT_TRUE(std::equal(logits.begin() + V, logits.end(), others_alone.begin(), others_alone.end()));
 }
 
 // What StepRunner does to take a run back, and to begin where another sequence was.

@@ -94,8 +94,10 @@ absl::Status DeviceForward::Bind(std::byte* memory, const DeviceStates* states, 
   return uploader.Put(offsets.data(), offsets.size() * sizeof(int32_t), all_rows_);
 }
 
-int DeviceForward::tile_rows() const {
-  return config_.attention_layer_count() == 0 ? 64 : PagedAttention::RowsMax(type_, config_.heads / config_.kv_heads);
+TileRows DeviceForward::tile_rows() const {
+  if (config_.attention_layer_count() == 0) return {64, 1};
+  const int group = config_.heads / config_.kv_heads;
+  return {PagedAttention::RowsMax(type_, group), PagedAttention::FewRows(type_, group)};
 }
 
 absl::Status DeviceForward::Run(std::span<const Part> parts, const int32_t* drawn, ExpertRunner* experts,
@@ -212,18 +214,28 @@ absl::Status DeviceForward::Attend(const Step& step, int layer) {
                               weights.k_norm, config_.norm_eps, model.cos, model.sin, rows, arena, mixed_}));
   step.Lap(StepOp::kRope);
   PagedAttention op{step.T(), config_.heads, config_.kv_heads, config_.head_dim, type_, mixed_, rows, arena};
-  if (step.shape.tiles > 0) op.tiles = inputs.tiles, op.tile_count = step.shape.tiles;
-  if (SplitSpans(step.shape)) op.partials = partials_, op.spans = step.shape.spans;
   op.y = wide_;  // keys and values are where they belong, queries have moved
-  RETURN_IF_ERROR(Do(step.stream, op));
+  const StepShape& shape = step.shape;
+  if (shape.tiles + shape.few_tiles == 0) {
+    RETURN_IF_ERROR(Attend(step, op));
+  } else {
+    op.tiles = inputs.tiles, op.tile_count = shape.few_tiles, op.tile_rows = tile_rows().few;
+    RETURN_IF_ERROR(Attend(step, op));
+    op.tiles += shape.few_tiles, op.tile_count = shape.tiles, op.tile_rows = tile_rows().most;
+    RETURN_IF_ERROR(Attend(step, op));
+  }
   step.Lap(StepOp::kAttention);
   return Linear(step, StepOp::kAttnOut, weights.attn_out, wide_, branch(step), DType::kF32);
 }
 
-bool DeviceForward::SplitSpans(const StepShape& shape) const {
-  const int tiles = shape.tiles > 0 ? shape.tiles : shape.rows;
-  return shape.spans > 1 && tiles * config_.kv_heads < kBlocksEnough &&
-         PagedAttention::PartialNumbers(shape.rows, config_.heads, config_.head_dim, shape.spans) <= partials_max_;
+// Over spans at once, where there are few tiles.
+absl::Status DeviceForward::Attend(const Step& step, PagedAttention op) {
+  const int64_t tiles = op.tiles == nullptr ? op.T : op.tile_count, spans = step.shape.spans;
+  const int64_t rows = op.tiles == nullptr ? tiles : tiles * op.tile_rows;
+  const int64_t numbers = PagedAttention::PartialNumbers(rows, op.heads, op.head_dim, step.shape.spans);
+  if (spans > 1 && tiles * op.kv_heads < kBlocksEnough && numbers <= partials_max_)
+    op.partials = partials_, op.spans = step.shape.spans;
+  return Do(step.stream, op);
 }
 
 absl::Status DeviceForward::DenseFfn(const Step& step, int layer) {

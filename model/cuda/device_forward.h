@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/grouped_linear.h"
+#include "kernels/cuda/paged_attention.h"
 #include "model/config.h"
 #include "model/cuda/dense_linear.h"
 #include "model/cuda/device_states.h"
@@ -36,8 +37,7 @@ class DeviceForward {
 
   int rows_max() const { return rows_max_; }
   int logit_rows() const { return logit_rows_; }
-  // Rows of a tile of attention.
-  int tile_rows() const;
+  TileRows tile_rows() const;
 
   struct Part {
     StepShape shape;
@@ -72,6 +72,7 @@ class DeviceForward {
   absl::Status Norm(const Step& step, const float* weight, bool first, bool for_router);
   absl::Status Convolve(const Step& step, int layer);
   absl::Status Attend(const Step& step, int layer);
+  absl::Status Attend(const Step& step, PagedAttention op);
   absl::Status DenseFfn(const Step& step, int layer);
   absl::Status Experts(const Step& step, int layer);
   absl::Status NormWanted(const Step& step);
@@ -80,7 +81,6 @@ class DeviceForward {
                       bool swiglu = false);
   absl::Status Multiply(const GroupedLinear& op, cudaStream_t stream);
   GroupedLinear DenseProduct(const Matrix& w, int rows, const void* x, void* y) const;
-  bool SplitSpans(const StepShape& shape) const;
   float* hidden(const Step& step) const { return hidden_ + step.row * config_.model_dim; }
   float* branch(const Step& step) const { return branch_ + step.row * config_.model_dim; }
 

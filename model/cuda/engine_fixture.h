@@ -147,7 +147,7 @@ class DeviceFixture {
     return all;
   }
 
-  braid::ExpertRunner& runner() { return experts_ ? static_cast<braid::ExpertRunner&>(*experts_) : none_; }
+  ExpertRunner& runner() { return experts_ ? static_cast<ExpertRunner&>(*experts_) : none_; }
   LocalExperts& experts() { return *experts_; }
   DeviceEngine& engine() { return *engine_; }
 

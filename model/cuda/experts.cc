@@ -1,20 +1,8 @@
 #include "model/cuda/experts.h"
 
-#include <atomic>
-
 #include "model/cuda/device.h"
 
 namespace braid::gpu {
-namespace {
-
-uint64_t NextId() {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
-}
-
-}  // namespace
-
-ExpertRunner::ExpertRunner() : id_(NextId()) {}
 
 absl::Status ExpertRunner::Begin(int, const RoutedRows&, cudaStream_t) { return absl::InternalError("not in halves"); }
 absl::Status ExpertRunner::Compute(cudaStream_t) { return absl::InternalError("not in halves"); }

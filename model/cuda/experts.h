@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "base/dtype.h"
 #include "model/cuda/op_timer.h"
+#include "model/cuda/step_graphs.h"
 #include "model/experts.h"
 
 namespace braid::gpu {
@@ -31,9 +32,9 @@ struct RoutedRows {
 // mixer, Finish of half 1.
 class ExpertRunner : public braid::ExpertRunner {
  public:
-  ExpertRunner();
-  // No other runner has had it: what was captured with one is of no use for the next.
-  uint64_t id() const { return id_; }
+  // Steps that were captured with this runner. They hold what it exchanges with, so they go when it does, on whichever
+  // thread that happens; the engine keeps none of it.
+  StepGraphs& graphs() { return graphs_; }
 
   // Whether the step at hand may be captured, or replayed as it was captured: nothing is done then that a graph cannot
   // hold, and nothing is different from step to step but what lies in device memory.
@@ -66,7 +67,7 @@ class ExpertRunner : public braid::ExpertRunner {
   absl::Status Run(const RoutedBatch& batch) final;
 
  private:
-  const uint64_t id_;
+  StepGraphs graphs_;
 };
 
 // The expert feed-forwards whose weights are on a device.

@@ -7,12 +7,6 @@
 
 namespace braid::gpu {
 
-void StepGraphs::SetOwner(uint64_t owner) {
-  if (owner == owner_) return;
-  entries_.clear();
-  owner_ = owner;
-}
-
 absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue,
                              int* launches) {
   const auto found =

@@ -14,11 +14,10 @@ namespace braid::gpu {
 
 // The decode steps of each shape as graphs: a launch instead of hundreds. A shape that comes for the first time is
 // enqueued plainly, which also is when the driver loads what it needs; it is captured when it comes again.
+//
+// One that is still running when *this is destroyed is freed by the driver when it is done.
 class StepGraphs {
  public:
-  // What steps depend on beside their shape: graphs of another one are dropped.
-  void SetOwner(uint64_t owner);
-
   // What a graph is of use for again: steps whose launches are the same.
   struct Key {
     StepShape shape, second_half;
@@ -42,7 +41,6 @@ class StepGraphs {
 
   absl::Status Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, Entry* entry);
 
-  uint64_t owner_ = 0;
   std::deque<Entry> entries_;  // used last: first
 };
 

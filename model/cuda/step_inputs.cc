@@ -15,8 +15,11 @@ int SpansOf(const StepRows& step) {
   return SpansFor(end);
 }
 
-int TilesOf(const Chunk& chunk, int tile_rows) {
-  return (static_cast<int>(chunk.tokens.size()) + tile_rows - 1) / tile_rows;
+// Calls tile(first row, rows) for each tile of a chunk whose first row is `row`.
+template <typename F>
+void ForEachTile(const Chunk& chunk, int row, TileRows tile_rows, const F& tile) {
+  const int tokens = static_cast<int>(chunk.tokens.size());
+  for (int at = 0; at < tokens; at += tile_rows.most) tile(row + at, std::min(tile_rows.most, tokens - at));
 }
 
 }  // namespace
@@ -34,7 +37,7 @@ StepInputs StepInputs::At(const StepShape& shape, std::byte* memory) {
   take(inputs.blocks, int64_t{shape.sequences} * shape.blocks());
   take(inputs.pieces, shape.sequences);
   take(inputs.saves, shape.saves);
-  take(inputs.tiles, shape.tiles);
+  take(inputs.tiles, int64_t{shape.few_tiles} + shape.tiles);
   inputs.bytes = at;
   return inputs;
 }
@@ -49,7 +52,7 @@ StepShape DecodeShape(const StepRows& step, int rows) {
   return {.rows = rows, .sequences = rows, .spans = SpansOf(step), .wanted = rows, .tokens_max = 1};
 }
 
-StepShape ShapeOf(const StepRows& step, int tile_rows) {
+StepShape ShapeOf(const StepRows& step, TileRows tile_rows) {
   StepShape shape{.rows = step.count(),
                   .sequences = static_cast<int>(step.chunks.size()),
                   .spans = SpansOf(step),
@@ -57,9 +60,9 @@ StepShape ShapeOf(const StepRows& step, int tile_rows) {
   for (const Chunk& chunk : step.chunks) {
     shape.tokens_max = std::max(shape.tokens_max, static_cast<int>(chunk.tokens.size()));
     shape.saves += static_cast<int>(chunk.saves.size());
-    shape.tiles += TilesOf(chunk, tile_rows);
+    ForEachTile(chunk, 0, tile_rows, [&](int, int rows) { ++(rows <= tile_rows.few ? shape.few_tiles : shape.tiles); });
   }
-  if (shape.tokens_max == 1) shape.tiles = 0;
+  if (shape.tokens_max == 1) shape.tiles = shape.few_tiles = 0;
   return shape;
 }
 
@@ -93,18 +96,22 @@ void Cut(const StepRows& step, int begin, int end, StepPart* part) {
     if (wanted >= begin && wanted < end) rows.wanted.push_back(wanted - begin);
 }
 
-void Fill(const StepRows& step, const StepShape& shape, int tile_rows, const StepInputs& inputs) {
+void Fill(const StepRows& step, const StepShape& shape, TileRows tile_rows, const StepInputs& inputs) {
   CHECK(step.count() <= shape.rows && static_cast<int>(step.chunks.size()) <= shape.sequences);
   const int stride = shape.blocks();
   int row = 0, piece = 0;
   ConvSave* save = inputs.saves;
-  AttentionTile* tile = inputs.tiles;
+  AttentionTile *few_tile = inputs.tiles, *tile = inputs.tiles + shape.few_tiles;
+  const bool tiled = shape.tiles + shape.few_tiles > 0;
   for (const Chunk& chunk : step.chunks) {
     const int tokens = static_cast<int>(chunk.tokens.size());
     inputs.pieces[piece] = {row, tokens, chunk.position, chunk.cache->conv_slot};
     for (const ColumnsSave& made : chunk.saves) *save++ = {piece, made.position, made.copy};
-    for (int at = 0; shape.tiles > 0 && at < tokens; at += tile_rows)
-      *tile++ = {row + at, std::min(tile_rows, tokens - at)};
+    if (tiled) {
+      ForEachTile(chunk, row, tile_rows, [&](int first_row, int rows) {
+        *(rows <= tile_rows.few ? few_tile : tile)++ = {first_row, rows};
+      });
+    }
     const int used = (EndOf(chunk) + kKvBlockTokens - 1) / kKvBlockTokens;
     std::copy_n(chunk.cache->blocks.begin(), used, inputs.blocks + int64_t{piece} * stride);
     std::fill_n(inputs.sequences + row, tokens, piece);

@@ -19,7 +19,8 @@ struct StepShape {
   int sequences = 0;   // and pieces; with padding
   int spans = 0;       // of the longest context, rounded up: see SpansFor
   int wanted = 0;      // rows that somebody wants logits of; with padding
-  int tiles = 0;       // of attention; 0: each row is one
+  int tiles = 0;       // of attention
+  int few_tiles = 0;   // of few rows, before the others; 0 of both: each row is a tile
   int saves = 0;       // of conv columns
   int tokens_max = 0;  // of any piece
 
@@ -35,18 +36,24 @@ struct StepInputs {
   int32_t* blocks;    // (sequences, shape.blocks())
   ConvPiece* pieces;  // (sequences), one for each; no tokens: padding
   ConvSave* saves;
-  AttentionTile* tiles;
+  AttentionTile* tiles;  // (few_tiles + tiles)
   size_t bytes;
 
   // At `memory`, a multiple of 16 bytes; nullptr: only `bytes` is asked for.
   static StepInputs At(const StepShape& shape, std::byte* memory);
 };
 
+// How many rows tiles of attention have at most: those of a prefill, and those of what looks like a decode. The two are
+// worked on apart: what a prefill needs to go fast would leave most of a GPU idle beside one row.
+struct TileRows {
+  int most, few;
+};
+
 // That of a decode step, each chunk one token whose logits are wanted, padded to `rows`: pieces, wanted rows and rows
 // are the same. REQUIRES: rows >= the chunks' number.
 StepShape DecodeShape(const StepRows& step, int rows);
-// Of any step. Prefills are in tiles of at most `tile_rows` rows.
-StepShape ShapeOf(const StepRows& step, int tile_rows);
+// Of any step.
+StepShape ShapeOf(const StepRows& step, TileRows tile_rows);
 // So many spans, a power of two, that positions below `end` are in them.
 int SpansFor(int end);
 
@@ -60,6 +67,6 @@ struct StepPart {
 void Cut(const StepRows& step, int begin, int end, StepPart* part);
 
 // REQUIRES: `shape` is that of the step, `inputs` is at host memory.
-void Fill(const StepRows& step, const StepShape& shape, int tile_rows, const StepInputs& inputs);
+void Fill(const StepRows& step, const StepShape& shape, TileRows tile_rows, const StepInputs& inputs);
 
 }  // namespace braid::gpu
