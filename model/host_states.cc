@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 
@@ -58,6 +59,11 @@ void HostStates::Save(int32_t conv_slot, int position, int32_t copy) {
 void HostStates::Restore(int32_t copy, int position, int32_t conv_slot) {
   ForEachColumnBefore(position, conv_slot, copy,
                       [this](float* column, const float* copied) { std::copy_n(copied, model_dim_, column); });
+}
+
+void HostStates::Fill(uint8_t byte) {
+  if (kv_ == nullptr) return;
+  std::memset(kv_.get(), byte, kv_layer_bytes_ * static_cast<size_t>(attention_layers_) * sizes().blocks);
 }
 
 HostStates::Pages HostStates::Map(uint64_t bytes_each, int count, const char* what) {

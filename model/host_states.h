@@ -27,6 +27,7 @@ class HostStates : public SequenceStates {
 
   void Save(int32_t conv_slot, int position, int32_t copy) override;
   void Restore(int32_t copy, int position, int32_t conv_slot) override;
+  void Fill(uint8_t byte) override;
 
  private:
   struct Unmapper {

@@ -66,6 +66,9 @@ class SequenceStates {
   virtual void Save(int32_t conv_slot, int position, int32_t copy) = 0;
   // REQUIRES: `copy` was saved at this position, of any slot.
   virtual void Restore(int32_t copy, int position, int32_t conv_slot) = 0;
+  // Sets all bytes of keys and values, and of columns where these are not zeros at first: a context to measure with.
+  // What was never written may be no numbers, and then all rows go to the same experts.
+  virtual void Fill(uint8_t byte) {}
 
  private:
   const StateSizes sizes_;

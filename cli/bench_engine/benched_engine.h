@@ -11,6 +11,9 @@
 
 namespace braid {
 
+// What all of a context's bytes are: small and positive whether read as floats of 32 or 16 bits or as bytes.
+inline constexpr uint8_t kContextByte = 0x3c;
+
 // An engine to be measured, with room for all steps that are, and what it is compared with. Their sequences have blocks
 // and conv slots from the first ones on, and as many tokens behind them as one likes: what these are does not matter.
 class BenchedEngine {

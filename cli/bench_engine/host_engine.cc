@@ -1,7 +1,6 @@
 #include "cli/bench_engine/host_engine.h"
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -12,9 +11,6 @@
 
 namespace braid {
 namespace {
-
-// Small and positive whether read as floats of 32 or 16 bits or as bytes.
-constexpr int kContextByte = 0x3c;
 
 // Counts the distinct experts that go by.
 class CountedExperts : public ExpertRunner {
@@ -58,9 +54,7 @@ class HostEngine : public BenchedEngine {
         not_the_engines_(KvBlockBytes(*config, options->kv_type) * static_cast<uint64_t>(sizes.blocks) +
                          probe_.bytes() + options->weight_copy_bytes) {
     // Pages that nobody has written are all the same one, which costs nothing to read.
-    for (int layer = 0; layer < config->attention_layer_count(); ++layer)
-      for (int block = 0; block < sizes.blocks; ++block)
-        std::memset(states_.kv(layer, block), kContextByte, states_.kv_layer_bytes());
+    states_.Fill(kContextByte);
   }
 
   absl::Status Run(std::span<const Chunk> chunks) override {

@@ -33,6 +33,7 @@ class WorkerEngine : public BenchedEngine {
     const std::function<bool()> never = [] { return false; };
     ASSIGN_OR_RETURN(device_, ChooseDevice(options_));
     ASSIGN_OR_RETURN(backend_, MakeBackend({model, &options_, device_, &pool_, {}, never}));
+    backend_->states().Fill(kContextByte);
     ASSIGN_OR_RETURN(std::vector<ExpertRanks> placement, AllHere(config));
     ASSIGN_OR_RETURN(hold_, backend_->LoadExperts(placement, 0, never));
     ASSIGN_OR_RETURN(experts_, backend_->MakeExperts(nullptr, {.step_tokens_max = options_.step_tokens_max,

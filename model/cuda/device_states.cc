@@ -48,6 +48,14 @@ void DeviceStates::Restore(int32_t copy, int position, int32_t conv_slot) {
   CopyColumns(position, conv_slot, copy, /*save=*/false);
 }
 
+void DeviceStates::Fill(uint8_t byte) {
+  const auto fill = [&](void* memory, uint64_t bytes) {
+    if (error_ == cudaSuccess && bytes > 0) error_ = cudaMemsetAsync(memory, byte, bytes, stream_);
+  };
+  fill(kv_, BlockBytes(config_) * static_cast<uint64_t>(sizes().blocks));
+  fill(columns_, ConvColumnsBytes(config_) * static_cast<uint64_t>(sizes().sequences));
+}
+
 // A column of all layers is one copy of so many rows: layers are a stretch of memory apart.
 void DeviceStates::CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save) {
   const int before = config_.conv_taps - 1;
@@ -67,7 +75,7 @@ void DeviceStates::CopyColumns(int position, int32_t conv_slot, int32_t copy, bo
 }
 
 absl::Status DeviceStates::TakeError() {
-  return CudaError(std::exchange(error_, cudaSuccess), "copying conv columns on the device");
+  return CudaError(std::exchange(error_, cudaSuccess), "changing the state of sequences on the device");
 }
 
 }  // namespace braid::gpu

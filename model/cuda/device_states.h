@@ -28,6 +28,7 @@ class DeviceStates : public SequenceStates {
 
   void Save(int32_t conv_slot, int position, int32_t copy) override;
   void Restore(int32_t copy, int position, int32_t conv_slot) override;
+  void Fill(uint8_t byte) override;
   // What went wrong in these since this was asked last.
   absl::Status TakeError();
 

@@ -44,6 +44,7 @@ def arguments():
     sizes.add_argument("--chunk", type=int, default=4096)
     sizes.add_argument("--steps", type=int, default=16)
     sizes.add_argument("--repeat", type=int, default=3)
+    sizes.add_argument("--rounds", type=int, default=20, help="all-to-alls behind each other")
     programs = parser.add_argument_group("other programs, for a machine without a GPU")
     programs.add_argument("--gpus", type=int, help="how many to use; default: all that nvidia-smi lists")
     programs.add_argument("--checks-program", type=pathlib.Path, default=BIN / "gpu_checks")
@@ -122,7 +123,8 @@ def measure(options, gpus, progress):
     if "exchange" in options.only and gpus >= 2:
         path = options.out.with_suffix(".exchange.json")
         yield run("exchange", [options.bench_program, "bench", "exchange", "--gpus", gpus, "--slot-bytes",
-                               lists(report.slot_sizes(gpus)), "--json", path], progress), path
+                               lists(report.slot_sizes(gpus)), "--rounds", options.rounds, "--json", path],
+                  progress), path
 
 
 def main():
