@@ -28,7 +28,7 @@ def figures_at(times_the_floor, **other):
         step = sum(seconds.values()) * steps
         point = {"kind": "prompt", "prompt_tokens": T} if prefill else {
             "kind": "decode", "sequences": T, "context_tokens": context, "graph_launches": 281}
-        ops = [{"op": measured.NAMES[name], "seconds": s} for name, s in seconds.items() if name != "SwiGLU"]
+        ops = [{"op": measured.NAMES[name], "seconds": s} for name, s in seconds.items()]
         points.append({**point, "tokens_per_second": T / step, "plain_step_seconds": 2 * step / steps,
                        "ops_per_step": ops})
     return {"points": points, "chunk_tokens": chunk, "weight_bytes": 16.7e9, "device_name": "NVIDIA H100 80GB HBM3",
@@ -40,7 +40,6 @@ def test_each_op_and_step_stands_beside_its_floor():
     ops = {line.split(" | ")[0]: line.split(" | ")[1:] for line in measured.op_table(figures)[2:]}
     assert ops["| experts down x 22"][1] == "69, 139, 50%"
     assert ops["| attention x 6"][7].strip(" |") == "278, 556, 50%", "a prompt of two chunks is one size"
-    assert set(ops["| SwiGLU x 2"][:-1]) == {"-"}, "exact steps do not have it"
     steps = measured.step_table(figures)[2:]
     decode = [cell.strip() for cell in steps[1].strip("|").split("|")]
     assert decode[0] == "decode 32" and decode[1] == "5.15" and decode[6] == "50%" and decode[7] == "281"
@@ -51,8 +50,7 @@ def test_each_op_and_step_stands_beside_its_floor():
 def test_what_was_not_measured_is_a_dash():
     figures = figures_at(2)
     figures["points"] = figures["points"][:1]
-    assert all(line.count(" - |") == len(roofline.SIZES) - 1 for line in measured.op_table(figures)[2:]
-               if "SwiGLU x 2" not in line)
+    assert all(line.count(" - |") == len(roofline.SIZES) - 1 for line in measured.op_table(figures)[2:])
 
 
 def test_a_reader_is_told_what_cannot_be_compared():
@@ -92,7 +90,7 @@ def test_all_that_is_measured_is_in_one_file(tmp_path):
     figures = json.loads((tmp_path / "gpu.engine.json").read_text())
     for point in figures["points"]:
         ops = {op["op"]: op for op in point["ops_per_step"]}
-        assert set(ops) == set(measured.NAMES.values()) - {"swiglu"}, "all ops of the page, and no others"
+        assert set(ops) == set(measured.NAMES.values()), "all ops of the page, and no others"
         assert all(op["seconds"] > 0 for op in ops.values())
         assert point["plain_step_seconds"] > 0
         assert (point["graph_launches"] > 50) == (point["kind"] == "decode")

@@ -276,11 +276,11 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
   RETURN_IF_ERROR(states_->TakeError());
   RETURN_IF_ERROR(SendInputs());
   logits_end_ = PieceEnd(0, wanted());
-  if (profile_ != nullptr) timer_.BeginStep(stream_.get());
+  timed_ = profile_ != nullptr && drawings_left_ == 0;
+  if (timed_) timer_.BeginStep(stream_.get());
   launches_ = 0;
   return EnqueueStep(runner, [&] {
-    if (!decode || !uses_graphs_ || profile_ != nullptr || runner == nullptr || !runner->capturable())
-      return EnqueueStep(runner);
+    if (!decode || !uses_graphs_ || timed_ || runner == nullptr || !runner->capturable()) return EnqueueStep(runner);
     StepGraphs::Key key{.shape = parts_[0].shape, .capture_shape = runner->capture_shape()};
     if (parts_.size() == 2) key.second_half = parts_[1].shape;
     return runner->graphs().Run(
@@ -356,8 +356,7 @@ absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
     status = WaitForStream();
   }
   may_run_again_ = false;
-  if (profile_ != nullptr && status.ok()) status = timer_.AddTo(profile_);
-  return status;
+  return status.ok() ? AddTimes() : status;
 }
 
 absl::Status DeviceEngine::WaitForStream() {
@@ -483,7 +482,7 @@ absl::Status DeviceEngine::TakeDrawn(std::vector<TokenId>* tokens) {
   const auto* const drawn = static_cast<const int32_t*>(drawing.tokens.get());
   tokens->clear();
   for (const int row : drawing.rows) tokens->push_back(drawn[row]);
-  return absl::OkStatus();
+  return is_last ? AddTimes() : absl::OkStatus();
 }
 
 }  // namespace braid::gpu

@@ -84,7 +84,7 @@ class DeviceEngine : public Engine {
   absl::Status Draw(std::span<const DrawnRow> rows) override;
   bool Drawn() override;
   absl::Status TakeDrawn(std::vector<TokenId>* tokens) override;
-  // Each op by its time on the device, in steps that are enqueued launch by launch.
+  // Each op by its time on the device, in steps that are enqueued launch by launch, and behind no other.
   void Profile(StepProfile* profile) override { profile_ = profile; }
   void UseGraphs(bool use) override { uses_graphs_ = use && options_.graphs; }
   int graph_launches() const override { return launches_; }
@@ -142,7 +142,8 @@ class DeviceEngine : public Engine {
   // With what its runner has before and behind.
   absl::Status EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue);
   absl::Status Head(int begin, int end);
-  OpTimer* timer() { return profile_ == nullptr ? nullptr : &timer_; }
+  OpTimer* timer() { return timed_ ? &timer_ : nullptr; }
+  absl::Status AddTimes() { return timed_ && profile_ != nullptr ? timer_.AddTo(profile_) : absl::OkStatus(); }
   // What EnqueueStep needs to do it again, though the step has changed columns.
   void PrepareToRunAgain();
   absl::Status RunAgain();
@@ -177,6 +178,7 @@ class DeviceEngine : public Engine {
   bool uses_graphs_ = options_.graphs;
   StepProfile* profile_ = nullptr;
   OpTimer timer_;
+  bool timed_ = false;                 // the last step
   std::array<InputBuffer, 2> inputs_;  // the next step's are written while the last one's are on their way
   int next_inputs_ = 0;
   PinnedMemory logit_memory_;
