@@ -34,6 +34,8 @@ class EpochExperts {
   virtual std::vector<int> suspects() const = 0;
   // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.
   virtual std::vector<uint64_t> TakeExpertRows() = 0;
+  // Steps since the last call that were run twice, as their messages did not fit at first; resets.
+  virtual int TakeRunsAgain() { return 0; }
 };
 
 // A worker's place in an epoch.

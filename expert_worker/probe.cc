@@ -9,6 +9,9 @@ namespace braid {
 WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
     : faults(metrics->AddCounter("braid_worker_faults_total", "Steps and epochs this worker could not complete.")),
       attaches(metrics->AddCounter("braid_worker_attaches_total", "Streams to the router that were opened.")),
+      steps_run_again(
+          metrics->AddCounter("braid_worker_steps_run_again_total",
+                              "Steps run twice: more went to one worker of a group than there was room for.")),
       steps_ahead(metrics->AddCounter("braid_worker_steps_ahead_total",
                                       "Steps that were started while the step before them was on the device.")),
       epoch(metrics->AddGauge("braid_worker_epoch", "The epoch this worker runs steps in; 0: none.")),

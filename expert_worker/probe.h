@@ -19,7 +19,7 @@ class WorkerProbe {
   void ComputesOn(const std::string& device, const std::string& arithmetic);
   void StepRan(const v1::StepPlan& plan, const v1::StepDone& done);
 
-  Counter faults, attaches, steps_ahead;
+  Counter faults, attaches, steps_run_again, steps_ahead;
   Gauge epoch, sequences, kv_blocks_used, kv_blocks_total, snapshots, snapshot_bytes, model_bytes;
 
  private:

@@ -212,6 +212,7 @@ void WorkerThreads::FinishStep() {
     done->set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(now - step.begun)));
     done->set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(step.member->waited() - step.waited)));
     for (const uint64_t rows : step.member->experts().TakeExpertRows()) done->add_expert_rows(rows);
+    probe_->steps_run_again.Add(step.member->experts().TakeRunsAgain());
     probe_->StepRan(step.plan, *done);
     ReportSequences();
   }

@@ -49,6 +49,7 @@ class DeviceEpochExperts : public EpochExperts {
   bool CanBeginAhead(int rows_max) const override { return parallel_->CanBeginAhead(rows_max); }
   std::vector<int> suspects() const override { return parallel_->suspects(); }
   std::vector<uint64_t> TakeExpertRows() override { return parallel_->TakeExpertRows(); }
+  int TakeRunsAgain() override { return parallel_->TakeRunsAgain(); }
 
  private:
   const std::unique_ptr<DeviceExpertFfn> ffn_;

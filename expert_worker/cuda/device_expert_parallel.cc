@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -58,6 +56,8 @@ std::string_view Describe(DispatchFault fault) {
   return "an unknown fault";
 }
 
+size_t BytesOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+
 int SetsFor(const ExpertParallel::Options& options, int ranks) { return options.overlap_rows > 0 && ranks > 1 ? 2 : 1; }
 
 DispatchFault FaultOf(uint32_t word) { return static_cast<DispatchFault>(word % 256); }
@@ -70,6 +70,16 @@ absl::Status Launch(const Op& op, std::string_view what, cudaStream_t stream, co
 }
 
 }  // namespace
+
+ExpertParallel::ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, DeviceExchange* exchange, EpochPlace place,
+                               const Options& options)
+    : config_(*config),
+      ffn_(ffn),
+      exchange_(exchange),
+      place_(std::move(place)),
+      options_(options),
+      slot_room_(options.room, config->experts_per_token, config->model_dim * BytesOf(options.type), place_.size,
+                 place_.placement) {}
 
 // ---- Memory.
 
@@ -134,10 +144,9 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
                                                                      std::span<std::byte> scratch) {
   CHECK(exchange != nullptr || place.size == 1);
   CHECK_EQ(static_cast<int>(place.placement.size()), config->moe_layer_count());
-  if (options.pass_rows < 1 || options.slot_rows_max > options.pass_rows || !(options.results_share > 0) ||
-      options.results_share > 1) {
-    return InvalidArgument(fmt::format("pass_rows {}, slot_rows_max {}, results_share {}", options.pass_rows,
-                                       options.slot_rows_max, options.results_share));
+  if (options.pass_rows < 1 || options.slot_rows_max > options.pass_rows || !(options.room.multiple > 0)) {
+    return InvalidArgument(fmt::format("pass_rows {}, slot_rows_max {}, room for {} times the results",
+                                       options.pass_rows, options.slot_rows_max, options.room.multiple));
   }
   std::unique_ptr<ExpertParallel> experts(new ExpertParallel(config, ffn, exchange, std::move(place), options));
   const EpochPlace& at = experts->place_;
@@ -157,20 +166,8 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   if (sets == 2) {
     ASSIGN_OR_RETURN(experts->transfer_, CreateStream());
   }
-  experts->results_of_row_ = ResultsOfRow(*config, at);
   RETURN_IF_ERROR(experts->MakeTables());
   return experts;
-}
-
-int ExpertParallel::ResultsOfRow(const ModelConfig& config, const EpochPlace& place) {
-  int most = 1;
-  for (const ExpertRanks& layer : place.placement) {
-    std::vector<int> experts(place.size);
-    for (int e = 0; e < layer.experts(); ++e) {
-      for (const int32_t rank : layer.ranks(e)) most = std::max(most, ++experts[rank]);
-    }
-  }
-  return std::min(most, config.experts_per_token);
 }
 
 absl::Status ExpertParallel::MakeTables() {
@@ -216,12 +213,17 @@ void ExpertParallel::BeginStep(uint64_t step, int rows_max) {
   *begun().at_begin.step = step;
   rows_max_ = rows_max;
   again_ = false;
+  if (place_.size > 1 && !exact()) {
+    slot_results_ = slot_room_.Results(SlotRowsFor(rows_max));
+    fits_all_ = slot_room_.FitsAll(SlotRowsFor(rows_max));
+    slot_room_.CountStep();
+  }
   if (exchange_ != nullptr) exchange_->BeginStep(step);
 }
 
-// The next power of two: few sizes, so that few graphs serve all steps.
-int ExpertParallel::slot_rows() const {
-  return std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(rows_max_, 1)))), options_.pass_rows);
+uint64_t ExpertParallel::capture_shape() const {
+  if (place_.size == 1) return 0;
+  return uint64_t(InHalves(rows_max_)) << 63 | uint64_t(RowsInSlots(rows_max_)) << 32 | uint32_t(slot_results_);
 }
 
 absl::Status ExpertParallel::EnqueueBegin(cudaStream_t stream) {
@@ -240,17 +242,16 @@ absl::Status ExpertParallel::CheckLayer(const RoutedRows& rows) const {
 }
 
 ExpertParallel::Pass ExpertParallel::MakePass(const RoutedRows& rows, int part, int room, cudaStream_t stream) const {
-  const int most = room * results_of_row_;
-  const int results = exact() ? most : static_cast<int>(std::ceil(options_.results_share * most));
-  const DispatchShape shape = MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token,
-                                                options_.type, room, std::max(results, 1));
+  const DispatchShape shape =
+      MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token, options_.type, room,
+                        exact() ? slot_room_.ResultsMax(room) : slot_results_);
   return {rows, shape, {tables_.step, rows.layer, part}, exact(), /*set=*/0, stream, /*transfer=*/stream};
 }
 
 absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
   RETURN_IF_ERROR(CheckLayer(rows));
   const bool alone = place_.size == 1;
-  const int all = alone ? rows.T : exact() ? rows_max_ : slot_rows();
+  const int all = alone ? rows.T : exact() ? rows_max_ : RowsInSlots(rows_max_);
   for (int begin = 0; begin < all; begin += options_.pass_rows) {
     const int room = std::min(all - begin, options_.pass_rows);
     // Rows that do not count come last, there may be more of them than there is room.
@@ -258,7 +259,7 @@ absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream
     RoutedRows part = rows;
     part.T = std::clamp(rows.T - begin, 0, end - begin);
     if (part.T > 0) {
-      part.x = static_cast<const std::byte*>(rows.x) + size_t(begin) * rows.D * (rows.type == DType::kF32 ? 4 : 2);
+      part.x = static_cast<const std::byte*>(rows.x) + size_t(begin) * rows.D * BytesOf(rows.type);
       part.experts += size_t(begin) * rows.K;
       part.weights += size_t(begin) * rows.K;
       part.y += size_t(begin) * rows.D;
@@ -285,8 +286,9 @@ absl::Status ExpertParallel::EnqueuePass(const Pass& pass) {
 // ---- Halves. What one stream writes and the other reads has an event between: see Set.
 
 int ExpertParallel::half_rows() const {
-  const bool halves = transfer_ && rows_max_ >= options_.overlap_rows && rows_max_ <= 2 * options_.pass_rows;
-  return halves ? ((exact() ? rows_max_ : slot_rows()) + 1) / 2 : 0;
+  if (!InHalves(rows_max_)) return 0;
+  // The same when it is run again: it has been cut.
+  return rows_max_ > options_.slot_rows_max ? HalfOf(rows_max_) : SlotRowsFor(rows_max_);
 }
 
 absl::Status ExpertParallel::Begin(int half, const RoutedRows& rows, cudaStream_t stream) {
@@ -509,6 +511,10 @@ absl::Status ExpertParallel::CheckFaults() {
   }
   if (!message.empty()) return absl::DataLossError(message);
   if (!short_of_room) return absl::OkStatus();
+  if (!again_) {
+    slot_room_.DidNotFit();
+    ++runs_again_;
+  }
   again_ = true;
   std::copy_n(at_end.expert_rows, taken_.size(), taken_.begin());  // none of it counts
   return absl::ResourceExhaustedError("a step's rows do not fit its slots: to be run again");

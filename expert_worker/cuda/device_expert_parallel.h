@@ -2,22 +2,26 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "expert_worker/cuda/slot_room.h"
 #include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/device_exchange.h"
 #include "kernels/cuda/dispatch.h"
 #include "model/config.h"
 #include "model/cuda/device.h"
 #include "model/cuda/experts.h"
+#include "model/cuda/step_graphs.h"
 
 namespace braid::gpu {
 
@@ -25,8 +29,8 @@ namespace braid::gpu {
 // kernels/cuda/dispatch.h for the way of a layer). A row's bits are those of one device that has all experts.
 //
 // Messages go one of two ways, by the most rows that any rank has in the step, so that all choose alike:
-//   in slots   of a size that depends on those rows alone, for few of them (a step of decoding): the host waits for
-//              nothing, and the step can be captured. What travels is mostly room.
+//   in slots   for few of them (a step of decoding), with room for what is to be expected (slot_room.h): the host
+//              waits for nothing, and the step can be captured. If it does not fit, all ranks run it again, exactly.
 //   exactly    for many (prefill): ranks first tell each other how much comes, and each host waits for that once per
 //              layer and pass.
 // Steps of more than pass_rows go through a layer in several passes: memory is bounded by that. Steps in halves have a
@@ -38,10 +42,10 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   struct Options {
     DType type = DType::kBF16;  // of hidden states and results
     int pass_rows = 1024;
-    int slot_rows_max = 512;  // steps in which no rank has more rows go in slots; no more than pass_rows
-    // Room for results in slots, as a share of what may come if all experts of all rows are at one rank. If a step does
-    // not fit (no rank can tell before), it is run again exactly, so this should leave room for uneven routing.
-    double results_share = 1;
+    // Steps in which no rank has more rows go in slots; no more than pass_rows. Beyond, what slots carry in vain takes
+    // longer than counts by way of the host: see kernels/cuda/README.md.
+    int slot_rows_max = 256;
+    SlotRoom::Options room;
     // Steps in which some rank has at least so many rows, and none more than two passes', go in halves (see
     // ExpertRunner); 0: none do. Takes memory for two passes.
     int overlap_rows = 0;
@@ -63,15 +67,17 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   braid::ExpertRunner& runner() override { return *this; }
   void BeginStep(uint64_t step, int rows_max) override;
   bool CanBeginAhead(int rows_max) const override {
-    return place_.size == 1 || (rows_max <= options_.slot_rows_max && options_.results_share >= 1);
+    return place_.size == 1 ||
+           (!may_run_again() && rows_max <= options_.slot_rows_max && slot_room_.FitsAll(SlotRowsFor(rows_max)));
   }
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;
+  int TakeRunsAgain() override { return std::exchange(runs_again_, 0); }
 
   // ExpertRunner. kDataLoss from Wait if what a peer sent made no sense.
   bool capturable() const override { return place_.size == 1 || !exact(); }
-  bool may_run_again() const override { return place_.size > 1 && !exact(); }
-  uint64_t capture_shape() const override { return static_cast<uint64_t>(place_.size == 1 ? 0 : slot_rows()); }
+  bool may_run_again() const override { return place_.size > 1 && !exact() && !fits_all_; }
+  uint64_t capture_shape() const override;
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
   absl::Status EnqueueBegin(cudaStream_t stream) override;
   int half_rows() const override;
@@ -120,17 +126,23 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   };
 
   ExpertParallel(const ModelConfig* config, ExpertFfn* ffn, DeviceExchange* exchange, EpochPlace place,
-                 const Options& options)
-      : config_(*config), ffn_(ffn), exchange_(exchange), place_(std::move(place)), options_(options) {}
+                 const Options& options);
 
-  static int ResultsOfRow(const ModelConfig& config, const EpochPlace& place);
   static Scratch LayOut(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks,
                         std::byte* begin);
   static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
   absl::Status MakeTables();
 
   bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
-  int slot_rows() const;  // of a step that goes in slots
+  // The rows of a step that goes in slots, in whose two halves they may be; few numbers, so that few graphs serve all.
+  int RowsInSlots(int rows_max) const { return RowsOfClass(std::max(rows_max, 1), options_.pass_rows); }
+  int SlotRowsFor(int rows_max) const {
+    return InHalves(rows_max) ? HalfOf(RowsInSlots(rows_max)) : RowsInSlots(rows_max);
+  }
+  bool InHalves(int rows_max) const {
+    return transfer_ && rows_max >= options_.overlap_rows && rows_max <= 2 * options_.pass_rows;
+  }
+  static int HalfOf(int rows) { return (rows + 1) / 2; }
   // Of the last step that has begun, and of the last one that was waited for.
   HostTables& begun() { return host_tables_[(steps_begun_ + 1) % 2]; }
   HostTables& waited_for() { return host_tables_[(steps_waited_for_ + 1) % 2]; }
@@ -161,7 +173,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   DeviceExchange* const exchange_;
   const EpochPlace place_;
   const Options options_;
-  int results_of_row_ = 0;  // the most that a row can ask of one rank
+  SlotRoom slot_room_;
 
   Set sets_[2];
   Stream transfer_;  // null if no step goes in halves
@@ -173,8 +185,12 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
   std::vector<uint64_t> taken_;  // of expert_rows
 
+  // Of the step that has begun.
   int rows_max_ = 0;
-  bool again_ = false;  // this step did not fit its slots
+  int slot_results_ = 0;  // if it goes in slots
+  bool fits_all_ = true;  // whatever comes
+  bool again_ = false;    // it did not fit its slots
+  int runs_again_ = 0;
   std::vector<int> blamed_;
 };
 

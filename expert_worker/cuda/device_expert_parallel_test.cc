@@ -148,7 +148,7 @@ class Halves {
       rank.Set(rows_[at][step]);
       rank.parallel->BeginStep(step + 1, rows_max_[step]);
       EXPECT_EQ(rank.parallel->half_rows() > 0, rows_max_[step] >= 4 && rows_max_[step] <= 16);
-      const bool captured = rank.parallel->capturable() && rank.parallel->capture_shape() == 8;
+      const bool captured = rank.parallel->capturable() && rows_max_[step] > 4;  // class 8
       if (captured && !graph) graph = rank.Capture();
       right = (captured ? rank.Launch(graph) : rank.Enqueue()).ok() && right;
       right = rank.Wait().ok() && right;
@@ -222,31 +222,134 @@ TEST_F(DeviceExpertParallel, RunsAStepBehindOneThatNobodyHasWaitedFor) {
   }
 }
 
-TEST_F(DeviceExpertParallel, RunsAStepAgainThatDidNotFitItsSlots) {
-  const int size = 3;
+// Slots with room for the mean and no more, which is doubled when that is too little, and halved after three steps.
+constexpr SlotRoom::Options kTight = {.multiple = 1, .deviations = 0, .more = 0, .steps_to_halve = 3, .spare_bytes = 0};
+
+// Each rank has as many experts of each layer as any other.
+std::vector<ExpertRanks> EvenPlacement(int size) {
+  v1::LayerPlacement layer;
+  for (int e = 0; e < kExperts; ++e) {
+    layer.add_replicas(1);
+    layer.add_ranks(e * size / kExperts);
+  }
+  return std::vector<ExpertRanks>(kConfig.moe_layer_count(), *ExpertRanks::Parse(layer, kExperts, size));
+}
+
+// What a rank did in some steps.
+struct Ran {
+  std::vector<size_t> again;  // steps
+  int runs_again = 0;
+  std::vector<float> sums;
+  uint64_t expert_rows = 0;
+  size_t bytes_sent = 0;
+};
+
+// rows[rank][step], of up to 8 rows padded to 8, in slots with such room.
+std::vector<Ran> RunInSlots(const std::vector<std::vector<Rows>>& rows, const SlotRoom::Options& room) {
+  const int size = static_cast<int>(rows.size());
   TestNetwork network(size);
-  ExpertParallel::Options tight = kSmall;
-  tight.results_share = 0.05;
-  std::vector<std::vector<Rows>> rows(size);
-  for (int rank = 0; rank < size; ++rank) rows[rank].emplace_back(rank == 1 ? 8 : 1, 8, rank);
-  const std::vector<std::vector<float>> expected = Alone<float>(rows);
-  std::vector<uint64_t> computed(size);
+  ExpertParallel::Options options = kSmall;
+  options.room = room;
+  std::vector<Ran> ran(size);
   OnEachRank(size, [&](int at) {
     TestExchange exchange(&network, at);
-    Rank<float> rank(&exchange, at, RandomPlacement(size, 1), size, tight);
-    rank.Set(rows[at][0]);
-    EXPECT_EQ(rank.RunStep(1, 8).code(), absl::StatusCode::kResourceExhausted) << "on every rank";
-    EXPECT_FALSE(rank.parallel->capturable());
-    EXPECT_THAT(rank.parallel->suspects(), ElementsAre());
-    ASSERT_EQ(rank.Enqueue(), absl::OkStatus());
-    EXPECT_EQ(rank.Wait(), absl::OkStatus());
-    EXPECT_TRUE(SameBits(rank.Sums(), expected[at]));
-    const std::vector<uint64_t> expert_rows = rank.parallel->TakeExpertRows();
-    computed[at] = std::accumulate(expert_rows.begin(), expert_rows.end(), uint64_t{0});
-    rank.parallel->BeginStep(2, 8);
-    EXPECT_TRUE(rank.parallel->capturable());
+    Rank<float> rank(&exchange, at, EvenPlacement(size), size, options);
+    for (size_t step = 0; step < rows[at].size(); ++step) {
+      rank.Set(rows[at][step]);
+      absl::Status status = rank.RunStep(step + 1, 8);
+      if (absl::IsResourceExhausted(status)) {
+        ran[at].again.push_back(step);
+        EXPECT_TRUE(rank.parallel->suspects().empty());
+        EXPECT_FALSE(rank.parallel->capturable()) << "exactly";
+        EXPECT_EQ(rank.Enqueue(), absl::OkStatus());
+        status = rank.Wait();
+      }
+      ASSERT_EQ(status, absl::OkStatus());
+      const std::vector<float> sums = rank.Sums();
+      ran[at].sums.insert(ran[at].sums.end(), sums.begin(), sums.end());
+      for (const uint64_t computed : rank.parallel->TakeExpertRows()) ran[at].expert_rows += computed;
+    }
+    ran[at].runs_again = rank.parallel->TakeRunsAgain();
+    EXPECT_EQ(rank.parallel->TakeRunsAgain(), 0);
+    ran[at].bytes_sent = exchange.bytes_sent();
   });
-  EXPECT_EQ(std::accumulate(computed.begin(), computed.end(), uint64_t{0}), 2u * kChosen * 10);
+  return ran;
+}
+
+TEST_F(DeviceExpertParallel, AHotExpertCostsOneStepRunAgainAndNotEachOne) {
+  const int size = simt::kManyThreads ? 3 : 2;
+  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 4 : 1); ++seed) {
+    simt::SetSeed(seed);
+    // Seven steps that want experts of one rank before all: of the first, then of the last.
+    std::vector<std::vector<Rows>> rows(size);
+    uint64_t asked = 0;
+    for (int rank = 0; rank < size; ++rank) {
+      for (int step = 0; step < 7; ++step) {
+        const int T = rank == 1 ? 8 : RowsOf(rank, step, 8);
+        asked += T * kChosen * kConfig.moe_layer_count();
+        rows[rank].emplace_back(T, 8, 1000 * seed + 100 * rank + step);
+        for (int t = 0; t < T; ++t) {
+          const int hot = step < 4 ? 0 : kExperts - kExperts / size;
+          for (int k = 0; k < kChosen; ++k) rows[rank].back().experts[t * kChosen + k] = (hot + k) % kExperts;
+        }
+      }
+    }
+    const std::vector<std::vector<float>> expected = Alone<float>(rows);
+    const std::vector<Ran> tight = RunInSlots(rows, kTight), whole = RunInSlots(rows, {});
+    uint64_t computed = 0;
+    for (int rank = 0; rank < size; ++rank) {
+      EXPECT_THAT(tight[rank].again, ElementsAre(0, 4))
+          << "on rank " << rank << ": too little, doubled, halved, doubled";
+      EXPECT_EQ(tight[rank].runs_again, 2);
+      EXPECT_TRUE(SameBits(tight[rank].sums, expected[rank])) << rank;
+      EXPECT_THAT(whole[rank].again, ElementsAre());
+      EXPECT_TRUE(SameBits(whole[rank].sums, expected[rank])) << rank;
+      computed += tight[rank].expert_rows;
+    }
+    EXPECT_EQ(computed, asked) << "what was void does not count";
+  }
+}
+
+TEST_F(DeviceExpertParallel, SlotsThatFitCarryLess) {
+  const int size = simt::kManyThreads ? 3 : 2;
+  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 4 : 1); ++seed) {
+    simt::SetSeed(seed);
+    std::vector<std::vector<Rows>> rows(size);
+    for (int rank = 0; rank < size; ++rank)
+      for (int step = 0; step < 4; ++step)
+        rows[rank].emplace_back(RowsOf(rank, step, 8), 8, 1000 * seed + 100 * rank + step);
+    const std::vector<std::vector<float>> expected = Alone<float>(rows);
+    SlotRoom::Options options = kTight;
+    options.multiple = 1.5;  // random rows may have more
+    const std::vector<Ran> fitting = RunInSlots(rows, options), whole = RunInSlots(rows, {});
+    for (int rank = 0; rank < size; ++rank) {
+      EXPECT_EQ(fitting[rank].again, fitting[0].again) << "all alike";
+      EXPECT_TRUE(SameBits(fitting[rank].sums, expected[rank])) << rank;
+      EXPECT_TRUE(SameBits(whole[rank].sums, expected[rank])) << rank;
+      if (fitting[rank].again.empty()) {
+        EXPECT_LT(fitting[rank].bytes_sent, whole[rank].bytes_sent);
+      }
+    }
+  }
+}
+
+// A rank that found another's message wrong says so, and nobody takes that for too little room.
+TEST_F(DeviceExpertParallel, AStepThatIsWrongIsNotRunAgainBecauseItDoesNotFit) {
+  const int size = 3;
+  TestNetwork network(size);
+  network.spoil = [](int from, int to, std::string* message) {
+    if (from == 2 && to == 0) ++reinterpret_cast<DispatchHead*>(message->data())->step;
+  };
+  ExpertParallel::Options options = kSmall;
+  options.room = kTight;
+  options.room.multiple = 0.1;
+  OnEachRank(size, [&](int at) {
+    TestExchange exchange(&network, at);
+    Rank<float> rank(&exchange, at, EvenPlacement(size), size, options);
+    rank.Set(Rows(8, 8, at));
+    EXPECT_EQ(rank.RunStep(1, 8).code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(rank.parallel->TakeRunsAgain(), 0);
+  });
 }
 
 // A step of `rows_max` on three ranks, of which rank 2 sends what spoil() makes of its messages.
@@ -309,7 +412,7 @@ TEST_F(DeviceExpertParallel, RefusesWhatItHasNoRoomFor) {
         std::string(
             ExpertParallel::Make(&kConfig, &ffn, nullptr, place, options, {scratch.data(), 100}).status().message()),
         HasSubstr("100 are set aside"));
-    options.results_share = 0;
+    options.room.multiple = 0;
     EXPECT_EQ(ExpertParallel::Make(&kConfig, &ffn, nullptr, place, options, {}).status().code(),
               absl::StatusCode::kInvalidArgument);
     Rank<float> rank(nullptr, 0, RandomPlacement(1, 1), 1, kSmall);

@@ -104,14 +104,24 @@ TEST_F(ExpertParallelOverNccl, FindsARankThatRunsAnotherStep) {
   });
 }
 
-// The whole model, in steps in halves where some rank has so many rows, if that is not 0.
-class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParamInterface<int> {
+// The whole model, in steps in halves where some rank has so many rows, if that is not 0; with room in slots for
+// whatever comes, or for so little that steps are run again.
+struct EnginesCase {
+  int overlap_rows = 0;
+  bool tight = false;
+};
+void PrintTo(const EnginesCase& it, std::ostream* out) {
+  *out << (it.overlap_rows > 0 ? "halves" : "whole") << (it.tight ? ", tight" : "");
+}
+
+class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParamInterface<EnginesCase> {
  protected:
   // body(rank, engine, experts) on a thread for each rank; each has some of the experts.
   void OnEachEngine(int size, const std::function<void(int, DeviceEngine&, ExpertParallel&)>& body) {
     const ModelConfig& config = model_.config;
     ExpertParallel::Options parallel_options = Rank<__nv_bfloat16>::WithType(kSmall);
-    parallel_options.overlap_rows = GetParam();
+    parallel_options.overlap_rows = GetParam().overlap_rows;
+    if (GetParam().tight) parallel_options.room = {.multiple = 0.01, .deviations = 0, .more = 0, .spare_bytes = 0};
     const std::vector<ExpertRanks> placement = RandomPlacement(size, 5, config);
     OnEachConnected(
         size,
@@ -132,6 +142,7 @@ class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParam
               parallel_options, {engine->exchange_memory(), options.exchange_bytes});
           ASSERT_TRUE(experts.ok()) << experts.status();
           body(at, *engine, **experts);
+          EXPECT_EQ((*experts)->TakeRunsAgain() > 0, GetParam().tight);
         },
         config);
   }
@@ -143,8 +154,10 @@ class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParam
   const TinyModel model_{DType::kBF16};
   std::unique_ptr<DeviceFixture> alone_;
 };
-INSTANTIATE_TEST_SUITE_P(InHalvesFromRows, EnginesOverNccl,
-                         testing::ValuesIn(simt::kManyThreads ? std::vector<int>{0, 1, 4} : std::vector<int>{1}));
+INSTANTIATE_TEST_SUITE_P(All, EnginesOverNccl,
+                         testing::ValuesIn(simt::kManyThreads
+                                               ? std::vector<EnginesCase>{{0}, {1}, {4}, {0, true}, {1, true}}
+                                               : std::vector<EnginesCase>{{1, true}}));
 
 // One sequence on each.
 TEST_P(EnginesOverNccl, GiveTheBitsOfOne) {

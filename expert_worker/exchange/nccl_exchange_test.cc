@@ -398,6 +398,17 @@ TEST_F(NcclExchangeTest, ASilentPeerIsMissedAtTheDeadline) {
   });
 }
 
+TEST_F(NcclExchangeTest, TheDeadlineIsTheStepsAlsoBehindAWaitInItsMiddle) {
+  OnEach(2, 64, {.timeout = absl::Milliseconds(500)}, [&](Rank& rank) {
+    rank.Begin(1);
+    ASSERT_EQ(rank.EnqueueSlots(), absl::OkStatus());
+    ASSERT_EQ(rank.Wait(), absl::OkStatus());  // as for counts
+    if (rank.rank() == 1) return;
+    ASSERT_EQ(rank.EnqueueSlots(), absl::OkStatus());
+    EXPECT_EQ(rank.Wait().code(), StatusCode::kDeadlineExceeded);
+  });
+}
+
 TEST_F(NcclExchangeTest, APeerThatDiesInAStepIsMissedLongBeforeTheDeadline) {
   for (const uint64_t seed : {0, 1, 2, 3}) {
     simt::SetSeed(seed);

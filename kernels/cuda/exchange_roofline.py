@@ -5,11 +5,14 @@ of its own and holds E / N experts of each layer; routing is uniform. Rows trave
 however many of its experts it wants; results come back one row per expert, since the sum's order is the owner's
 (combine.h).
 """
+import math
 from dataclasses import dataclass
 
 import roofline as model
 
-HEADER, PAIR = 64, 8  # bytes: of a slot, and of a (row, expert) in it
+HEADER, EXPERT, ROW = 64, 2, model.D * model.BF16  # bytes: of a slot, of an expert's number in it, of a row
+# Of expert_worker/cuda/slot_room.h and device_expert_parallel.h.
+MULTIPLE, DEVIATIONS, MORE, SPARE_BYTES, SLOT_ROWS_MAX = 2, 6, 8, 4 << 20, 256
 
 
 @dataclass
@@ -22,7 +25,9 @@ class Link:
 NVLINK = Link("NVLink", 360e9, 15e-6)
 INFINIBAND = Link("InfiniBand 400G", 45e9, 60e-6)
 SIZES = [(2, NVLINK), (4, NVLINK), (8, NVLINK), (16, INFINIBAND)]
-ROWS = [32, 128, 512, 1024]
+ROWS = [32, 64, 128, 256, 512, 1024]
+# From counts on the device to the next kernel that a host launches knowing them: a copy, a look, a launch. An estimate.
+HOST_LOOK = 25e-6
 
 
 def rows_to_others(N):
@@ -34,21 +39,39 @@ def rows_to_others(N):
     return (N - 1) * (1 - none)
 
 
-def pairs_at_others(N):
+def results_of_others(N):
     return model.K * (N - 1) / N
+
+
+def head_rows(T):
+    """What a row slot's head and experts take: whole rows."""
+    return math.ceil((HEADER + T * model.K * EXPERT) / ROW)
 
 
 def exact_bytes(N, T):
     """Out of one GPU in one layer, dispatch and combine, with counts known to the host."""
-    row = model.D * model.BF16
-    out = T * rows_to_others(N) * row + T * pairs_at_others(N) * PAIR + (N - 1) * HEADER
-    return out, T * pairs_at_others(N) * row
+    return ((N - 1) * head_rows(T) + T * rows_to_others(N)) * ROW, (N - 1 + T * results_of_others(N)) * ROW
 
 
-def slot_bytes(N, T):
-    """The same with slots that hold the worst case, as a captured step has them."""
-    row = model.D * model.BF16
-    return (N - 1) * (HEADER + T * (row + model.K * PAIR)), (N - 1) * T * model.K * row
+def results_max(N, T):
+    """That one rank can be asked for."""
+    return T * min(model.K, model.E // N)
+
+
+def results_room(N, T):
+    mean, most = T * model.K / N, results_max(N, T)
+    room = min(most, math.ceil(MULTIPLE * mean + DEVIATIONS * math.sqrt(mean)) + MORE)
+    return most if (N - 1) * (most - room) * ROW <= SPARE_BYTES else room
+
+
+def slot_bytes(N, T, room=results_room):
+    """The same in slots, as a captured step has them."""
+    return (N - 1) * (head_rows(T) + T) * ROW, (N - 1) * (1 + room(N, T)) * ROW
+
+
+def counts_seconds(link):
+    """What it takes to know the counts of all layers."""
+    return model.MOE_LAYERS * (link.latency + HOST_LOOK)
 
 
 def exchange_seconds(link, volumes):
@@ -108,24 +131,27 @@ def overlap_table():
 
 def volume_table():
     lines = ["| GPUs | link | rows a token sends, per layer | results it gets | KB per token and step, exact |"
-             " in slots |", "|---" * 6 + "|"]
+             " in slots | in slots for the worst case |", "|---" * 7 + "|"]
     for N, link in SIZES:
-        exact, slots = sum(exact_bytes(N, 1024)) / 1024, sum(slot_bytes(N, 1024)) / 1024
-        lines.append(f"| {N} | {link.name} | {rows_to_others(N):.2f} | {pairs_at_others(N):.2f} | "
-                     f"{model.MOE_LAYERS * exact / 1e3:,.0f} | {model.MOE_LAYERS * slots / 1e3:,.0f} |")
+        T = SLOT_ROWS_MAX
+        volumes = [exact_bytes(N, T), slot_bytes(N, T), slot_bytes(N, T, results_max)]
+        lines.append(f"| {N} | {link.name} | {rows_to_others(N):.2f} | {results_of_others(N):.2f} | " +
+                     " | ".join(f"{model.MOE_LAYERS * sum(volume) / T / 1e3:,.0f}" for volume in volumes) + " |")
     return lines
 
 
 def step_table():
-    lines = ["| GPUs | link | sequences per GPU | step without, ms | latency of 44 exchanges, ms | bytes, exact, ms |"
-             " in slots, ms | tokens/s per GPU, exact | in slots | replicas of one GPU each |", "|---" * 10 + "|"]
+    lines = ["| GPUs | link | sequences per GPU | step without, ms | latency of 44 exchanges, ms | exact: counts, ms |"
+             " bytes, ms | in slots: bytes, ms | for the worst case, ms | tokens/s per GPU, exact | in slots |"
+             " replicas of one GPU each |", "|---" * 12 + "|"]
     for N, link in SIZES:
+        latency, counts = 2 * model.MOE_LAYERS * link.latency, counts_seconds(link)
         for T in ROWS:
             step, alone = step_seconds(N, T), step_seconds(1, T)
-            latency = 2 * model.MOE_LAYERS * link.latency
-            exact = exchange_seconds(link, exact_bytes(N, T)) - latency
-            slots = exchange_seconds(link, slot_bytes(N, T)) - latency
-            lines.append(f"| {N} | {link.name} | {T} | {step * 1e3:.2f} | {latency * 1e3:.2f} | {exact * 1e3:.2f} | "
-                         f"{slots * 1e3:.2f} | {T / (step + latency + exact):,.0f} | "
-                         f"{T / (step + latency + slots):,.0f} | {T / alone:,.0f} |")
+            exact, slots, worst = (exchange_seconds(link, volume) - latency for volume in (
+                exact_bytes(N, T), slot_bytes(N, T), slot_bytes(N, T, results_max)))
+            lines.append(f"| {N} | {link.name} | {T} | {step * 1e3:.2f} | {latency * 1e3:.2f} | {counts * 1e3:.2f} | "
+                         f"{exact * 1e3:.2f} | {slots * 1e3:.2f} | {worst * 1e3:.2f} | "
+                         f"{T / (step + latency + counts + exact):,.0f} | {T / (step + latency + slots):,.0f} | "
+                         f"{T / alone:,.0f} |")
     return lines
