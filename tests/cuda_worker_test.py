@@ -94,7 +94,7 @@ def one_gpu():
         return alone(cluster), undisturbed(cluster, long_requests())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_in_float32_its_tokens_are_the_cpus(cpu, workers):
     with Gpus(workers, "float32") as cluster:
         assert token_ids(together(cluster)) == cpu
