@@ -8,7 +8,6 @@
 #include "kernels/gather.h"
 #include "kernels/grouped_ffn.h"
 #include "kernels/linear.h"
-#include "kernels/ref/dequant.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/short_conv.h"
@@ -21,22 +20,6 @@
 
 namespace braid {
 namespace {
-
-std::vector<float> Floats(const TensorView& tensor) {
-  if (tensor.empty()) return {};
-  std::vector<float> values(static_cast<size_t>(tensor.rows * tensor.columns));
-  Dequantize(tensor.dtype, tensor.data, static_cast<int64_t>(values.size()), values.data());
-  return values;
-}
-
-// (rows, columns) to (columns, rows)
-std::vector<float> Transposed(const TensorView& tensor) {
-  const std::vector<float> from = Floats(tensor);
-  std::vector<float> to(from.size());
-  for (int64_t r = 0; r < tensor.rows; ++r)
-    for (int64_t c = 0; c < tensor.columns; ++c) to[c * tensor.rows + r] = from[r * tensor.columns + c];
-  return to;
-}
 
 // The small tensors of a layer, as floats. The matrices stay in the file.
 struct SmallTensors {

@@ -12,6 +12,7 @@
 
 #include "base/rng.h"
 #include "base/status.h"
+#include "kernels/half.h"
 #include "model/cuda/engine_fixture.h"
 #include "model/forward_fixture.h"
 #include "model/model_file.h"

@@ -12,27 +12,11 @@
 #include "kernels/cuda/choose_experts.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/kv_arena.h"
-#include "kernels/ref/dequant.h"
 #include "kernels/rope.h"
+#include "model/matrix_view.h"
 
 namespace braid::gpu {
 namespace {
-
-std::vector<float> Floats(const TensorView& tensor) {
-  if (tensor.empty()) return {};
-  std::vector<float> values(static_cast<size_t>(tensor.rows * tensor.columns));
-  Dequantize(tensor.dtype, tensor.data, static_cast<int64_t>(values.size()), values.data());
-  return values;
-}
-
-// (rows, columns) to (columns, rows)
-std::vector<float> Transposed(const TensorView& tensor) {
-  const std::vector<float> from = Floats(tensor);
-  std::vector<float> to(from.size());
-  for (int64_t r = 0; r < tensor.rows; ++r)
-    for (int64_t c = 0; c < tensor.columns; ++c) to[c * tensor.rows + r] = from[r * tensor.columns + c];
-  return to;
-}
 
 // What the kernels ask of a model's shape, in the words of its configuration.
 absl::Status CheckShape(const ModelConfig& config) {

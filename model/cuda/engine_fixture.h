@@ -2,23 +2,26 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "kernels/half.h"
-#include "kernels/random_weights.h"
 #include "model/cuda/device_engine.h"
 #include "model/engine.h"
+#include "model/random_model.h"
 
 // For tests: a small model, and the engine of a (fake) device that runs sequences of it, cut into steps as one likes.
 
 namespace braid::gpu {
 
-// Random weights that live in memory, in rows.
-struct TinyModel {
-  explicit TinyModel(DType type, bool moe = true) {
+// In rows.
+struct TinyModel : RandomModel {
+  explicit TinyModel(DType type, bool moe = true) : RandomModel(Shape(moe), type, /*panels=*/false) {
+    tensors.final_norm = Add(DType::kF32, 1, config.model_dim);
+  }
+
+  static ModelConfig Shape(bool moe) {
+    ModelConfig config;
     using Kind = ModelConfig::LayerKind;
     config.architecture = moe ? "lfm2moe" : "lfm2";
     config.model_dim = 64;
@@ -33,56 +36,8 @@ struct TinyModel {
     config.experts_per_token = moe ? 3 : 0;
     config.expert_ffn_dim = 32;
     config.context_tokens_max = 1024;
-    const int D = config.model_dim, q_dim = config.heads * config.head_dim;
-    tensors.embedding = tensors.head = Add(type, config.vocab_size, D);
-    tensors.final_norm = Add(DType::kF32, 1, D);
-    for (int i = 0; i < config.layer_count(); ++i) {
-      LayerTensors& layer = tensors.layers.emplace_back();
-      layer.operator_norm = layer.ffn_norm = Ones(D);
-      if (config.layers[i] == Kind::kConv) {
-        layer.conv_in = Add(type, 3 * D, D);
-        layer.conv_kernel = Add(DType::kF32, D, 3);
-        layer.conv_out = Add(type, D, D);
-      } else {
-        layer.q = Add(type, q_dim, D);
-        layer.k = Add(type, config.kv_dim(), D);
-        layer.v = Add(type, config.kv_dim(), D);
-        layer.attn_out = Add(type, D, q_dim);
-        layer.q_norm = layer.k_norm = Ones(config.head_dim);
-      }
-      if (!config.is_moe_layer(i)) {
-        layer.dense = Ffn(type, config.dense_ffn_dim);
-      } else {
-        layer.router = Add(DType::kF32, config.experts, D);
-        layer.expert_bias = Add(DType::kF32, 1, config.experts);
-        for (int e = 0; e < config.experts; ++e) layer.experts.push_back(Ffn(type, config.expert_ffn_dim));
-      }
-    }
+    return config;
   }
-
-  TensorView Add(DType type, int rows, int columns) {
-    const braid::Matrix& m = matrices.emplace_back(random, type, rows, columns).matrix();
-    return {"", type, rows, columns, m.data};
-  }
-  TensorView Ones(int n) {
-    const std::vector<float>& values = ones.emplace_back(n, 1.0f);
-    return {"", DType::kF32, 1, n, reinterpret_cast<const std::byte*>(values.data())};
-  }
-  FfnTensors Ffn(DType type, int F) {
-    return {Add(type, F, config.model_dim), Add(type, F, config.model_dim), Add(type, config.model_dim, F)};
-  }
-  std::vector<TokenId> Tokens(int n, uint32_t seed) const {
-    RandomNumbers numbers(seed);
-    std::vector<TokenId> tokens(n);
-    for (TokenId& token : tokens) token = numbers.Below(config.vocab_size);
-    return tokens;
-  }
-
-  RandomNumbers random{15};
-  std::deque<RandomMatrix> matrices;
-  std::deque<std::vector<float>> ones;
-  ModelConfig config;
-  ModelTensors tensors;
 };
 
 inline DeviceEngineOptions SmallOptions(DType precision) {
