@@ -16,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "expert_worker/exchange/in_process.h"
+#include "expert_worker/exchange/test_blobs.h"
 #include "expert_worker/exchange/ucx.h"
 
 // The same claims over every transport; the ranks are threads of this process.
@@ -282,20 +283,6 @@ INSTANTIATE_TEST_SUITE_P(Transports, ExchangeTest,
                                          Transport{"UcxSharedMemory", [] { return Ucx("tcp,posix,self"); }},
                                          Transport{"UcxTcp", [] { return Ucx("tcp,self"); }}),
                          [](const auto& info) { return info.param.name; });
-
-// Carries a length and bytes over a socket.
-void SendBlob(int fd, const std::string& blob) {
-  const uint32_t size = static_cast<uint32_t>(blob.size());
-  ASSERT_EQ(write(fd, &size, sizeof(size)), static_cast<ssize_t>(sizeof(size)));
-  ASSERT_EQ(write(fd, blob.data(), size), static_cast<ssize_t>(size));
-}
-std::string ReceiveBlob(int fd) {
-  uint32_t size = 0;
-  EXPECT_EQ(recv(fd, &size, sizeof(size), MSG_WAITALL), static_cast<ssize_t>(sizeof(size)));
-  std::string blob(size, 0);
-  EXPECT_EQ(recv(fd, blob.data(), size, MSG_WAITALL), static_cast<ssize_t>(size));
-  return blob;
-}
 
 constexpr int kPeerSocket = 3;  // in the child
 

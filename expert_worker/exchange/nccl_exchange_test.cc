@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "base/planted_bug.h"
 #include "expert_worker/exchange/nccl.h"
+#include "expert_worker/exchange/test_blobs.h"
 #include "tests/cuda_emulator/fake_cuda.h"
 #include "tests/cuda_emulator/fake_nccl.h"
 #include "tests/cuda_emulator/simt.h"
@@ -647,19 +648,6 @@ TEST_F(NcclExchangeTest, FindsThatNobodyWatches) {
 }
 
 // ---- Ranks that are processes.
-
-void SendBlob(int fd, const std::string& blob) {
-  const uint32_t size = static_cast<uint32_t>(blob.size());
-  ASSERT_EQ(write(fd, &size, sizeof(size)), static_cast<ssize_t>(sizeof(size)));
-  ASSERT_EQ(write(fd, blob.data(), size), static_cast<ssize_t>(size));
-}
-std::string ReceiveBlob(int fd) {
-  uint32_t size = 0;
-  EXPECT_EQ(recv(fd, &size, sizeof(size), MSG_WAITALL), static_cast<ssize_t>(sizeof(size)));
-  std::string blob(size, 0);
-  EXPECT_EQ(recv(fd, blob.data(), size, MSG_WAITALL), static_cast<ssize_t>(size));
-  return blob;
-}
 
 constexpr int kParentSocket = 3;  // in a child
 constexpr char kRankVariable[] = "NCCL_EXCHANGE_TEST_RANK", kSizeVariable[] = "NCCL_EXCHANGE_TEST_SIZE";
