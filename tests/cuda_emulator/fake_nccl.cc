@@ -154,13 +154,13 @@ class Group {
     if (comm_->under_way == nullptr) Begin();
     comm_->mesh->Pump();
     const bool moved = Receive();
+    FindGone();  // before more is read: what a peer sent before it went is looked at first
     comm_->mesh->Pump();
     if (comm_->error != ncclSuccess) return Progress::kWaiting;
     if (Done()) {
       comm_->under_way = nullptr;
       return Progress::kDone;
     }
-    FindGone();
     return moved ? Progress::kMoved : Progress::kWaiting;
   }
 
@@ -228,6 +228,7 @@ class Group {
   }
 
   void FindGone() {
+    if (comm_->error != ncclSuccess) return;
     for (const Transfer& transfer : transfers_) {
       const bool taken = transfer.kind == Transfer::Kind::kSend
                              ? comm_->mesh->acks(transfer.peer) >= acks_[transfer.peer]
