@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -16,10 +17,23 @@ BIN = pathlib.Path(os.environ.get("BRAID_BIN", ROOT / "build/release/bin"))
 DEMO = ROOT / "model/demo"
 
 
+taken_ports = []  # sockets that keep other tests off what this one was given
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Of those below where connections begin: nobody else gets it between now and its program's start."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)
+        try:
+            taken = socket.socket(socket.AF_UNIX)
+            taken.bind(f"\0braid-test-port-{port}")
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                s.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        taken_ports.append(taken)
+        return port
 
 
 class Cluster:
