@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/host.h"
 #include "base/status.h"
 #include "expert_worker/backend.h"
 #include "expert_worker/compute_device.h"
@@ -26,11 +27,8 @@
 namespace braid {
 namespace {
 
-std::string HostAndPid() {
-  char host[256] = "worker";
-  gethostname(host, sizeof(host) - 1);
-  return fmt::format("{}:{}", host, getpid());
-}
+// GPUs reach each other over NVLink where NCCL takes them for neighbours: it, too, goes by these two.
+std::string NvlinkHost() { return fmt::format("{} {}", HostName(), BootId()); }
 
 absl::Status CheckOptions(const WorkerOptions& options, const ModelConfig& config) {
   if (options.threads < 0 || options.threads > 1024) return InvalidArgument("threads must be in [0, 1024]");
@@ -84,7 +82,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, const 
                     const StateSizes& sizes) {
   const ModelConfig& config = model.config();
   v1::Hello hello;
-  hello.set_name(options.name.empty() ? HostAndPid() : options.name);
+  hello.set_name(options.name.empty() ? fmt::format("{}:{}", HostName(), getpid()) : options.name);
   hello.set_model_digest(model.digest());
   hello.set_kv_blocks(static_cast<uint64_t>(sizes.blocks));
   hello.set_kv_block_tokens(kKvBlockTokens);
@@ -100,6 +98,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, const 
   hello.set_moe_layers(static_cast<uint32_t>(config.moe_layer_count()));
   hello.set_expert_slots(static_cast<uint32_t>(ExpertSlots(options, config)));
   hello.set_group(options.group);
+  if (device.is_cuda()) hello.set_host(NvlinkHost());
   hello.set_snapshots_max(static_cast<uint32_t>(sizes.snapshots));
   return hello;
 }

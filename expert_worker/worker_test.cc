@@ -292,6 +292,7 @@ TEST(Worker, SaysWhereItBelongsAndHowManyExpertsFit) {
   ASSERT_TRUE(worker.ok()) << worker.status();
   const v1::Hello hello = cluster.router().Welcome(0);
   EXPECT_EQ(hello.group(), "rack 7");
+  EXPECT_EQ(hello.host(), "") << "a CPU has no neighbours";
   EXPECT_EQ(hello.expert_slots(), 5u);
 }
 

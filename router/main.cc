@@ -41,7 +41,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "BRAID_ROUTER_WORKERS");
   add("--workers-max", router.workers_max, "expert workers of a group; further ones stand by. 0: no limit",
       "BRAID_ROUTER_WORKERS_MAX");
-  add("--groups", router.groups, "groups that workers without --group are spread over", "BRAID_ROUTER_GROUPS");
+  add("--groups", router.groups,
+      "groups that workers without --group are spread over, the GPUs of one host together; 0: each host's GPUs are "
+      "one, "
+      "all CPU workers are one",
+      "BRAID_ROUTER_GROUPS");
   add("--replica-experts", router.replica_experts,
       "per layer, hot experts that a worker may hold beyond its even share: the memory for replicas",
       "BRAID_ROUTER_REPLICA_EXPERTS");

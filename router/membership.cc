@@ -212,6 +212,11 @@ std::vector<WorkerId> Membership::Releasable(bool idle) const {
   return ids;
 }
 
+bool Membership::HasWorkerOn(const std::string& host) const {
+  return std::any_of(members_.begin(), members_.end(),
+                     [&](const auto& entry) { return entry.second.hello.host() == host; });
+}
+
 std::string Membership::NotReady() const {
   if (serving_) return dissolving() ? "its last workers are leaving" : "";
   const auto here = static_cast<int>(Candidates(absl::InfiniteFuture()).size());

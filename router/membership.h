@@ -114,6 +114,7 @@ class Membership {
   const std::string& name() const { return name_; }
   bool has(WorkerId worker) const { return members_.contains(worker); }
   int size() const { return static_cast<int>(members_.size()); }
+  bool HasWorkerOn(const std::string& host) const;
   // Workers that may be let go: they leave, and no epoch needs them. `idle`: the group has nothing to do, so even the
   // last one may go.
   std::vector<WorkerId> Releasable(bool idle) const;

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/logging.h"
 #include "base/planted_bug.h"
 #include "base/status.h"
 #include "router/validate.h"
@@ -30,7 +29,6 @@ absl::Status Roster::OnHello(WorkerId id, const v1::Hello& hello) {
   welcome->set_heartbeat_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat)));
   welcome->set_heartbeat_timeout_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_timeout)));
   actions_->push_back(std::move(send));
-  spdlog::info("worker {} ({}) attached with {} KV blocks", id.value, hello.name(), hello.kv_blocks());
   return absl::OkStatus();
 }
 

@@ -21,7 +21,8 @@ struct RouterOptions {
   int workers = 1;                     // a group begins to serve when this many are attached; then it goes on with
                                        // those that are left, and takes in those that come
   int workers_max = 0;                 // in one group; further ones stand by. 0: no limit
-  int groups = 1;                      // that workers without a group of their own are spread over
+  int groups = 0;                      // that workers without a group of their own are spread over, those of one
+                                       // host together. 0: one, or as many as there are hosts with GPUs
   int replica_experts = 2;             // per layer: hot experts that a worker may hold beyond its even share
   int rebalance_experts = 2;           // per layer: experts that one rebalancing may move or replicate
   absl::Duration rebalance_interval = absl::Seconds(30);  // at most this often; infinite: never

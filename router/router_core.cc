@@ -1,6 +1,8 @@
 #include "router/router_core.h"
 
 #include <algorithm>
+#include <limits>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -125,6 +127,9 @@ std::string RouterCore::NotReady() const {
     const std::string prefix = groups_.size() == 1 ? "" : absl::StrCat("group ", name, ": ");
     absl::StrAppend(&reasons, reasons.empty() ? "" : "; ", prefix, group->membership().NotReady());
   }
+  if (options_.groups == 0 && groups_.size() > 1) {
+    absl::StrAppend(&reasons, "; the GPUs of each host are a group, unless --groups or --group say otherwise");
+  }
   return reasons;
 }
 
@@ -231,6 +236,8 @@ absl::Status RouterCore::OnHello(WorkerId worker, const v1::Hello& hello, absl::
     kv_tokens_max_ = 0;
   }
   const std::string name = ChooseGroup(hello);
+  spdlog::info("worker {} ({}) with {} KV blocks attached to group {}{}", worker.value, hello.name(), hello.kv_blocks(),
+               name, hello.host().empty() ? "" : absl::StrCat("; its GPU is in ", hello.host()));
   std::unique_ptr<GroupCore>& group = groups_[name];
   if (group == nullptr) group = std::make_unique<GroupCore>(name, options_, &last_epoch_, probe_, &actions_);
   group->OnJoined(worker, hello, now);
@@ -248,16 +255,21 @@ GroupCore* RouterCore::GroupOf(WorkerId worker) const {
 
 std::string RouterCore::ChooseGroup(const v1::Hello& hello) const {
   if (!hello.group().empty()) return hello.group();
-  std::optional<std::string> best;
-  int best_size = 0;
-  for (int i = 0; i < options_.groups; ++i) {
-    const std::string name = absl::StrCat(i);
-    auto found = groups_.find(name);
-    const int size = found == groups_.end() ? 0 : found->second->membership().size();
-    if (size < options_.workers) return name;  // it cannot begin without
-    if (!best || size < best_size) best = name, best_size = size;
+  // Where the number of groups is open, one is free for whoever finds no neighbours. Where it is not, a group that
+  // cannot begin would be worse than one of several hosts.
+  const bool open = options_.groups == 0;
+  const int count = open ? static_cast<int>(groups_.size()) + 1 : options_.groups;
+  enum Neighbours { kOfItsHost, kNone, kOfOtherHosts };
+  std::tuple<bool, Neighbours, int, int> best{true, kOfOtherHosts, std::numeric_limits<int>::max(), 0};
+  for (int i = 0; i < count; ++i) {
+    const auto found = groups_.find(absl::StrCat(i));
+    const Membership* group = found == groups_.end() ? nullptr : &found->second->membership();
+    const int size = group == nullptr ? 0 : group->size();
+    const Neighbours neighbours = size == 0 ? kNone : group->HasWorkerOn(hello.host()) ? kOfItsHost : kOfOtherHosts;
+    const bool full = !open && size >= options_.workers;
+    best = std::min(best, {full, neighbours, full ? size : 0, i});
   }
-  return *best;
+  return absl::StrCat(std::get<3>(best));
 }
 
 void RouterCore::Close(WorkerId worker, absl::Status status, absl::Time now, bool crashed) {
@@ -418,7 +430,7 @@ void RouterCore::UpdateGauges() {
   probe_->ready.Set(!draining_ && Ready() ? 1 : 0);
   probe_->is_protected.Set(ready > 0 && Unprotected().empty() ? 1 : 0);
   probe_->groups_ready.Set(ready);
-  probe_->workers_wanted.Set(options_.workers * options_.groups);
+  probe_->workers_wanted.Set(options_.workers * std::max({1, options_.groups, static_cast<int>(groups_.size())}));
   probe_->workers_attached.Set(static_cast<double>(roster_.workers().size()));
   probe_->epoch.Set(static_cast<double>(epoch));
 }

@@ -698,6 +698,67 @@ TEST_F(TwoGroups, FillWithWorkersOneAfterTheOther) {
   EXPECT_EQ(cluster_->Status().groups_ready(), 2u);
 }
 
+// Workers of hosts "a" and "b", which come in some order.
+class HostsTest : public ::testing::Test {
+ protected:
+  // The groups of workers that come one after the other: "abba" to "0110".
+  std::string GroupsOf(std::string_view hosts, int groups, int workers = 2) {
+    RouterOptions options = TwoWorkers();
+    options.groups = groups;
+    options.workers = workers;
+    cluster.emplace(options);
+    for (char host : hosts) {
+      cluster->Attach(1000, [host](v1::Hello& hello) { hello.set_host(std::string(1, host)); });
+    }
+    cluster->RunUntilQuiet();
+    return Groups();
+  }
+  std::string Groups() {
+    std::string groups;
+    const v1::GetStatusResponse status = cluster->Status();
+    for (const v1::WorkerInfo& info : status.workers()) groups += info.group();
+    return groups;
+  }
+  std::optional<Cluster> cluster;
+};
+
+TEST_F(HostsTest, AreGroupsByDefault) {
+  EXPECT_EQ(GroupsOf("abba", 0), "0110");
+  EXPECT_EQ(cluster->Status().groups_ready(), 2u);
+  EXPECT_EQ(GroupsOf("aaaabc", 0, 1), "000012");
+  EXPECT_EQ(cluster->Status().groups_ready(), 3u);
+}
+
+TEST_F(HostsTest, KeepTheirGroupAsLongAsOneIsLeft) {
+  GroupsOf("ab", 0, 1);
+  cluster->Break(1);
+  cluster->Attach(1000, [](v1::Hello& hello) { hello.set_host("b"); });
+  cluster->Attach(1000, [](v1::Hello& hello) { hello.set_host("c"); });
+  cluster->RunUntilQuiet();
+  EXPECT_EQ(Groups(), "110");
+}
+
+TEST_F(HostsTest, AreNotMixedWhereGroupsAreCounted) {
+  EXPECT_EQ(GroupsOf("abba", 2), "0110");
+  EXPECT_EQ(GroupsOf("aabb", 2), "0011");
+  EXPECT_EQ(GroupsOf("abab", 2), "0101");
+}
+
+TEST_F(HostsTest, AreMixedBeforeAGroupCannotBegin) {
+  EXPECT_EQ(GroupsOf("abcd", 2), "0101");
+  EXPECT_EQ(cluster->Status().groups_ready(), 2u);
+  EXPECT_EQ(GroupsOf("ab", 1), "00");
+  EXPECT_EQ(cluster->Status().groups_ready(), 1u);
+  EXPECT_EQ(GroupsOf("aabbbb", 2), "001111") << "those beyond what groups begin with stay at home";
+}
+
+TEST_F(HostsTest, TooSmallToBeginSayWhy) {
+  GroupsOf("ab", 0);
+  EXPECT_EQ(cluster->Status().detail(),
+            "group 0: waiting for 1 of 2 workers; group 1: waiting for 1 of 2 workers; the GPUs of each host are a "
+            "group, unless --groups or --group say otherwise");
+}
+
 TEST_F(TwoGroups, ShareTheRequests) {
   for (int i = 0; i < 4; ++i) cluster_->Generate(NewRequest(Prompt(20, i), 50));
   for (int i = 0; i < 5; ++i) cluster_->Round();

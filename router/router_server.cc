@@ -45,6 +45,7 @@ namespace braid {
 namespace {
 
 constexpr int kCallsBeyondQueue = 256;                  // being refused or ended while the queue is full
+constexpr int kHostsExpected = 16;                      // where nobody says how many groups there are
 constexpr int kStreamsMax = Roster::kAttachedMax + 64;  // and those being sent away
 constexpr int kMessageBytesMax = 16 << 20;  // a prompt of a whole context, or a step's results, and to spare
 constexpr int kInputsPerRound = 256;        // handled before the core acts
@@ -65,7 +66,8 @@ void SetTransportOptions(grpc::ServerBuilder& builder) {
 }
 
 int CallsMax(const RouterOptions& options) {
-  return options.groups * options.sequences_max + options.queue_max + kCallsBeyondQueue;
+  const int groups = options.groups > 0 ? options.groups : kHostsExpected;
+  return groups * options.sequences_max + options.queue_max + kCallsBeyondQueue;
 }
 
 absl::Status ShuttingDown() { return absl::UnavailableError("the router is shutting down"); }

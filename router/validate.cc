@@ -101,7 +101,7 @@ absl::Status CheckOptions(const RouterOptions& options) {
   if (options.workers_max > 0 && options.workers_max < options.workers) {
     return InvalidArgument("workers_max is less than workers, so that no group could ever begin");
   }
-  RETURN_IF_ERROR(InRange(options.groups, 1, 1024, "groups"));
+  RETURN_IF_ERROR(InRange(options.groups, 0, 1024, "groups"));
   RETURN_IF_ERROR(InRange(options.replica_experts, 0, 1 << 16, "replica_experts"));
   RETURN_IF_ERROR(InRange(options.rebalance_experts, 0, 1 << 16, "rebalance_experts"));
   if (options.rebalance_interval < absl::Seconds(1)) return InvalidArgument("rebalance_interval must be at least 1 s");
@@ -158,6 +158,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
                           "hello.expert_slots"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.epoch()), 0, kEpochMax, "hello.epoch"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
+  RETURN_IF_ERROR(InRange(static_cast<double>(hello.host().size()), 0, 2 * kNameBytesMax, "the length of hello.host"));
   RETURN_IF_ERROR(InRange(hello.snapshots_max(), 0, kCountMax, "hello.snapshots_max"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");

@@ -45,7 +45,7 @@ class Cluster:
     host = "127.0.0.1"  # where the router listens
     worker_program = BIN / "braid-expert-worker"
 
-    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=1):
+    def __init__(self, workers=2, model=DEMO, flags=None, ready_timeout_s=120, groups=0):
         self.workers, self.model, self.flags, self.groups = workers, str(model), flags or {}, groups
         self.http_port, self.grpc_port, self.router_port = free_port(), free_port(), free_port()
         self.router_metrics_port = free_port()
@@ -98,7 +98,7 @@ class Cluster:
 
     def start_router(self):
         self._start("router", BIN / "braid-router", "--listen", f"{self.host}:{self.router_port}",
-                    "--workers", self.workers // self.groups, "--groups", self.groups,
+                    "--workers", self.workers // max(1, self.groups), "--groups", self.groups,
                     "--metrics-port", self.router_metrics_port,
                     *self.flags.get("router", []))
 

@@ -8,6 +8,7 @@ import concurrent.futures
 import os
 import pathlib
 import random
+import socket
 import subprocess
 
 import pytest
@@ -98,10 +99,12 @@ def one_gpu():
 def test_in_float32_its_tokens_are_the_cpus(cpu, workers):
     with Gpus(workers, "float32") as cluster:
         assert token_ids(together(cluster)) == cpu
+        assert f"its GPU is in {socket.gethostname()} " in cluster.log("router")
+        assert cluster.router_metric("braid_router_groups_ready") == 1, "of all GPUs of this machine"
         assert cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"] == "cuda float32"
 
 
-@pytest.mark.parametrize("workers,groups,chunk", [(1, 1, 1), (2, 1, 7), (4, 1, 64), (2, 2, 256)])
+@pytest.mark.parametrize("workers,groups,chunk", [(1, 0, 1), (2, 1, 7), (4, 0, 64), (2, 2, 256)])
 def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster(one_gpu, workers, groups, chunk):
     with Gpus(workers, router=["--chunk-tokens", chunk], groups=groups) as cluster:
         assert together(cluster) == one_gpu[0]

@@ -74,10 +74,13 @@ def test_probes_tell_loading_from_ready_from_alive(documents):
         assert container["livenessProbe"]["httpGet"]["port"] in ports, name
 
 
-def test_the_router_waits_for_as_many_workers_as_there_are(documents):
+def test_the_router_waits_for_as_many_workers_as_a_group_has(documents):
     arguments = by_kind(documents, "Deployment")["braid-router"]["spec"]["template"]["spec"]["containers"][0]["args"]
-    replicas = by_kind(documents, "StatefulSet")["braid-expert-worker"]["spec"]["replicas"]
-    assert f"--workers={replicas}" in arguments
+    worker = by_kind(documents, "StatefulSet")["braid-expert-worker"]["spec"]
+    on_gpu = "nvidia.com/gpu" in worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+    # The GPUs of a pod are a group: as many as there are pods serve from one on.
+    members = len(worker["template"]["spec"]["containers"]) if on_gpu else worker["replicas"]
+    assert [flag for flag in arguments if flag.startswith("--workers")] == [f"--workers={members}"]
 
 
 def test_flags_exist():

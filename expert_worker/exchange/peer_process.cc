@@ -12,6 +12,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/host.h"
+
 namespace braid {
 namespace {
 
@@ -39,9 +41,7 @@ uint64_t StartTime(int64_t pid) {
 
 Ticket OwnTicket() {
   Ticket ticket;
-  std::string boot_id;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id;
-  boot_id.copy(ticket.boot_id, sizeof(ticket.boot_id) - 1);
+  BootId().copy(ticket.boot_id, sizeof(ticket.boot_id) - 1);
   struct stat info = {};
   if (stat("/proc/self/ns/pid", &info) == 0) ticket.pid_namespace = info.st_ino;
   ticket.pid = getpid();

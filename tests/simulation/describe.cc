@@ -7,8 +7,8 @@ namespace braid::simulation {
 std::string Describe(const v1::AttachRequest& message) {
   switch (message.message_case()) {
     case v1::AttachRequest::kHello:
-      return fmt::format("hello from {}, group '{}', last epoch {}", message.hello().name(), message.hello().group(),
-                         message.hello().epoch());
+      return fmt::format("hello from {}, group '{}', host '{}', last epoch {}", message.hello().name(),
+                         message.hello().group(), message.hello().host(), message.hello().epoch());
     case v1::AttachRequest::kPrepared:
       return fmt::format("prepared {}", message.prepared().epoch());
     case v1::AttachRequest::kConfigured:

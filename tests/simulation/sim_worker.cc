@@ -123,6 +123,7 @@ void SimWorker::OnReached(std::shared_ptr<Connection> connection, SimRouter* rou
   hello->set_moe_layers(static_cast<uint32_t>(config.layer_count()));
   hello->set_expert_slots(static_cast<uint32_t>(options_.expert_slots));
   hello->set_group(options_.group);
+  hello->set_host(options_.host);
   hello->set_snapshots_max(static_cast<uint32_t>(options_.snapshots_max));
   hello->set_epoch(protocol_.last_served_epoch());
   Send(std::move(message));

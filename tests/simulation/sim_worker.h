@@ -28,7 +28,7 @@ namespace braid::simulation {
 class SimWorker {
  public:
   struct Options {
-    std::string name, group;
+    std::string name, group, host;
     int kv_blocks = 32;
     int sequences_max = 16;
     int step_tokens_max = 64;

@@ -41,7 +41,8 @@ Cluster::Options ChooseCluster(Random& random) {
   router.replica_experts = random.Between(0, 3);
   router.rebalance_interval = random.Chance(0.3) ? absl::Seconds(1) : absl::Seconds(30);
   const bool named_groups = groups == 2 && random.Chance(0.5);
-  router.groups = named_groups ? 1 : groups;
+  const bool hosts = groups == 2 && random.Chance(0.5);
+  router.groups = named_groups || hosts ? 0 : groups;
   router.draft_tokens_max = random.Chance(0.2) ? 0 : random.Between(1, 8);
 
   SimWorker::Options worker;
@@ -67,6 +68,7 @@ Cluster::Options ChooseCluster(Random& random) {
       worker.kv_blocks = small_ones && i > 0 ? random.Between(3, kv_blocks) : kv_blocks;
       worker.name = fmt::format("worker{}", options.workers.size());
       if (named_groups) worker.group = group == 0 ? "a" : "b";
+      if (hosts) worker.host = group == 0 ? "here" : "there";
       options.workers.push_back(worker);
     }
   }
