@@ -56,7 +56,8 @@ class DynShared {
   unsigned char* next_;
 };
 
-// Runs kernel(args...) on `stream`. REQUIRES: AllowSharedBytes was called if shared_bytes is over 48 KB.
+// Runs kernel(args...) on `stream`. REQUIRES: AllowSharedBytes was called if shared_bytes and the kernel's
+// SHARED_ARRAYs are over 48 KB.
 template <typename... Parameters, typename... Arguments>
 cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    const Arguments&... args) {
@@ -68,7 +69,8 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   return cudaLaunchKernelEx(&config, kernel, Parameters(args)...);
 }
 
-// Once per kernel and device, before its launches with more than 48 KB of dynamic shared memory.
+// The most that any launch of the kernel on this device has: before such launches, and never less than before. Other
+// threads' launches, and graphs', are held to it too. With the kernel's SHARED_ARRAYs it must fit a block.
 template <typename... Parameters>
 cudaError_t AllowSharedBytes(void (*kernel)(Parameters...), size_t bytes) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,

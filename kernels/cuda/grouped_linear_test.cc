@@ -361,6 +361,11 @@ TEST(GroupedLinear, TakesTilesThatHoldAnExpertsRows) {
   EXPECT_EQ(Choose(op).tile_rows, 64);
   op.w.type = kFp8, op.E = 1, op.rows_max = 256;
   EXPECT_EQ(Choose(op).tile_rows, 64) << "32 wide tiles leave most of a GPU idle";
+  op.rows_max = 4096, op.K = GroupedLinearConfig::kWideBlocksMax * kFp8Block;
+  EXPECT_EQ(Choose(op).tile_rows, 128);
+  op.K += 16;
+  EXPECT_EQ(Choose(op).tile_rows, 64) << "more scales than fit a block of the least GPU";
+  EXPECT_EQ(RunWide(op, nullptr), cudaErrorInvalidConfiguration);
 }
 
 TEST(GroupedLinearKernel, HasNoWideTilesForFourBits) {

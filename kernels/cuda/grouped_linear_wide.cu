@@ -28,6 +28,7 @@ struct Bf16Stages {
   using Number = __nv_bfloat16;
   __nv_bfloat16* shared;  // (kStages, kOutputs, kSlice)
 
+  static constexpr size_t SharedBytes(int) { return DynSharedBytes<__nv_bfloat16>(kStages * kOutputs * kSlice); }
   __device__ void Take(DynShared& dynamic, const GroupedLinear&) {
     shared = dynamic.Take<__nv_bfloat16>(kStages * kOutputs * kSlice);
   }
@@ -50,18 +51,22 @@ struct Bf16Stages {
 
 struct Fp8Stages {
   uint8_t* shared;   // (kStages, kOutputs, kSlice)
-  uint32_t* scales;  // (blocks, kOutputs): all that the tile needs
+  uint16_t* scales;  // (blocks, kOutputs): all that the tile needs, times 2^120
 
   __device__ static int Blocks(int columns) { return (columns + kFp8Block - 1) / kFp8Block; }
+  static constexpr size_t SharedBytes(int blocks) {
+    return DynSharedBytes<uint8_t>(kStages * kOutputs * kSlice) + DynSharedBytes<uint16_t>(blocks * kOutputs);
+  }
   __device__ void Take(DynShared& dynamic, const GroupedLinear& op) {
     shared = dynamic.Take<uint8_t>(kStages * kOutputs * kSlice);
-    scales = dynamic.Take<uint32_t>(Blocks(op.K) * kOutputs);
+    scales = dynamic.Take<uint16_t>(Blocks(op.K) * kOutputs);
   }
   __device__ void Begin(const GroupedLinear& op, int64_t first, int outputs) {
     const int blocks = Blocks(op.K);
     for (int i = threadIdx.x; i < blocks * kOutputs; i += kThreads) {
       const int n = i / blocks, block = i % blocks;
-      scales[block * kOutputs + n] = n < outputs ? Fp8ScalePair(op.w, first + n, block * kFp8Block) : 0;
+      const uint32_t pair = n < outputs ? Fp8ScalePair(op.w, first + n, block * kFp8Block) : 0;
+      scales[block * kOutputs + n] = static_cast<uint16_t>(pair);
     }
   }
   __device__ void StartLoad(const GroupedLinear& op, int64_t first, int outputs, int column, int stage) const {
@@ -78,7 +83,8 @@ struct Fp8Stages {
   }
   __device__ void Load(RightOperand& b, int n, int column, int half, int stage, int lane) const {
     const int row = n + lane / 4;
-    b.LoadFp8(shared + stage * kOutputs * kSlice, scales[column / kFp8Block * kOutputs + row], row, half, lane);
+    const uint32_t scale = scales[column / kFp8Block * kOutputs + row];
+    b.LoadFp8(shared + stage * kOutputs * kSlice, scale | scale << 16, row, half, lane);
   }
 };
 
@@ -143,20 +149,25 @@ __global__ void __launch_bounds__(kThreads, 2) WideLinearKernel(GroupedLinear op
   StoreResults<kSwiGlu>(op, tile, warp_m, first_output + warp_n, c, lane);
 }
 
+template <typename Weights>
+cudaError_t RunWith(const GroupedLinear& op, cudaStream_t stream) {
+  constexpr size_t kXBytes = DynSharedBytes<__nv_bfloat16>(kStages * kRows * kSlice);
+  constexpr size_t kMost = kXBytes + Weights::SharedBytes(GroupedLinearConfig::kWideBlocksMax);
+  static_assert(kMost + kRows * sizeof(int) <= 99 << 10, "what a block has on GPUs of 8.6 and 8.9");
+  const auto kernel = op.swiglu ? WideLinearKernel<true, Weights> : WideLinearKernel<false, Weights>;
+  // Every time: it costs a microsecond, and these are launches of a prefill. As much every time: the limit is the
+  // kernel's, so that a lower one would also hold for launches that a graph has kept.
+  if (const cudaError_t error = AllowSharedBytes(kernel, kMost); error != cudaSuccess) return error;
+  const dim3 grid((op.N + kOutputs - 1) / kOutputs, TilesMax(op, kRows));
+  return Launch(kernel, grid, dim3(kThreads), kXBytes + Weights::SharedBytes(Fp8Blocks(op.K)), stream, op);
+}
+
 }  // namespace
 
 cudaError_t RunWide(const GroupedLinear& op, cudaStream_t stream) {
-  const bool fp8 = op.w.type == kFp8;
-  const size_t x_bytes = DynSharedBytes<__nv_bfloat16>(kStages * kRows * kSlice);
-  const size_t w_bytes =
-      fp8 ? DynSharedBytes<uint8_t>(kStages * kOutputs * kSlice) + DynSharedBytes<uint32_t>(Fp8Blocks(op.K) * kOutputs)
-          : DynSharedBytes<__nv_bfloat16>(kStages * kOutputs * kSlice);
-  const auto kernel = fp8 ? (op.swiglu ? WideLinearKernel<true, Fp8Stages> : WideLinearKernel<false, Fp8Stages>)
-                          : (op.swiglu ? WideLinearKernel<true, Bf16Stages> : WideLinearKernel<false, Bf16Stages>);
-  // Every time: it costs a microsecond, and these are launches of a prefill.
-  if (const cudaError_t error = AllowSharedBytes(kernel, x_bytes + w_bytes); error != cudaSuccess) return error;
-  const dim3 grid((op.N + kOutputs - 1) / kOutputs, TilesMax(op, kRows));
-  return Launch(kernel, grid, dim3(kThreads), x_bytes + w_bytes, stream, op);
+  if (op.w.type != kFp8) return RunWith<Bf16Stages>(op, stream);
+  if (Fp8Blocks(op.K) > GroupedLinearConfig::kWideBlocksMax) return cudaErrorInvalidConfiguration;
+  return RunWith<Fp8Stages>(op, stream);
 }
 
 }  // namespace braid::gpu

@@ -11,7 +11,7 @@ RESERVED = 1 << 10  # of each block's, for the system
 # Shared memory that a launch asks for beside what nvcc knows of, in bytes, for LFM2-8B-A1B: 2,048 columns in slices of
 # 64, 32 experts, a vocabulary of 65,536.
 DYNAMIC = [(r"WideLinearKernel<\w+, Bf16Stages>", 3 * (128 + 128) * 64 * 2),
-           (r"WideLinearKernel<\w+, Fp8Stages>", 3 * 128 * 64 * (2 + 1) + 2048 // 128 * 128 * 4),
+           (r"WideLinearKernel<\w+, Fp8Stages>", 3 * 128 * 64 * (2 + 1) + 2048 // 128 * 128 * 2),
            (r"GroupRowsKernel<(\d+)>", lambda warps: (int(warps) + 1) * 32 * 4),
            (r"DrawTokensKernel<true>", 2048 * 8), (r"DrawTokensKernel<false>", 65536 // 256 * 8)]
 

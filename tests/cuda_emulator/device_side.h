@@ -249,6 +249,7 @@ SIMT_INLINE void MmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 }
 
 SIMT_INLINE void MmaE4M3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Here at) {
+  internal::NeedArchitecture(89, "mma.m16n8k32 of e4m3", at);
   internal::MmaE4M3Data data{d, a, b};
   internal::AtWarp(internal::kMmaE4M3, 0xFFFFFFFFu, &data, at);
 }

@@ -20,6 +20,7 @@
 #include "tests/cuda_emulator/simt.h"
 //
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/ptx_mma.h"
 
 namespace fake {
 namespace {
@@ -440,6 +441,37 @@ TEST_F(FakeCuda, HasKernelsForTheArchitecturesThatTheyAreCompiledFor) {
   EXPECT_CUDA(launch(10, 0));
   EXPECT_EQ(launch(7, 5), cudaErrorNoKernelImageForDevice);
   EXPECT_EQ(launch(12, 0), cudaErrorNoKernelImageForDevice);
+}
+
+__global__ void MultiplyFp8() {
+  float d[4] = {};
+  braid::gpu::MmaE4M3(d, {0, 0, 0, 0}, {0, 0});
+}
+__global__ void UseSharedArray() {
+  SHARED_ARRAY(int, array, 32);
+  array[threadIdx.x] = 0;
+}
+
+// On 8.9, too, there is what was compiled for 8.0.
+TEST_F(FakeCuda, HasTheInstructionsAndTheSharedMemoryOfItsGpu) {
+  constexpr int kMost = (99 << 10) - 128;
+  EXPECT_CUDA(braid::gpu::AllowSharedBytes(UseSharedArray, kMost));
+  const auto launch = [](auto kernel, size_t bytes, int major, int minor) {
+    Reset();
+    SetCapability(major, minor);
+    cudaError_t error = Launch(kernel, dim3(1), dim3(32), bytes, nullptr);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    return error;
+  };
+  EXPECT_CUDA(launch(MultiplyFp8, 0, 9, 0));
+  EXPECT_CUDA(launch(MultiplyFp8, 0, 10, 0));
+  EXPECT_CUDA(launch(UseSharedArray, kMost, 8, 9));
+  EXPECT_EQ(launch(MultiplyFp8, 0, 8, 9), cudaErrorLaunchFailure);
+  EXPECT_THAT(Failure(), HasSubstr("mma.m16n8k32 of e4m3 is of sm_89, the kernel was compiled for sm_80"));
+  EXPECT_CUDA(braid::gpu::AllowSharedBytes(UseSharedArray, 99 << 10));
+  EXPECT_EQ(launch(UseSharedArray, 0, 8, 6), cudaErrorLaunchFailure);
+  EXPECT_THAT(Failure(), HasSubstr("128 bytes static, 101376 dynamic in 1 arrays: more than the 101376 of a block"));
+  EXPECT_CUDA(launch(UseSharedArray, 99 << 10, 8, 0));
 }
 
 TEST_F(FakeCuda, PlaysAMachineWithoutADriver) {

@@ -260,8 +260,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::snprintf(properties->name, sizeof properties->name, "Emulated GPU %d", device);
   properties->totalGlobalMem = settings.device_bytes;
   properties->sharedMemPerBlock = 48 << 10;
-  properties->sharedMemPerBlockOptin = settings.major >= 9 ? 227 << 10 : 163 << 10;
-  properties->sharedMemPerMultiprocessor = settings.major >= 9 ? 228 << 10 : 164 << 10;
+  properties->sharedMemPerBlockOptin = fake::SharedBytesMax(settings);
+  properties->sharedMemPerMultiprocessor = fake::SharedBytesMax(settings) + (1 << 10);
   properties->reservedSharedMemPerBlock = 1 << 10;
   properties->regsPerBlock = properties->regsPerMultiprocessor = 65536;
   properties->warpSize = 32;
@@ -362,8 +362,8 @@ cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) {
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   FAKE_CALL();
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return call.Return(cudaErrorNotSupported);
-  const int most = runtime().settings.major >= 9 ? 227 << 10 : 163 << 10;
-  if (value < 0 || value > most) return call.Return(cudaErrorInvalidValue);
+  if (value < 0 || static_cast<size_t>(value) > fake::SharedBytesMax(runtime().settings))
+    return call.Return(cudaErrorInvalidValue);
   simt::AllowSharedBytes(kernel, value);
   return call.Return(cudaSuccess);
 }

@@ -99,6 +99,11 @@ struct Settings {
   int malloc_fails_in = 0, operation_fails_in = 0;
 };
 Settings SettingsOfEnvironment();
+// The most shared memory of a block.
+inline size_t SharedBytesMax(const Settings& settings) {
+  if (settings.major >= 9) return 227 << 10;
+  return settings.minor == 6 || settings.minor == 9 ? 99 << 10 : 163 << 10;
+}
 
 class Runtime {
  public:

@@ -53,9 +53,6 @@ bool HasKernels(const Settings& settings) {
   return settings.major == 8 || (settings.minor == 0 && (settings.major == 9 || settings.major == 10));
 }
 
-// The most that a block of this GPU has, of which the emulator knows only Hopper's.
-size_t SharedBytesMax(int major) { return major >= 9 ? 227 << 10 : 163 << 10; }
-
 // A pointer to the host's memory, or another device's, is a fault on a GPU; here it would be followed in silence. What
 // looks like an address in an argument's bytes, and is one of such memory, was meant as one.
 bool ReachesItsMemory(const simt::LaunchConfig& config) {
@@ -73,13 +70,16 @@ bool ReachesItsMemory(const simt::LaunchConfig& config) {
 }
 
 cudaError_t TakeLaunch(const simt::LaunchConfig& config, simt::Body body) {
+  simt::LaunchConfig kept = config;
   {
     FAKE_CALL();
     if (!HasKernels(runtime().settings)) return call.Return(cudaErrorNoKernelImageForDevice);
     if (!ReachesItsMemory(config)) return call.Return(cudaErrorIllegalAddress);
-    if (config.shared_bytes > SharedBytesMax(runtime().settings.major)) return call.Return(cudaErrorInvalidValue);
+    if (config.shared_bytes > SharedBytesMax(runtime().settings)) return call.Return(cudaErrorInvalidValue);
+    const Settings& settings = runtime().settings;
+    kept.architecture = settings.major == 8 ? 80 : 10 * settings.major + settings.minor;
+    kept.shared_bytes_max = SharedBytesMax(settings);
   }
-  simt::LaunchConfig kept = config;
   kept.arguments = {};  // the caller's
   return Enqueue(config.stream.stream,
                  [config = kept, body = std::move(body)] { return KernelOperation(config, body); });

@@ -86,12 +86,14 @@ void SharedMemory::RenewSlots() {
   }
 }
 
-void SharedMemory::StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes) {
+void SharedMemory::StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes, size_t reserved, size_t most) {
   if (slot_ != nullptr) Poison(slot_, used_);
   slot_ = slots_ + slot % kSlots * kSlotBytes;
   seed_ = seed;
   used_ = static_bytes_ = dynamic_bytes_ = 0;
   dynamic_bytes_max_ = dynamic_bytes;
+  reserved_ = reserved;
+  most_ = most;
   arrays_count_ = 0;
 }
 
@@ -123,10 +125,10 @@ void* SharedMemory::Dynamic(int index, size_t bytes, Here at) {
 
 // No better aligned than promised: at 16 bytes, not 32.
 void* SharedMemory::Add(const Array& array) {
-  if (arrays_count_ == kArraysMax || static_bytes_ + dynamic_bytes_max_ > kBytesMax)
+  if (arrays_count_ == kArraysMax || static_bytes_ + reserved_ > most_)
     internal::Fail(ErrorKind::kSharedMemory, array.at,
-                   "%zu bytes static, %zu dynamic in %d arrays: more than a block has", static_bytes_,
-                   dynamic_bytes_max_, arrays_count_ + 1);
+                   "%zu bytes static, %zu dynamic in %d arrays: more than the %zu of a block", static_bytes_, reserved_,
+                   arrays_count_ + 1, most_);
   Array& added = arrays_[arrays_count_++];
   added = array;
   added.begin = slot_ + used_ + kZone + 16;

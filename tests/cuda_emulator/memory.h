@@ -23,7 +23,7 @@ class SharedMemory {
  public:
   static constexpr size_t kSlots = 64;
   static constexpr size_t kStaticBytesMax = 48 << 10;
-  static constexpr size_t kBytesMax = 227 << 10;  // of a Hopper's block
+  static constexpr size_t kBytesMax = 227 << 10;  // of a Hopper's block: no GPU has more
   static constexpr int kArraysMax = 64;
 
   struct Array {
@@ -38,7 +38,8 @@ class SharedMemory {
   SharedMemory();
   // Before the slots have other users: to ThreadSanitizer, memory that the caller has just got from the system.
   void RenewSlots();
-  void StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes);
+  // `reserved` of dynamic memory may be had, of which the launch gave some, and `most` with all static arrays.
+  void StartBlock(size_t slot, uint64_t seed, size_t dynamic_bytes, size_t reserved, size_t most);
   // The same for all threads that ask by the same key or index. Fails by internal::Fail.
   void* Static(const void* key, const char* name, size_t bytes, Here at);
   void* Dynamic(int index, size_t bytes, Here at);
@@ -56,6 +57,7 @@ class SharedMemory {
   std::array<size_t, kSlots> used_before_{};  // of every slot, since it was renewed
   uint64_t seed_ = 0;
   size_t static_bytes_ = 0, dynamic_bytes_ = 0, dynamic_bytes_max_ = 0;
+  size_t reserved_ = 0, most_ = 0;
   int arrays_count_ = 0;
   std::array<Array, kArraysMax> arrays_;
 };

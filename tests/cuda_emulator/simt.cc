@@ -24,6 +24,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "tests/cuda_emulator/fiber.h"
@@ -127,6 +128,7 @@ class Machine {
 
   const LaunchConfig* config_ = nullptr;
   const Body* body_ = nullptr;
+  std::optional<size_t> allowed_;  // of dynamic shared memory, if somebody has
   int threads_count_ = 0;
   uint64_t block_ = 0;
   std::unique_ptr<SharedMemory> shared_ = std::make_unique<SharedMemory>();
@@ -186,9 +188,20 @@ Fiber* Machine::PrepareFibers(int set) {
   return fibers.get();
 }
 
+// What AllowSharedBytes has said.
+SpinLock allowed_lock;  // not the one that a launch holds while it runs
+std::optional<size_t> AllowedBytes(const void* kernel, std::optional<size_t> more = std::nullopt) {
+  static auto* const allowed = new std::map<const void*, size_t>;
+  const SpinLock::Held held(&allowed_lock);
+  if (more.has_value()) (*allowed)[kernel] = *more;
+  const auto found = allowed->find(kernel);
+  return found == allowed->end() ? std::nullopt : std::optional(found->second);
+}
+
 void Machine::Run(const LaunchConfig& config, const Body& body) {
   config_ = &config;
   body_ = &body;
+  allowed_ = AllowedBytes(config.kernel);
   gridDim = config.grid;
   blockDim = config.block;
   threads_count_ = static_cast<int>(config.block.x * config.block.y * config.block.z);
@@ -229,7 +242,11 @@ void Machine::RunBlock(uint64_t number, uint64_t slot, Fiber* fibers) {
   const dim3 &grid = config_->grid, &block = config_->block;
   blockIdx = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
               static_cast<unsigned>(number / grid.x / grid.y)};
-  shared_->StartBlock(slot, seed, config_->shared_bytes);
+  if (allowed_.has_value()) {
+    shared_->StartBlock(slot, seed, config_->shared_bytes, *allowed_, config_->shared_bytes_max);
+  } else {
+    shared_->StartBlock(slot, seed, config_->shared_bytes, config_->shared_bytes, SharedMemory::kStaticBytesMax);
+  }
   schedule_.Start(seed, number, threads_count_ / 32);
   live_ = threads_count_;
   sleeping_ = rounds_of_spinning_ = 0;
@@ -536,11 +553,6 @@ void Machine::Fail(ErrorKind kind, Here at, const char* format, va_list argument
 // ---- Launches.
 
 std::atomic<TakeLaunch> take_launch{nullptr};
-SpinLock allowed_lock;  // not the one that a launch holds while it runs
-std::map<const void*, size_t>& AllowedBytes() {
-  static auto* const allowed = new std::map<const void*, size_t>;
-  return *allowed;
-}
 
 void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
   const dim3 &grid = config.grid, &block = config.block;
@@ -556,11 +568,7 @@ void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
   if (threads == 0 || threads > kThreadsMax || block.z > 64)
     refuse("a block of " + name(block) + " threads: from 1 to 1024");
   if (threads % 32 != 0) refuse("a block of " + name(block) + " threads: whole warps, please");
-  size_t allowed = SharedMemory::kStaticBytesMax;
-  {
-    const SpinLock::Held held(&allowed_lock);
-    if (const auto found = AllowedBytes().find(config.kernel); found != AllowedBytes().end()) allowed = found->second;
-  }
+  const size_t allowed = AllowedBytes(config.kernel).value_or(SharedMemory::kStaticBytesMax);
   if (config.shared_bytes > allowed)
     refuse(std::to_string(config.shared_bytes) + " bytes of dynamic shared memory, AllowSharedBytes said " +
            std::to_string(allowed));
@@ -587,8 +595,10 @@ void AllowSharedBytes(const void* kernel, size_t bytes) {
   if (bytes > SharedMemory::kBytesMax)
     throw Error(ErrorKind::kLaunch, "AllowSharedBytes: " + std::to_string(bytes) + ", a block has at most " +
                                         std::to_string(SharedMemory::kBytesMax));
-  const SpinLock::Held held(&allowed_lock);
-  AllowedBytes()[kernel] = std::max(bytes, SharedMemory::kStaticBytesMax);
+  if (const size_t before = AllowedBytes(kernel).value_or(0); bytes < before)
+    throw Error(ErrorKind::kLaunch, "AllowSharedBytes: " + std::to_string(bytes) + ", after " + std::to_string(before) +
+                                        " for others that launch the kernel");
+  AllowedBytes(kernel, bytes);
 }
 
 void SetTakeLaunch(TakeLaunch take) { take_launch = take; }
@@ -632,6 +642,11 @@ void FailHere(ErrorKind kind, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   machine().Fail(kind, machine().self().at, format, arguments);
+}
+
+void NeedArchitecture(int least, const char* instruction, Here at) {
+  if (const int has = machine().config().architecture; has < least)
+    Fail(ErrorKind::kTrap, at, "%s is of sm_%d, the kernel was compiled for sm_%d", instruction, least, has);
 }
 
 void MayYield() {

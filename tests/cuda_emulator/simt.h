@@ -50,6 +50,7 @@ enum class ErrorKind {
   kGlobalOverrun,     // the same in a GlobalArray
   kMisaligned,        // a vector at an address that is no multiple of its size
   kAsyncCopy,         // cp.async of a wrong size or place
+  kTrap,              // an instruction that the GPU does not have
 };
 
 // What is wrong with a kernel or a launch. The message opens with file:line and names threads, block and seed.
@@ -110,6 +111,10 @@ struct LaunchConfig {
   size_t shared_bytes = 0;
   StreamAt stream = nullptr;
   std::span<const Argument> arguments = {};  // until Submit returns
+  // A Hopper, unless somebody who plays another GPU says so: what its kernels were compiled for, and the most shared
+  // memory of a block.
+  int architecture = 90;
+  size_t shared_bytes_max = 227 << 10;
 };
 
 // The launch seam. Submit checks the limits (an Error) and runs the kernel at once, unless somebody who plays streams
@@ -121,7 +126,8 @@ cudaError_t Submit(const LaunchConfig& config, size_t parameter_bytes, Body body
 // Thread-safe, one at a time. Throws Error; the kernel is abandoned then.
 void Run(const LaunchConfig& config, const Body& body);
 
-// What cudaFuncSetAttribute says of a kernel's dynamic shared memory.
+// What cudaFuncSetAttribute says of a kernel's dynamic shared memory: an Error if it was more before. A GPU takes that,
+// and refuses whoever launches the kernel with more from then on, another thread or a graph.
 void AllowSharedBytes(const void* kernel, size_t bytes);
 
 namespace internal {
@@ -151,6 +157,8 @@ void CheckLaunchBounds(int threads, Here at);
 void MayYield();
 // This one spins: others first.
 void Sleep(Here at);
+// Fails if the GPU's kernels were compiled for an older architecture than has the instruction.
+void NeedArchitecture(int least, const char* instruction, Here at);
 
 void AsyncCopy(void* shared, const void* global, int bytes, int bytes_read, Here at);
 void AsyncCommit();

@@ -156,6 +156,8 @@ TEST(Launch, IsRefusedBeyondTheLimits) {
   braid::gpu::AllowSharedBytes(Nothing, 100 << 10);
   EXPECT_EQ(launch(dim3(1), dim3(32), 100 << 10), "no error");
   EXPECT_THAT(LaunchError([] { braid::gpu::AllowSharedBytes(Nothing, 228 << 10); }), HasSubstr("at most 232448"));
+  EXPECT_THAT(LaunchError([] { braid::gpu::AllowSharedBytes(Nothing, 99 << 10); }),
+              HasSubstr("101376, after 102400 for others"));
   EXPECT_THAT(LaunchError([] { Launch(BoundedBy64, dim3(1), dim3(96), 0, nullptr); }),
               HasSubstr("launch bounds say 64"));
 }
@@ -494,8 +496,29 @@ __global__ void TooMuchShared() {
   first[0] = second[0] = 0;
 }
 
+__global__ void HasStaticToo() {
+  SHARED_ARRAY(char, few, 32);
+  few[threadIdx.x] = 0;
+}
+
 TEST(SharedMemory, IsBounded) {
   EXPECT_THAT(ErrorOf(ErrorKind::kSharedMemory, TooMuchShared, 32), HasSubstr("at most 49152 fit"));
+  // Static arrays and what the launch gives share what there is, whether more was allowed or not.
+  const auto launch = [](size_t bytes) {
+    try {
+      Launch(HasStaticToo, dim3(1), dim3(32), bytes, nullptr);
+      return std::string("no error");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kSharedMemory);
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(launch((48 << 10) - 32), "no error");
+  EXPECT_THAT(launch((48 << 10) - 16), HasSubstr("32 bytes static, 49136 dynamic in 1 arrays: more than the 49152"));
+  braid::gpu::AllowSharedBytes(HasStaticToo, (227 << 10) - 32);
+  EXPECT_EQ(launch((227 << 10) - 32), "no error");
+  braid::gpu::AllowSharedBytes(HasStaticToo, (227 << 10) - 16);
+  EXPECT_THAT(launch(64), HasSubstr("more than the 232448 of a block"));
 }
 
 constexpr int kOverrunLine = __LINE__ + 2;
