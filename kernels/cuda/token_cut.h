@@ -83,6 +83,15 @@ class CutSearch {
   }
 
  private:
+  // Shared memory adds 32 bits by itself; 64 would be a loop for each of the lanes that want the same bin, and most do.
+  // So who makes the lower half begin again carries one into the upper half.
+  __device__ static void AddTo(unsigned long long& bin, unsigned long long weight) {
+    unsigned* halves = reinterpret_cast<unsigned*>(&bin);
+    const unsigned low = static_cast<unsigned>(weight), before = low == 0 ? 0 : atomicAdd(&halves[0], low);
+    const unsigned high = static_cast<unsigned>(weight >> 32) + (before + low < before ? 1 : 0);
+    if (high != 0) atomicAdd(&halves[1], high);
+  }
+
   // The sum of what the threads before this one have, and of all.
   __device__ unsigned long long SumThroughThreads(unsigned long long own, unsigned long long& all) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -116,7 +125,7 @@ class CutSearch {
       const uint32_t rank = RankOf(row_[id]);
       if (rank > high || rank < low || !cut.Keeps(rank, id)) continue;
       const unsigned long long heavy = weight(row_[id]);
-      if (heavy != 0) atomicAdd(&scratch_.bins[(high - rank) >> shift], heavy);
+      if (heavy != 0) AddTo(scratch_.bins[(high - rank) >> shift], heavy);
     }
     __syncthreads();
     constexpr int kEach = kCutBins / kCutThreads;

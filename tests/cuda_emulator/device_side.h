@@ -315,6 +315,7 @@ namespace simt::internal {
 
 template <typename T, typename Function>
 SIMT_INLINE T Update(T* p, Function function) {
+  static_assert(sizeof(T) == 4, "device.h has a rule");
   MayYield();
   std::atomic_ref<T> word(*p);
   T old = word.load(std::memory_order_relaxed);
