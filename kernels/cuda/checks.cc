@@ -106,6 +106,7 @@ absl::Status Check(const PagedAttention& op) {
       Require(op.tiles == nullptr ||
                   (op.tile_rows > 0 && op.tile_rows <= PagedAttention::RowsMax(op.type, op.heads / op.kv_heads)),
               "tile_rows must be in [1, RowsMax]"));
+  RETURN_IF_ERROR(Require(Aligned(op.partials), "partials must be at a multiple of 16 bytes"));
   return Require(Given(op.q) && Given(op.y) && op.q != op.y, "q and y must be set, apart, at multiples of 16 bytes");
 }
 

@@ -225,6 +225,7 @@ __global__ void __launch_bounds__(kThreads) MergeSpansKernel(PagedAttention op) 
   if (head >= op.heads || tile_row >= tile.rows) return;
   const int64_t t = tile.first_row + tile_row;
   const int position = op.rows.positions[t];
+  if (position < 0) return;  // pads a step
   Softmax<kEach> row;
   for (int span = 0; span * kSpan <= position; ++span) {
     const float* partial = PartialAt<kHeadDim>(op, blockIdx.x, tile_row, head, span);

@@ -200,6 +200,7 @@ TYPED_TEST(PagedAttentionKernel, GivesARowTheSameBitsHoweverTheStepIsCut) {
         EXPECT_EQ(std::memcmp(&some[row * width], &decoded[row * width], width * sizeof(TypeParam)), 0) << row;
       const std::vector<TypeParam> untouched = GlobalArray<TypeParam>(width).values();
       EXPECT_EQ(std::memcmp(&some[3 * width], untouched.data(), width * sizeof(TypeParam)), 0);
+      EXPECT_EQ(std::memcmp(&mixed[3 * width], untouched.data(), width * sizeof(TypeParam)), 0) << "padding";
     }
   }
 }
@@ -248,6 +249,8 @@ TEST(PagedAttention, CheckNamesWhatIsWrong) {
   EXPECT_EQ(Check(op).message(), "block_stride must fit a block and be a multiple of 8");
   op = good, op.type = DType::kQ4_0;
   EXPECT_EQ(Check(op).message(), "type must be F32 or BF16");
+  op = good, op.spans = 1, op.partials = numbers + 1;
+  EXPECT_EQ(Check(op).message(), "partials must be at a multiple of 16 bytes");
 }
 
 }  // namespace
