@@ -35,6 +35,11 @@ using braid::gpu::Launch;
 #include "tests/cuda_emulator/mutants.cu"
 #undef BUG_DROPPED_COPY_WAIT
 
+#define BUG_COPY_OVER_WHAT_IS_READ
+#define MUTANT copy_over_what_is_read
+#include "tests/cuda_emulator/mutants.cu"
+#undef BUG_COPY_OVER_WHAT_IS_READ
+
 #define BUG_TWO_BLOCKS_ONE_WORD
 #define MUTANT two_blocks_one_word
 #include "tests/cuda_emulator/mutants.cu"

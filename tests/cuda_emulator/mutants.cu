@@ -71,7 +71,9 @@ __global__ void CopiedRows(const float* x, float* out, int rows) {
 #endif
     __syncwarp();
     sum += buffer[row % 2 * 32 + 31 - threadIdx.x];
+#ifndef BUG_COPY_OVER_WHAT_IS_READ
     __syncwarp();
+#endif
   }
   out[threadIdx.x] = sum;
 }

@@ -37,6 +37,9 @@ extern const MutantKernels kKernels;
 namespace dropped_copy_wait {
 extern const MutantKernels kKernels;
 }
+namespace copy_over_what_is_read {
+extern const MutantKernels kKernels;
+}
 namespace two_blocks_one_word {
 extern const MutantKernels kKernels;
 }

@@ -50,6 +50,12 @@ struct Copy {
   const char* from;
   int bytes, bytes_read;
   int group;
+  bool landed;
+
+  void Land() {
+    for (int k = 0; k < bytes; ++k) to[k] = k < bytes_read ? from[k] : 0;
+    landed = true;
+  }
 };
 
 struct Thread {
@@ -95,6 +101,7 @@ class Machine {
   int AtBarrier(internal::Vote vote, bool predicate, Here at);
   void MayYield();
   void Sleep(Here at);
+  bool CopyLandsAtOnce();
   [[noreturn]] void Fail(ErrorKind kind, Here at, const char* format, va_list arguments);
   void LiveOnce();  // a thread's life in one block
   Thread& self() { return threads_[current_]; }
@@ -510,6 +517,11 @@ void Machine::Sleep(Here at) {
   Wait();
 }
 
+bool Machine::CopyLandsAtOnce() {
+  const Policy policy = PolicyOf(seed);
+  return policy == Policy::kDescending || (policy >= Policy::kRandom && schedule_.OneIn(2));
+}
+
 void Machine::Exit() {
   Thread& thread = self();
   const uint32_t bit = 1u << thread.lane();
@@ -654,7 +666,8 @@ void MayYield() {
 }
 void Sleep(Here at) { machine().Sleep(at); }
 
-// Held back until waited for: a kernel that does not wait reads what was there before.
+// Lands at once or when it is waited for. A kernel that does not wait reads what was there before, and one that copies
+// over what others still read takes it from them.
 void AsyncCopy(void* shared, const void* global, int bytes, int bytes_read, Here at) {
   Thread& thread = machine().self();
   const uintptr_t both = reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global);
@@ -667,8 +680,9 @@ void AsyncCopy(void* shared, const void* global, int bytes, int bytes_read, Here
     Fail(ErrorKind::kAsyncCopy, at, "cp.async of %d bytes from %p, beside its array", bytes_read, global);
   if (thread.copies_count == kCopiesMax)
     Fail(ErrorKind::kAsyncCopy, at, "more than %d cp.async of a thread in flight", kCopiesMax);
-  thread.copies[thread.copies_count++] = {static_cast<char*>(shared), static_cast<const char*>(global), bytes,
-                                          bytes_read, thread.copy_groups};
+  Copy& copy = thread.copies[thread.copies_count++];
+  copy = {static_cast<char*>(shared), static_cast<const char*>(global), bytes, bytes_read, thread.copy_groups, false};
+  if (machine().CopyLandsAtOnce()) copy.Land();
 }
 
 void AsyncCommit() { ++machine().self().copy_groups; }
@@ -677,12 +691,12 @@ void AsyncWait(int groups_left, void (*landed)(void* to, int bytes)) {
   Thread& thread = machine().self();
   int kept = 0;
   for (int i = 0; i < thread.copies_count; ++i) {
-    const Copy copy = thread.copies[i];
+    Copy& copy = thread.copies[i];
     if (copy.group >= thread.copy_groups - groups_left) {
       thread.copies[kept++] = copy;
       continue;
     }
-    for (int k = 0; k < copy.bytes; ++k) copy.to[k] = k < copy.bytes_read ? copy.from[k] : 0;
+    if (!copy.landed) copy.Land();
     landed(copy.to, copy.bytes);
   }
   thread.copies_count = kept;
