@@ -658,6 +658,33 @@ TEST(Mma, IsAMatrixProduct) {
   }
 }
 
+// As tensor cores do, whatever stands beside: a bound that only allows for rounding, or an order of k that somebody
+// relies on, shows.
+TEST(Mma, CutsOffWhatIsBelowTheLargestNumbersLastBit) {
+  GlobalArray<__nv_bfloat16> a(16 * 16), b(16 * 8);
+  GlobalArray<float> d(16 * 8);
+  const auto product_of = [&](float largest, float others) {
+    for (int i = 0; i < 16 * 16; ++i) a[i] = __float2bfloat16_rn(i % 16 < 8 ? others : 0);
+    for (int row = 0; row < 16; ++row) a[row * 16 + 3] = __float2bfloat16_rn(largest);
+    for (int i = 0; i < 16 * 8; ++i) b[i] = __float2bfloat16_rn(1);
+    RunKernel(0, Multiply, 1, 32, a.data(), b.data(), d.data());
+    for (int i = 1; i < 16 * 8; ++i) EXPECT_EQ(std::memcmp(&d[i], &d[0], sizeof(float)), 0) << i;
+    return d[0];
+  };
+  EXPECT_EQ(product_of(0x1p25f, 1), 0x1p25f) << "and not 8 more";
+  EXPECT_EQ(product_of(-0x1p25f, -1), -0x1p25f);
+  EXPECT_EQ(product_of(0x1p25f, 7), 0x1p25f + 28) << "seven times 4, of which the sum is one";
+  // 1 - 37,978,112, a number of 26 bits.
+  EXPECT_EQ(product_of(-0x1p23f, -0x1p22f - 0x1p15f), -37978108.0f) << "not the next one, which is nearer";
+  // 1 - 8 * 16,711,680, of 27 bits.
+  EXPECT_EQ(product_of(-0xFFp16f, -0xFFp16f), -133693432.0f);
+  EXPECT_EQ(product_of(0, 0), 1) << "what was there stays";
+  EXPECT_EQ(product_of(0x1p127f, 0x1p127f), INFINITY);
+  EXPECT_TRUE(std::isnan(product_of(INFINITY, -INFINITY)));
+  EXPECT_TRUE(std::isnan(product_of(NAN, 1)));
+  EXPECT_EQ(product_of(-1, 0), 0);
+}
+
 // The same of bytes: 16 x 32 and 32 x 8, B column by column.
 __global__ void MultiplyBytes(const uint8_t* a, const uint8_t* b, float* d) {
   const int lane = threadIdx.x, group = lane / 4, at = lane % 4 * 4;

@@ -71,13 +71,72 @@ T Higher(T a, T b) {
 float FloatOfUpper(uint32_t pair) { return std::bit_cast<float>(pair & 0xFFFF0000u); }
 float FloatOfLower(uint32_t pair) { return std::bit_cast<float>(pair << 16); }
 
+// Tensor cores add up a few exact products and what there was at once, not one after the other: aligned to the largest,
+// each cut off where that one's significand ends, and the sum cut off to float (Fasi et al., Numerical behavior of
+// NVIDIA tensor cores, PeerJ CS 7:e330). How many at once, and with how many bits to spare, differs between GPUs: here
+// it is 8, and none.
+constexpr int kAtOnce = 8;
+
+using Floats = float __attribute__((vector_size(16)));  // of four columns
+using Words = int32_t __attribute__((vector_size(16)));
+
+Floats Magnitude(Floats x) { return std::bit_cast<Floats>(std::bit_cast<Words>(x) & 0x7FFFFFFF); }
+// Where `which` has all bits set.
+Floats Where(Words which, Floats x) { return std::bit_cast<Floats>(std::bit_cast<Words>(x) & which); }
+
+// The sums plus their products.
+Floats AddCutOff(Floats sums, const Floats (&products)[kAtOnce]) {
+  Floats largest = Magnitude(sums), plain = sums;
+  for (const Floats& product : products) {
+    const Floats magnitude = Magnitude(product);
+    largest = largest < magnitude ? magnitude : largest;
+    plain += product;
+  }
+  // The last bit of the largest number is 2^(exponent - 150). Where that or its inverse is no normal number, and where
+  // something is infinite or no number at all, the plain sum is as good.
+  const Words exponent = std::bit_cast<Words>(largest) >> 23;
+  const Words usual = (exponent >= 24) & (exponent < 255) & (Magnitude(plain) < Floats{} + INFINITY);
+  const Floats to_units = std::bit_cast<Floats>((277 - exponent) << 23);
+  Words units = __builtin_convertvector(Where(usual, sums * to_units), Words);
+  for (const Floats& product : products) units += __builtin_convertvector(Where(usual, product * to_units), Words);
+  const Words sign = units >> 31;
+  Words magnitude = (units ^ sign) - sign;
+  for (int bits = 4; bits > 0; --bits) magnitude &= ~((magnitude >> (23 + bits) != 0) & ((1 << bits) - 1));
+  const Floats unit = std::bit_cast<Floats>((exponent - 23) << 23);
+  const Floats cut = __builtin_convertvector((magnitude ^ sign) - sign, Floats) * unit;
+  return usual ? cut : plain;
+}
+
+// d (16, 8) += a (16, K) b (K, 8), where lane l has of d what MultiplyBf16 says.
+template <int K>
+void Multiply(const float (&a)[16][K], const float (&b)[K][8], float* const (&d)[32]) {
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; column += 4) {
+      float* const left = d[row % 8 * 4 + column / 2] + row / 8 * 2;
+      float* const right = d[row % 8 * 4 + column / 2 + 1] + row / 8 * 2;
+      Floats sums = {left[0], left[1], right[0], right[1]};
+      for (int first = 0; first < K; first += kAtOnce) {
+        Floats products[kAtOnce];
+        for (int k = 0; k < kAtOnce; ++k) {
+          const float* from = &b[first + k][column];
+          products[k] = a[row][first + k] * Floats{from[0], from[1], from[2], from[3]};
+        }
+        sums = AddCutOff(sums, products);
+      }
+      left[0] = sums[0], left[1] = sums[1], right[0] = sums[2], right[1] = sums[3];
+    }
+  }
+}
+
 // D (16, 8) += A (16, 16) B (16, 8). With group = lane / 4, at = lane % 4: registers of A are rows group and group + 8,
 // by columns 2 at and 2 at + 8; B's are rows 2 at and 2 at + 8 of column group; D's are rows group, group, group + 8,
-// group + 8 by columns 2 at, 2 at + 1. A product is exact in float; their sum is taken in the order of k here.
+// group + 8 by columns 2 at, 2 at + 1.
 void MultiplyBf16(void* const* data, uint32_t mask) {
   float a[16][16], b[16][8];
+  float* d[32];
   ForLanes(mask, [&](int lane) {
     const MmaBf16Data& mma = At<MmaBf16Data>(data, lane);
+    d[lane] = mma.d;
     const int group = lane / 4, at = lane % 4 * 2;
     for (int i = 0; i < 4; ++i) {
       float* pair = &a[group + i % 2 * 8][at + i / 2 * 8];
@@ -88,13 +147,7 @@ void MultiplyBf16(void* const* data, uint32_t mask) {
       b[at + i * 8 + 1][group] = FloatOfUpper(mma.b[i]);
     }
   });
-  ForLanes(mask, [&](int lane) {
-    float* d = At<MmaBf16Data>(data, lane).d;
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-      for (int k = 0; k < 16; ++k) d[i] += a[row][k] * b[k][column];
-    }
-  });
+  Multiply(a, b, d);
 }
 
 float FloatOfE4M3(uint8_t byte) {
@@ -108,8 +161,10 @@ float FloatOfE4M3(uint8_t byte) {
 // The same of A (16, 32) and B (32, 8) in bytes: where MmaBf16 has two columns in a register, there are four.
 void MultiplyE4M3(void* const* data, uint32_t mask) {
   float a[16][32], b[32][8];
+  float* d[32];
   ForLanes(mask, [&](int lane) {
     const MmaE4M3Data& mma = At<MmaE4M3Data>(data, lane);
+    d[lane] = mma.d;
     const int group = lane / 4, at = lane % 4 * 4;
     for (int i = 0; i < 4; ++i) {
       for (int j = 0; j < 4; ++j)
@@ -119,13 +174,7 @@ void MultiplyE4M3(void* const* data, uint32_t mask) {
       for (int j = 0; j < 4; ++j) b[at + i * 16 + j][group] = FloatOfE4M3(static_cast<uint8_t>(mma.b[i] >> 8 * j));
     }
   });
-  ForLanes(mask, [&](int lane) {
-    float* d = At<MmaE4M3Data>(data, lane).d;
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-      for (int k = 0; k < 32; ++k) d[i] += a[row][k] * b[k][column];
-    }
-  });
+  Multiply(a, b, d);
 }
 
 // Lane 8 i + r gives the address of row r, of 16 bytes, of matrix i; lane l gets of each matrix its columns
