@@ -231,6 +231,26 @@ TEST(GroupedLinearKernel, GivesARowTheSameBitsInAnyTileAndBatch) {
   }
 }
 
+// Of numbers so far apart that what a sum keeps depends on what is added up at once, and that some are subnormal.
+TEST(GroupedLinearKernel, GivesARowTheSameBitsWhateverIsLostInItsSums) {
+  for (const Case& types : kCases) {
+    if (types.x == DType::kF32 || types.y != DType::kF32) continue;
+    SCOPED_TRACE(testing::Message() << types);
+    Problem problem(types, 48, 352, {70, 0, 5}, 8);
+    for (size_t i = 0; i < problem.x.size(); ++i) {
+      const int row = static_cast<int>(i) / problem.K;
+      problem.x[i] = std::ldexp(problem.x[i], static_cast<int>(i * 7 % 29) - (row % 3 == 0 ? 140 : 14));
+    }
+    problem.x = AsFloats(Rounded<__nv_bfloat16>(problem.x));
+    if (types.x == kFp8) problem.x_copy.emplace(std::vector<float>(problem.x), problem.K, &problem.x);
+    const std::vector<float> whole = problem.Run({16});
+    for (const GroupedLinearConfig& config : ConfigsOf(types))
+      EXPECT_TRUE(SameBits(problem.Run(config), whole)) << config.tile_rows;
+    const std::vector<float> some = problem.Run({16}, false, 3, 2);
+    EXPECT_TRUE(std::equal(some.begin(), some.begin() + 96, whole.begin() + 3 * 48));
+  }
+}
+
 TEST(GroupedLinearKernel, GivesWideTilesTheBitsOfSmallOnes) {
   for (const DType w : {DType::kBF16, kFp8}) {
     for (const uint64_t seed : simt::Seeds()) {

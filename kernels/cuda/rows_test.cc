@@ -67,6 +67,30 @@ TYPED_TEST(RowKernels, GatherGivesTheWeightsOfFp8) {
   }
 }
 
+// All that there are, by scales from the least to the largest: some are subnormal in bfloat16 until they are
+// multiplied.
+TEST(GatherKernel, WidensEveryNumberOfFp8) {
+  const int exponents[] = {-117, -60, -1, 7};
+  std::vector<uint8_t> quants;
+  std::vector<uint16_t> scales;
+  for (const int exponent : exponents) {
+    for (int byte = 0; byte < 256; ++byte) quants.push_back(static_cast<uint8_t>(byte % 128 == 127 ? 0 : byte));
+    scales.insert(scales.end(), 2, static_cast<uint16_t>((127 + exponent) << 7));
+  }
+  GlobalArray<uint8_t> quant_array(quants);
+  GlobalArray<uint16_t> scale_array(scales);
+  GlobalArray<int32_t> ids(std::vector<int32_t>{0, 1, 2, 3});
+  GlobalArray<float> y(quants.size());
+  const Gather op{4, {kFp8, 4, 256, quant_array.data(), scale_array.data()}, ids.data(), DType::kF32, y.data()};
+  ASSERT_TRUE(Check(op).ok()) << Check(op);
+  ASSERT_EQ(gpu::Run(op, nullptr), cudaSuccess);
+  const std::vector<float> got = y.values();
+  for (size_t i = 0; i < got.size(); ++i) {
+    const float want = std::ldexp(FloatFromE4M3(quants[i]), exponents[i / 256]);
+    ASSERT_EQ(std::memcmp(&got[i], &want, sizeof want), 0) << i << ": " << got[i] << ", not " << want;
+  }
+}
+
 TEST(GatherKernel, CheckNamesWhatIsWrong) {
   alignas(16) float y[8] = {}, table[8] = {};
   int32_t id = 0;
