@@ -21,6 +21,10 @@ namespace {
 // 1 GB for LFM2-8B-A1B.
 constexpr int kRanksPlanned = 16;
 
+// A communicator of eight GPUs takes 2.5 s by others' logs, and more while NCCL's kernels are loaded for the first
+// time: longer than the silence after which a router gives up a worker.
+constexpr absl::Duration kConnectTimeoutMin = absl::Minutes(1);
+
 ExpertParallel::Options ParallelOptions(const WorkerOptions& options, DType type) {
   const ExpertParallel::Options defaults;
   return {.type = type,
@@ -66,7 +70,8 @@ class CudaBackend : public Backend {
   absl::Status Init(const BackendParts& parts) {
     const WorkerOptions& options = *parts.options;
     ASSIGN_OR_RETURN(const Device device, OpenDevice(parts.device.index));
-    ASSIGN_OR_RETURN(exchanges_, MakeNcclExchangeFactory({.device = device.index}));
+    ASSIGN_OR_RETURN(exchanges_,
+                     MakeNcclExchangeFactory({.device = device.index, .connect_timeout_min = kConnectTimeoutMin}));
     DeviceEngineOptions engine;
     engine.precision = type_;
     engine.step_tokens_max = options.step_tokens_max;

@@ -4,6 +4,7 @@
 #include <nccl.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -71,7 +72,8 @@ class NcclExchange : public DeviceExchange {
   const std::string& address() const override { return address_; }
 
   absl::Status Connect(std::span<const std::string> addresses) override {
-    const absl::Time deadline = absl::Now() + options_.connect_timeout;
+    const absl::Duration timeout = std::max(options_.connect_timeout, nccl_.connect_timeout_min);
+    const absl::Time deadline = absl::Now() + timeout;
     std::vector<int> process_fds;
     ncclUniqueId id = {};
     absl::Status status = ReadAddresses(addresses, &process_fds, &id);
@@ -84,8 +86,8 @@ class NcclExchange : public DeviceExchange {
       communicator_ = communicator;
     }
     connected_ = std::move(communicator);
-    connected_->SetDeadline(deadline, fmt::format("not all {} ranks came within {}", options_.size,
-                                                  absl::FormatDuration(options_.connect_timeout)));
+    connected_->SetDeadline(
+        deadline, fmt::format("not all {} ranks came within {}", options_.size, absl::FormatDuration(timeout)));
     RETURN_IF_ERROR(CheckCuda("cudaSetDevice", cudaSetDevice(nccl_.device)));
     const absl::Status joined = connected_->Init(id, options_.size, options_.rank);
     connected_->SetDeadline(absl::InfiniteFuture(), "");

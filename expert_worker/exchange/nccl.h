@@ -13,6 +13,9 @@ struct NcclOptions {
   // How long Wait polls before it sleeps between two looks. A step of decoding is a few milliseconds, the sleeps are
   // of about a tenth of one.
   absl::Duration spin = absl::Microseconds(200);
+  // Connect may take at least so long, whatever ExchangeOptions has: a router thinks of sockets, while NCCL also finds
+  // out what the machine is like and loads its kernels. Peers that die meanwhile are noticed as they always are.
+  absl::Duration connect_timeout_min;
 };
 
 // Peers are processes anywhere with a GPU each, over NCCL: one communicator per epoch, whose unique id is part of rank

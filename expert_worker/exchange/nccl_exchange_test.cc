@@ -59,7 +59,7 @@ dim3 BlocksFor(size_t bytes, int rows = 1) {
 }
 
 struct Options {
-  absl::Duration timeout = absl::Seconds(20), connect_timeout = absl::Seconds(20);
+  absl::Duration timeout = absl::Seconds(20), connect_timeout = absl::Seconds(20), connect_timeout_min;
   Bug bug = Bug::kNone;
   fake::NcclFaults faults;  // of rank 1
   bool orders_streams = true;
@@ -187,7 +187,7 @@ class Rank {
 };
 
 std::unique_ptr<DeviceExchange> Prepare(int rank, int size, const Options& options = {}, uint64_t epoch = 7) {
-  auto factory = MakeNcclExchangeFactory({.device = rank});
+  auto factory = MakeNcclExchangeFactory({.device = rank, .connect_timeout_min = options.connect_timeout_min});
   EXPECT_TRUE(factory.ok()) << factory.status();
   auto exchange = (*factory)->PrepareDevice({.epoch = epoch,
                                              .rank = rank,
@@ -388,6 +388,13 @@ TEST_F(NcclExchangeTest, APeerThatDoesNotConnectIsMissedAtTheDeadlineForThat) {
                       if (rank == 2) return;
                       EXPECT_EQ(exchange.Connect(addresses).code(), StatusCode::kDeadlineExceeded);
                       EXPECT_EQ(exchange.progress().phase, 0u);
+                    });
+}
+
+TEST_F(NcclExchangeTest, ConnectHasTheTimeThatNcclNeedsThoughThePeersWouldHaveLess) {
+  OnEachUnconnected(2, {.connect_timeout = absl::ZeroDuration(), .connect_timeout_min = absl::Seconds(20)},
+                    [](DeviceExchange& exchange, int, std::span<const std::string> addresses) {
+                      EXPECT_EQ(exchange.Connect(addresses), absl::OkStatus());
                     });
 }
 
