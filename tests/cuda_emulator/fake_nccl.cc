@@ -49,13 +49,13 @@ struct Hello {
 };
 
 struct Transfer {
-  enum class Kind { kSend, kReceive, kOwn };
+  enum class Kind { kSend, kReceive };
   Kind kind = Kind::kSend;
   int peer = 0;
-  const char* from = nullptr;  // kSend, kOwn
-  char* to = nullptr;          // kReceive, kOwn
+  const char* from = nullptr;  // kSend
+  char* to = nullptr;          // kReceive
   size_t bytes = 0;
-  uint32_t tag = 0;  // the call and the type
+  uint32_t tag = 0;  // the type
   bool done = false;
 };
 
@@ -177,14 +177,8 @@ class Group {
     for (Transfer& transfer : transfers_) {
       if (transfer.kind == Transfer::Kind::kReceive) continue;
       DeclareRead(transfer.from, transfer.bytes);
-      if (transfer.kind == Transfer::Kind::kOwn) {
-        DeclareWrite(transfer.to, transfer.bytes);
-        std::memmove(transfer.to, transfer.from, transfer.bytes);
-        transfer.done = true;
-      } else {
-        comm_->mesh->Send(transfer.peer, Mesh::Kind::kData, transfer.tag, std::string(transfer.from, transfer.bytes));
-        ++acks_[transfer.peer];
-      }
+      comm_->mesh->Send(transfer.peer, Mesh::Kind::kData, transfer.tag, std::string(transfer.from, transfer.bytes));
+      ++acks_[transfer.peer];
     }
   }
 
@@ -261,7 +255,6 @@ std::string Describe(const Communicator& comm, const std::vector<Transfer>& tran
   int sends = 0, receives = 0;
   std::string peers;
   for (const Transfer& transfer : transfers) {
-    if (transfer.kind == Transfer::Kind::kOwn) continue;
     (transfer.kind == Transfer::Kind::kSend ? sends : receives) += 1;
     peers += (transfer.kind == Transfer::Kind::kSend ? " to " : " from ") + std::to_string(transfer.peer);
   }
@@ -643,30 +636,4 @@ ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t type, int peer, ncc
                      .to = static_cast<char*>(to),
                      .bytes = count * fake::BytesOf(type),
                      .tag = static_cast<uint32_t>(type)}});
-}
-
-ncclResult_t ncclAllGather(const void* from, void* to, size_t count, ncclDataType_t type, ncclComm_t handle,
-                           cudaStream_t stream) {
-  const Hidden hidden;
-  const fake::Shared comm = fake::Find(handle);
-  if (comm == nullptr) return fake::Wrong(ncclInvalidArgument, "no such communicator");
-  const size_t bytes = count * fake::BytesOf(type);
-  std::vector<fake::Transfer> transfers;
-  for (int peer = 0; peer < comm->size; ++peer) {
-    fake::Transfer transfer = {.peer = peer,
-                               .from = static_cast<const char*>(from),
-                               .to = static_cast<char*>(to) + peer * bytes,
-                               .bytes = bytes,
-                               .tag = 100 + static_cast<uint32_t>(type)};
-    if (peer == comm->rank) {
-      transfer.kind = fake::Transfer::Kind::kOwn;
-      transfers.push_back(transfer);
-      continue;
-    }
-    transfer.kind = fake::Transfer::Kind::kSend;
-    transfers.push_back(transfer);
-    transfer.kind = fake::Transfer::Kind::kReceive;
-    transfers.push_back(transfer);
-  }
-  return fake::Add(handle, stream, transfers);
 }
