@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/human.h"
 #include "base/logging.h"
 #include "base/status.h"
 #include "cli/bench_exchange/exchange_bench.h"
@@ -51,6 +52,11 @@ absl::Status Report(const BenchExchangeFlags& flags, const std::vector<ExchangeF
                                    {"graph_seconds", of.graph_seconds},
                                    {"bytes_per_second", BytesPerSecond(flags.bench, of)}});
   }
+  const uint64_t taken = figures.back().nccl_bytes, planned = figures.back().nccl_bytes_planned;
+  json["nccl_bytes"] = taken;
+  json["nccl_bytes_planned"] = planned;
+  table += fmt::format("\nNCCL has taken {} of each GPU's memory; workers set {} aside for it{}\n", HumanBytes(taken),
+                       HumanBytes(planned), taken > planned ? ": TOO LITTLE" : "");
   return WriteBenchReport(table, json.dump(1) + "\n", flags.json);
 }
 

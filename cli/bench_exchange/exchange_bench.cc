@@ -59,7 +59,11 @@ class Bench {
 
   absl::Status Init() {
     slot_bytes_max_ = *std::max_element(options_.slot_bytes.begin(), options_.slot_bytes.end());
-    RETURN_IF_ERROR(gpu::OpenDevice(options_.device).status());
+    ASSIGN_OR_RETURN(device_, gpu::OpenDevice(options_.device));
+    const size_t bytes = static_cast<size_t>(options_.ranks) * slot_bytes_max_;
+    ASSIGN_OR_RETURN(send_, gpu::AllocateDevice(bytes));
+    ASSIGN_OR_RETURN(received_, gpu::AllocateDevice(bytes));
+    ASSIGN_OR_RETURN(free_bytes_, FreeBytes());
     ASSIGN_OR_RETURN(factory_, gpu::MakeNcclExchangeFactory({.device = options_.device}));
     ASSIGN_OR_RETURN(
         exchange_,
@@ -70,11 +74,16 @@ class Bench {
     ASSIGN_OR_RETURN(stream_, gpu::CreateStream());
     ASSIGN_OR_RETURN(begin_, gpu::CreateTimedEvent());
     ASSIGN_OR_RETURN(end_, gpu::CreateTimedEvent());
-    const size_t bytes = static_cast<size_t>(options_.ranks) * slot_bytes_max_;
-    ASSIGN_OR_RETURN(send_, gpu::AllocateDevice(bytes));
-    ASSIGN_OR_RETURN(received_, gpu::AllocateDevice(bytes));
     return CudaError(cudaMemsetAsync(send_.get(), 0, bytes, stream_.get()), "clearing what is sent");
   }
+
+  // Of the device, by NCCL, since Init.
+  absl::StatusOr<uint64_t> BytesTaken() const {
+    ASSIGN_OR_RETURN(const uint64_t free_bytes, FreeBytes());
+    return free_bytes_ - std::min(free_bytes_, free_bytes);
+  }
+
+  uint64_t BytesPlanned() const { return gpu::NcclMemoryBytes(options_.ranks, 1, device_.has_nvlink()); }
 
   absl::StatusOr<ExchangeFigures> Measure(size_t slot_bytes) {
     ExchangeFigures figures{slot_bytes};
@@ -92,6 +101,12 @@ class Bench {
   }
 
  private:
+  static absl::StatusOr<uint64_t> FreeBytes() {
+    size_t free_bytes = 0, all_bytes = 0;
+    RETURN_IF_ERROR(CudaError(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo"));
+    return free_bytes;
+  }
+
   // Of one round.
   absl::StatusOr<double> MedianSeconds(const std::function<absl::Status()>& enqueue) {
     std::vector<double> samples;
@@ -122,7 +137,9 @@ class Bench {
   }
 
   const ExchangeBenchOptions& options_;
+  gpu::Device device_;
   size_t slot_bytes_max_ = 0;
+  uint64_t free_bytes_ = 0;  // before there is anything of NCCL
   std::unique_ptr<gpu::DeviceExchangeFactory> factory_;
   std::unique_ptr<gpu::DeviceExchange> exchange_;
   gpu::DeviceMemory send_, received_;
@@ -139,6 +156,8 @@ absl::StatusOr<std::vector<ExchangeFigures>> BenchExchange(const ExchangeBenchOp
   std::vector<ExchangeFigures> figures;
   for (const size_t slot_bytes : options.slot_bytes) {
     ASSIGN_OR_RETURN(figures.emplace_back(), bench.Measure(slot_bytes));
+    ASSIGN_OR_RETURN(figures.back().nccl_bytes, bench.BytesTaken());
+    figures.back().nccl_bytes_planned = bench.BytesPlanned();
   }
   return figures;
 }

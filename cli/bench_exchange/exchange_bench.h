@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,10 @@ struct ExchangeBenchOptions {
 // Of one all-to-all with a slot for each rank, on this device.
 struct ExchangeFigures {
   size_t slot_bytes = 0;
-  double plain_seconds = 0;  // enqueued one by one
-  double graph_seconds = 0;  // as a graph of all rounds
+  double plain_seconds = 0;         // enqueued one by one
+  double graph_seconds = 0;         // as a graph of all rounds
+  uint64_t nccl_bytes = 0;          // of the device, that NCCL has taken by then,
+  uint64_t nccl_bytes_planned = 0;  // and that are set aside for one communicator
 };
 
 // kDeadlineExceeded if the other ranks do not come; errors of CUDA and of the exchange.

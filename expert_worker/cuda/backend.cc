@@ -20,6 +20,10 @@ namespace {
 // Ranks of an epoch that memory is planned for: its exchange and its products grow with them. 16 GPUs of two hosts take
 // 1 GB for LFM2-8B-A1B.
 constexpr int kRanksPlanned = 16;
+// Of these, on one machine: for them NCCL has buffers.
+constexpr int kNeighboursPlanned = 8;
+// The epoch that serves, and the next one, whose first step may come before all of the last one's memory is free.
+constexpr int kCommunicators = 2;
 
 // A communicator of eight GPUs takes 2.5 s by others' logs, and more while NCCL's kernels are loaded for the first
 // time: longer than the silence after which a router gives up a worker.
@@ -90,6 +94,8 @@ class CudaBackend : public Backend {
       engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, kRanksPlanned);
       engine.exchange_bytes =
           ExpertParallel::ScratchBytes(config_, parallel_options_, options.step_tokens_max, kRanksPlanned);
+      engine.reserve_bytes +=
+          NcclMemoryBytes(std::min(kRanksPlanned, kNeighboursPlanned), kCommunicators, device.has_nvlink());
     }
     ASSIGN_OR_RETURN(engine_, DeviceEngine::Create(device, &config_, &parts.model->tensors(), engine));
     RETURN_IF_ERROR(engine_->Load(parts.stop));

@@ -315,6 +315,18 @@ class NcclFactory : public DeviceExchangeFactory {
 
 }  // namespace
 
+uint64_t NcclMemoryBytes(int ranks, int communicators, bool nvlink) {
+  if (ranks == 1) return 0;
+  constexpr uint64_t kMiB = 1 << 20;
+  // Its kernels, and what a communicator has before anybody sends, a pool for other machines included.
+  constexpr uint64_t kOnce = 512 * kMiB, kOfCommunicator = 192 * kMiB;
+  // Of one channel from one peer: room for each of its three protocols to receive into, in pages of 2 MiB, and such a
+  // page to send from. Channels are as many as it takes to fill 18 links: 32 in any log of eight H100s.
+  constexpr uint64_t kOfChannel = (10 + 2) * kMiB;
+  const uint64_t peers = static_cast<uint64_t>(ranks - 1), channels = nvlink ? 32 : 8;
+  return kOnce + static_cast<uint64_t>(communicators) * (kOfCommunicator + peers * channels * kOfChannel);
+}
+
 absl::StatusOr<std::unique_ptr<DeviceExchangeFactory>> MakeNcclExchangeFactory(const NcclOptions& options) {
   int version = 0;
   if (const ncclResult_t result = ncclGetVersion(&version); result != ncclSuccess) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -32,5 +33,10 @@ struct NcclOptions {
 //
 // kUnavailable if NCCL is not one that this can use.
 absl::StatusOr<std::unique_ptr<DeviceExchangeFactory>> MakeNcclExchangeFactory(const NcclOptions& options);
+
+// What NCCL takes of a GPU's memory for so many communicators at a time, most of it when ranks send for the first time.
+// It asks nobody, and no call says how much: this is what its source, and what others have measured, come to for ranks
+// that are all on one machine, joined by `nvlink` or not. Ranks on other machines share one buffer.
+uint64_t NcclMemoryBytes(int ranks, int communicators, bool nvlink);
 
 }  // namespace braid::gpu

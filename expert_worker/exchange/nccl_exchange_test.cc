@@ -308,6 +308,16 @@ TEST_F(NcclExchangeTest, CarriesExactCountsAlsoNone) {
   }
 }
 
+TEST(NcclMemoryBytesTest, IsNoLessThanWhatEightH100sWereSeenToTake) {
+  const auto gb = [](int ranks, int communicators, bool nvlink) {
+    return 1e-9 * static_cast<double>(NcclMemoryBytes(ranks, communicators, nvlink));
+  };
+  EXPECT_GE(gb(8, 1, true), 3.28) << "with the first all-to-all of a process";
+  EXPECT_LT(gb(8, 1, true), 4);
+  EXPECT_LT(gb(8, 2, false), 3) << "a GPU of 24 GB has more to do";
+  EXPECT_EQ(gb(1, 2, true), 0) << "a rank alone needs no NCCL";
+}
+
 TEST_F(NcclExchangeTest, GathersByRank) {
   OnEach(4, 100, {}, [&](Rank& rank) {
     rank.Begin(1);

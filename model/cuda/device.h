@@ -25,6 +25,8 @@ struct Device {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   uint64_t memory_bytes = 0, free_bytes = 0;
+  // To its neighbours, as those made for servers have: A100, H100, B200.
+  bool has_nvlink() const { return minor == 0; }
 };
 
 // Finds device `index` and makes it the calling thread's; other threads that use it call UseDevice. kNotFound if there
