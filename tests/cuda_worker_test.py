@@ -38,7 +38,7 @@ class Gpus(Cluster):
             "router": ["--heartbeat-timeout-ms", 10000, *router], "gateway": gateway}, **options)
 
     def __enter__(self):
-        os.environ["FAKE_CUDA_DEVICES"] = "8"
+        os.environ.update(FAKE_CUDA_DEVICES="8", FAKE_CUDA_ONE_DEVICE="1")
         return super().__enter__()
 
     def worker_flags(self, index):
@@ -183,8 +183,9 @@ def check(cluster, one_gpu, what, at_token=None):
 
 
 def check_nothing_is_left(cluster):
-    """What an epoch ends with: its graphs first, or its communicator cannot be closed."""
+    """What an epoch ends with: its graphs first, or its communicator cannot be closed; and on its own device."""
     logs = "".join(cluster.log(name) for name in cluster.processes)
+    assert "makes a context" not in logs, cluster.last_words()
     assert "left behind" not in logs and "waits for" not in logs, cluster.last_words()
 
 

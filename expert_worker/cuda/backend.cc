@@ -47,11 +47,13 @@ int PlacesFor(const WorkerOptions& options, const ModelConfig& config) {
 // An epoch's, with what computes them.
 //
 // May end on any thread, beside steps of the next epoch: once nobody runs steps of it any more, its graphs are nobody
-// else's (see ExpertRunner::graphs), and go before its exchange does.
+// else's (see ExpertRunner::graphs), and go before its exchange does. That thread may never have chosen a device, and
+// would have CUDA make a context on the first one, in memory which is that of another worker.
 class DeviceEpochExperts : public EpochExperts {
  public:
-  DeviceEpochExperts(std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)
-      : ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
+  DeviceEpochExperts(int device, std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)
+      : device_(device), ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
+  ~DeviceEpochExperts() override { (void)UseDevice(device_); }
   braid::ExpertRunner& runner() override { return parallel_->runner(); }
   void BeginStep(uint64_t step, int rows_max) override { parallel_->BeginStep(step, rows_max); }
   bool CanBeginAhead(int rows_max) const override { return parallel_->CanBeginAhead(rows_max); }
@@ -60,6 +62,7 @@ class DeviceEpochExperts : public EpochExperts {
   int TakeRunsAgain() override { return parallel_->TakeRunsAgain(); }
 
  private:
+  const int device_;
   const std::unique_ptr<DeviceExpertFfn> ffn_;
   const std::unique_ptr<ExpertParallel> parallel_;
 };
@@ -133,7 +136,7 @@ class CudaBackend : public Backend {
         std::unique_ptr<ExpertParallel> parallel,
         ExpertParallel::Make(&config_, ffn.get(), static_cast<DeviceExchange*>(exchange), std::move(place),
                              parallel_options_, {engine_->exchange_memory(), engine_->options().exchange_bytes}));
-    return std::make_unique<DeviceEpochExperts>(std::move(ffn), std::move(parallel));
+    return std::make_unique<DeviceEpochExperts>(engine_->device().index, std::move(ffn), std::move(parallel));
   }
 
  private:

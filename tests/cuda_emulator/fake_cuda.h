@@ -3,7 +3,8 @@
 // What tests say to the fake CUDA runtime beside its API: which machine it plays, and what goes wrong.
 // A program that has no test of ours in it is told by its environment: FAKE_CUDA_DEVICES=2, FAKE_CUDA_MEMORY=1000000000
 // (bytes of each), FAKE_CUDA_CAPABILITY=8.0, FAKE_CUDA_ERROR=no_device or insufficient_driver, FAKE_CUDA_FAILS_AT=1000,
-// FAKE_CUDA_WATCHDOG_S=30, and SIMT_SEED.
+// FAKE_CUDA_WATCHDOG_S=30, FAKE_CUDA_ONE_DEVICE=1 (who makes a context on a second one is told on stderr), and
+// SIMT_SEED.
 
 #include <cuda_runtime_api.h>
 

@@ -570,6 +570,19 @@ TEST_F(FakeCuda, FailsADeviceWhenATestSays) {
   EXPECT_THAT(log.numbers(), ElementsAre(0, 1));
 }
 
+TEST_F(FakeCuda, AThreadThatChoseNoDeviceUsesTheFirstOne) {
+  setenv("FAKE_CUDA_ONE_DEVICE", "1", /*replace=*/1);
+  Reset();
+  unsetenv("FAKE_CUDA_ONE_DEVICE");
+  SetDevices(2);
+  EXPECT_CUDA(cudaSetDevice(1));
+  const cudaEvent_t event = NewEvent();
+  testing::internal::CaptureStderr();
+  std::thread([event] { EXPECT_CUDA(cudaEventDestroy(event)); }).join();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "fake CUDA: a process of device 1 makes a context on device 0, too\n");
+}
+
 // ---- Captures and graphs.
 
 class FakeGraphs : public FakeCudaTest {

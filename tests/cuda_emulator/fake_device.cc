@@ -31,6 +31,7 @@ Settings SettingsOfEnvironment() {
   if (const char* capability = Variable("FAKE_CUDA_CAPABILITY"))
     std::sscanf(capability, "%d.%d", &settings.major, &settings.minor);
   if (const char* operation = Variable("FAKE_CUDA_FAILS_AT")) settings.operation_fails_in = std::atoi(operation);
+  settings.one_device = Variable("FAKE_CUDA_ONE_DEVICE") != nullptr;
   if (const char* seconds = Variable("FAKE_CUDA_WATCHDOG_S"))
     settings.watchdog = std::chrono::seconds(std::atoi(seconds));
   if (const char* error = Variable("FAKE_CUDA_ERROR"))
@@ -64,6 +65,7 @@ void Runtime::Reset(const Settings& fresh) {
     devices[i].legacy->legacy = true;
   }
   calls = {};
+  used_device = -1;
   streams_made_ = 0;
   seed_ = ~uint64_t{0};
 }
@@ -82,6 +84,19 @@ Call::Call(Needs needs) : lock_(runtime().mutex) {
   } else if (needs == Needs::kDevice) {
     error_ = runtime().devices[current_device].failed;
   }
+  if (needs >= Needs::kContext) UseContext();
+}
+
+// A thread that never chose a device has the first one, and whatever it calls makes a context there, which takes half a
+// gigabyte of its memory.
+void Call::UseContext() {
+  int& used = runtime().used_device;
+  if (used == current_device || !runtime().settings.one_device) return;
+  if (used >= 0) {
+    std::fprintf(stderr, "fake CUDA: a process of device %d makes a context on device %d, too\n", used, current_device);
+    runtime().settings.one_device = false;  // once is enough
+  }
+  used = current_device;
 }
 
 Call::~Call() {
@@ -227,6 +242,7 @@ cudaError_t cudaSetDevice(int device) {
   FAKE_CALL(Call::Needs::kDriver);
   if (device < 0 || device >= runtime().settings.devices) return call.Return(cudaErrorInvalidDevice);
   fake::current_device = device;
+  call.UseContext();
   return call.Return(runtime().devices[device].failed);
 }
 

@@ -37,7 +37,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* handle, unsigned flags) {
 cudaError_t cudaEventCreate(cudaEvent_t* handle) { return cudaEventCreateWithFlags(handle, cudaEventDefault); }
 
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   return call.Return(runtime().events.erase(handle) == 1 ? cudaSuccess : cudaErrorInvalidResourceHandle);
 }
 

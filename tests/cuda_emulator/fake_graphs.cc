@@ -386,12 +386,12 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t*
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   return call.Return(fake::Graphs().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 // What was launched goes on.
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   return call.Return(fake::Executables().erase(handle) == 1 ? cudaSuccess : cudaErrorInvalidValue);
 }

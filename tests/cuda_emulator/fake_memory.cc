@@ -355,7 +355,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 
 // As a GPU's: once the device has nothing to do.
 cudaError_t cudaFree(void* p) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   if (p == nullptr) return call.Return(cudaSuccess);
   if (const cudaError_t refused = fake::RefuseUnsafeCall(); refused != cudaSuccess) return call.Return(refused);
   const Allocation* held = runtime().Holding(p, 1);
@@ -393,7 +393,7 @@ cudaError_t cudaMallocManaged(void** p, size_t bytes, unsigned) {
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocDefault); }
 
 cudaError_t cudaFreeHost(void* p) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   if (p == nullptr) return call.Return(cudaSuccess);
   const Allocation* held = runtime().Holding(p, 1);
   if (held != nullptr) {
@@ -416,7 +416,7 @@ cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
 }
 
 cudaError_t cudaHostUnregister(void* p) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   const Allocation* held = runtime().Holding(p, 1);
   if (held == nullptr || held->kind != Allocation::Kind::kRegistered)
     return call.Return(cudaErrorHostMemoryNotRegistered);

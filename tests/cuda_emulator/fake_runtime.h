@@ -95,6 +95,7 @@ struct Settings {
   cudaError_t driver_error = cudaSuccess;
   bool background = true;
   bool strict = true;
+  bool one_device = false;
   std::chrono::milliseconds watchdog{30000};
   int malloc_fails_in = 0, operation_fails_in = 0;
 };
@@ -119,6 +120,7 @@ class Runtime {
   std::vector<std::shared_ptr<Capture>> captures;  // that go on
   Calls calls;
   size_t pinned_bytes = 0;
+  int used_device = -1;  // the first that was
 
   void Reset(const Settings& fresh);
   int current_device() const;
@@ -190,13 +192,16 @@ extern thread_local int running_slot;
 // be used at all.
 class Call {
  public:
-  enum class Needs { kNothing, kDriver, kDevice };
+  // kContext: what it is called for is destroyed, which works on a device that has failed, too.
+  enum class Needs { kNothing, kDriver, kContext, kDevice };
   explicit Call(Needs needs = Needs::kDevice);
   ~Call();
   cudaError_t error() const { return error_; }
   // What the function returns; remembered for cudaGetLastError.
   cudaError_t Return(cudaError_t error);
   std::unique_lock<std::mutex>& lock() { return lock_; }
+  // That of the thread's device, which is made if there is none.
+  static void UseContext();
 
  private:
   const Hidden hidden_;

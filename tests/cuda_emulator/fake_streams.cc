@@ -392,7 +392,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* handle) {
 
 // What it has to do is still done.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-  FAKE_CALL(Call::Needs::kDriver);
+  FAKE_CALL(Call::Needs::kContext);
   Stream* const stream = runtime().Find(handle);
   if (stream == nullptr || stream->legacy) return call.Return(cudaErrorInvalidResourceHandle);
   if (stream->capture != nullptr) fake::RefuseDuringCapture(stream);
