@@ -42,6 +42,8 @@ class Backend {
   virtual absl::StatusOr<ExpertHold> LoadExperts(std::span<const ExpertRanks> placement, int rank,
                                                  const std::function<bool()>& stop) = 0;
   virtual absl::StatusOr<std::unique_ptr<EpochExperts>> MakeExperts(Exchange* exchange, EpochPlace place) = 0;
+  // An error if what this computes on has failed: nothing will work any more in this process. Thread-safe.
+  virtual absl::Status CheckDevice() const { return absl::OkStatus(); }
 };
 
 // What a backend is made of; all pointers outlive it. The options have been checked; `device` is what they choose.

@@ -37,6 +37,10 @@ class EpochMember {
     std::function<absl::StatusOr<ExpertHold>(std::span<const ExpertRanks> placement, int rank,
                                              const std::function<bool()>& stop)>
         load_experts;
+    // Of a worker whose device may fail for good, else null. Asked after an error of an epoch's set-up (Backend) and of
+    // a step (Engine, once its exchange has been aborted), on the thread that has found it.
+    std::function<absl::Status()> check_device, recover;
+    std::function<void(const absl::Status& why)> give_up;  // it has failed. Need not return
     int step_tokens_max = 1024;
     absl::Duration exchange_timeout = absl::Seconds(30);
   };

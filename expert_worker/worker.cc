@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,19 @@ absl::Status CheckOptions(const WorkerOptions& options, const ModelConfig& confi
   }
   if (options.exchange_timeout <= absl::ZeroDuration()) return InvalidArgument("exchange_timeout must be positive");
   return absl::OkStatus();
+}
+
+// A process cannot have a GPU that has failed back, but the next one can, if there is anything left of it. Ends without
+// destroying anything: that would wait for the device. To the router this worker is dead from here on.
+void EndProcess(const absl::Status& why) {
+  spdlog::critical("this worker cannot go on, start it again: {}", why.ToString());
+  spdlog::default_logger()->flush();
+  std::_Exit(EXIT_FAILURE);
+}
+
+// What a CPU does not fail of.
+std::function<absl::Status()> DeviceCheck(const ComputeDevice& device, std::function<absl::Status()> check) {
+  return device.is_cuda() ? std::move(check) : nullptr;
 }
 
 // Rows of the vocabulary that stand for no token.
@@ -133,6 +147,9 @@ class WorkerImpl : public Worker {
                  [this](std::span<const ExpertRanks> placement, int rank, const std::function<bool()>& stop) {
                    return backend_->LoadExperts(placement, rank, stop);
                  },
+             .check_device = DeviceCheck(device, [this] { return backend_->CheckDevice(); }),
+             .recover = DeviceCheck(device, [this] { return backend_->engine().Recover(); }),
+             .give_up = EndProcess,
              .step_tokens_max = options.step_tokens_max,
              .exchange_timeout = options.exchange_timeout},
             &runner_, &probe_),

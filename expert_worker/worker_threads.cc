@@ -142,6 +142,7 @@ void WorkerThreads::Do(const Task& task) {
     Tell([&](P& protocol) { protocol.OnOpened(open->epoch, address); });
   } else if (const auto* connect = std::get_if<P::ConnectExchange>(&task.order)) {
     const absl::Status status = member->Connect(connect->configure);
+    if (!status.ok()) GiveUpUnless(shared_.check_device);
     Tell([&](P& protocol) { protocol.OnConnected(connect->epoch, status, member->suspects()); });
   } else if (const auto* begin = std::get_if<P::BeginEpoch>(&task.order)) {
     const std::vector<uint64_t> missing = runner_->Begin(begin->begin);
@@ -216,7 +217,17 @@ void WorkerThreads::FinishStep() {
     probe_->StepRan(step.plan, *done);
     ReportSequences();
   }
-  Tell([&](P& protocol) { protocol.OnStepRan(step.plan.epoch(), std::move(done), step.member->suspects()); });
+  const std::vector<int> suspects = step.member->suspects();
+  if (!done.ok() && running_.empty() && shared_.recover) {
+    step.member->Abandon("a step has failed");  // what a device still does of it may wait for peers
+    GiveUpUnless(shared_.recover);
+  }
+  Tell([&](P& protocol) { protocol.OnStepRan(step.plan.epoch(), std::move(done), suspects); });
+}
+
+void WorkerThreads::GiveUpUnless(const std::function<absl::Status()>& works) const {
+  if (!works) return;
+  if (const absl::Status status = works(); !status.ok()) shared_.give_up(status);
 }
 
 void WorkerThreads::ReportSequences() {

@@ -81,6 +81,7 @@ class WorkerThreads {
   bool CanStart(const Task& task) const;
   void StartStep(Task task);
   void FinishStep();
+  void GiveUpUnless(const std::function<absl::Status()>& works) const;
   void ReportSequences();
 
   const EpochMember::Shared shared_;

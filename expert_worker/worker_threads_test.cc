@@ -54,7 +54,13 @@ class WorkerThreadsTest : public testing::Test {
             .make_experts = [this](Exchange*, EpochPlace) -> absl::StatusOr<std::unique_ptr<EpochExperts>> {
               return std::make_unique<TestExperts>(&local_, &fail_step_, &can_begin_ahead_);
             },
-            .load_experts = [](auto, int, const auto&) -> absl::StatusOr<ExpertHold> { return ExpertHold(); }},
+            .load_experts = [](auto, int, const auto&) -> absl::StatusOr<ExpertHold> { return ExpertHold(); },
+            .recover =
+                [this] {
+                  ++recovered_;
+                  return recovers_;
+                },
+            .give_up = [this](const absl::Status& why) { given_up_ = why; }},
         &runner_, &probe_);
     threads_->Attach([this](v1::AttachRequest message) {
       absl::MutexLock lock(&mutex_);
@@ -178,6 +184,8 @@ class WorkerThreadsTest : public testing::Test {
   WorkerProbe probe_{&metrics_, 8, false};
   std::atomic<int> device_came_to_{0}, fail_step_{0};
   std::atomic<bool> can_begin_ahead_{true};
+  std::atomic<int> recovered_{0};
+  absl::Status recovers_, given_up_;  // what the device says after an error; what was told whoever can end all this
 
   absl::Mutex mutex_;
   std::deque<v1::AttachRequest> said_ ABSL_GUARDED_BY(mutex_);
@@ -263,6 +271,8 @@ TEST_F(WorkerThreadsTest, AFaultIsOfTheFirstOfTwoSteps) {
   EXPECT_EQ(Next().fault().step(), 2u);
   EXPECT_TRUE(threads_->WaitUntilOutOfStep(kPatience));
   EXPECT_TRUE(Silent()) << "of the step behind it nobody hears";
+  EXPECT_EQ(recovered_, 1) << "when that has ended, too";
+  EXPECT_EQ(given_up_, absl::OkStatus());
   Serve(3, kPrompt);
   EXPECT_EQ(runner_.sequences().size(), 1);
 }
@@ -287,6 +297,16 @@ TEST_F(WorkerThreadsTest, EndsInTheMiddleOfTwoSteps) {
   PostPrompt(1);
   PostNext(1, 2, kPrompt);
   AwaitDraws(2, 0);
+}
+
+TEST_F(WorkerThreadsTest, AWorkerWhoseDeviceHasFailedGivesUpBeforeItSaysSo) {
+  recovers_ = absl::InternalError("it fell off the bus");
+  Serve(2);
+  fail_step_ = 1;
+  PostPrompt(2);
+  ++device_came_to_;
+  EXPECT_EQ(Next().fault().step(), 1u);
+  EXPECT_EQ(given_up_, recovers_);
 }
 
 }  // namespace

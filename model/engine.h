@@ -60,6 +60,10 @@ class Engine {
   // taken. Logits is not called until all are. REQUIRES: there is one.
   virtual absl::Status TakeDrawn(std::vector<TokenId>* tokens);
 
+  // After an error: OK once nothing of the step goes on any more and another may be run. An error if none ever will be,
+  // in this process: what this computes on has failed, or does not come to an end within a few seconds.
+  virtual absl::Status Recover() { return absl::OkStatus(); }
+
   // Times the ops of all further steps into `profile`, which must outlive them; nullptr ends it. Not every engine does.
   virtual void Profile(StepProfile* profile) {}
 

@@ -219,6 +219,18 @@ def test_a_rank_dies_in_the_middle_of_a_collective(one_gpu):
         check_nothing_is_left(cluster)
 
 
+@pytest.mark.skipif(WORKER != EMULATED, reason="real GPUs do not fail when they are told to")
+def test_a_worker_whose_gpu_has_failed_ends_and_says_so(one_gpu):
+    with Gpus(2) as cluster:
+        cluster.kill("worker-1")
+        cluster.start_worker(1, prefix=["env", "FAKE_CUDA_FAILS_AT=2000"])
+        cluster.wait_serving(2)
+        check(cluster, one_gpu, "GPU 1 failed")
+        assert cluster.processes["worker-1"].wait(20) == 1
+        assert "this worker cannot go on, start it again" in cluster.log("worker-1"), cluster.last_words()
+        check_nothing_is_left(cluster)
+
+
 def test_a_gpu_has_memory_for_some_experts(one_gpu):
     """Three of four GPUs hold all of them together, no two do: what a dead one held is read in beside what serves."""
     with Gpus(4, worker=["--expert-slots", 17]) as cluster:

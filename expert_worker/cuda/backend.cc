@@ -139,6 +139,14 @@ class CudaBackend : public Backend {
     return std::make_unique<DeviceEpochExperts>(engine_->device().index, std::move(ffn), std::move(parallel));
   }
 
+  // The error of a device that has failed comes back from whatever is asked of it, this among them, which no capture
+  // of another thread minds.
+  absl::Status CheckDevice() const override {
+    RETURN_IF_ERROR(UseDevice(engine_->device().index));
+    size_t free_bytes = 0, all_bytes = 0;
+    return CudaError(cudaMemGetInfo(&free_bytes, &all_bytes), "looking at the device");
+  }
+
  private:
   const ModelConfig& config_;
   const DType type_;

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "kernels/cuda/draw_tokens.h"
@@ -16,6 +18,8 @@ namespace {
 
 // Below 512 tokens there is nothing worth serving.
 constexpr int64_t kBlocksMin = 512 / kKvBlockTokens;
+// For what is on a device when a step has failed. The exchange has been aborted by then, and a prefill takes less.
+constexpr absl::Duration kDryPatience = absl::Seconds(5);
 
 int BlocksOfContext(const ModelConfig& config) {
   return (config.context_tokens_max + kKvBlockTokens - 1) / kKvBlockTokens;
@@ -455,6 +459,18 @@ absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
                                               cudaMemcpyDeviceToHost, stream_.get()),
                               "copying tokens"));
   return CudaError(cudaEventRecord(drawing.done.get(), stream_.get()), "running a step on the device");
+}
+
+absl::Status DeviceEngine::Recover() {
+  RETURN_IF_ERROR(UseDevice(device_.index));
+  const absl::Time give_up = absl::Now() + kDryPatience;
+  for (;;) {
+    const cudaError_t error = cudaStreamQuery(stream_.get());
+    if (error != cudaErrorNotReady) return CudaError(error, "running steps on the device");
+    (void)cudaGetLastError();
+    if (absl::Now() > give_up) return absl::InternalError("the device does not end what it was given");
+    absl::SleepFor(absl::Milliseconds(1));
+  }
 }
 
 bool DeviceEngine::Drawn() {

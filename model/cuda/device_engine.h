@@ -84,6 +84,7 @@ class DeviceEngine : public Engine {
   absl::Status Draw(std::span<const DrawnRow> rows) override;
   bool Drawn() override;
   absl::Status TakeDrawn(std::vector<TokenId>* tokens) override;
+  absl::Status Recover() override;
   // Each op by its time on the device, in steps that are enqueued launch by launch, and behind no other.
   void Profile(StepProfile* profile) override { profile_ = profile; }
   void UseGraphs(bool use) override { uses_graphs_ = use && options_.graphs; }
