@@ -14,8 +14,8 @@
 //     between one lane's write and another's read. A shuffle orders no memory.
 //   * Blocks of a launch do not wait for each other unless that is the kernel's point, and then by
 //     ::cuda::atomic_ref with its orders written out. Every spinning loop calls __nanosleep.
-//   * Sums have one order, whatever the batch: no float atomics on results. Atomics are of 32 bits: shared memory has
-//     no others, and a sum of 64 is a loop there.
+//   * Sums have one order, whatever the batch: no float atomics on results. Atomics in shared memory are of 32 bits:
+//     it has no others, and one of 64 is a loop there.
 //   * Vectors of memory go through LoadVec and StoreVec. Offsets that may pass 2^31 are int64_t.
 //   * PTX only in ptx_*.h, one wrapper per instruction with a body for the emulator, and no __CUDA_ARCH__ elsewhere:
 //     variants are template parameters, so that tests run them all.

@@ -315,7 +315,8 @@ namespace simt::internal {
 
 template <typename T, typename Function>
 SIMT_INLINE T Update(T* p, Function function) {
-  static_assert(sizeof(T) == 4, "device.h has a rule");
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  if (sizeof(T) == 8) NeedGlobal(p, sizeof(T));
   MayYield();
   std::atomic_ref<T> word(*p);
   T old = word.load(std::memory_order_relaxed);

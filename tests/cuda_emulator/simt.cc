@@ -666,6 +666,11 @@ void MayYield() {
 }
 void Sleep(Here at) { machine().Sleep(at); }
 
+void NeedGlobal(const void* p, int bytes) {
+  if (machine().shared().Holding(p, bytes) != nullptr)
+    FailHere(ErrorKind::kSharedMemory, "an atomic of %d bytes in shared memory", bytes);
+}
+
 // Lands at once or when it is waited for. A kernel that does not wait reads what was there before, and one that copies
 // over what others still read takes it from them.
 void AsyncCopy(void* shared, const void* global, int bytes, int bytes_read, Here at) {

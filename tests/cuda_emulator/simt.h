@@ -160,6 +160,9 @@ void Sleep(Here at);
 // Fails if the GPU's kernels were compiled for an older architecture than has the instruction.
 void NeedArchitecture(int least, const char* instruction, Here at);
 
+// For an atomic of so many bytes: of 64 bits, shared memory has a loop only, and device.h a rule.
+void NeedGlobal(const void* p, int bytes);
+
 void AsyncCopy(void* shared, const void* global, int bytes, int bytes_read, Here at);
 void AsyncCommit();
 void AsyncWait(int groups_left, void (*landed)(void* to, int bytes));

@@ -583,6 +583,20 @@ TEST(Atomics, LoseNothing) {
   }
 }
 
+__global__ void WideAtomics(unsigned long long* latest, bool in_shared_memory) {
+  SHARED_ARRAY(unsigned long long, shared, 1);
+  if (threadIdx.x == 0) shared[0] = 0;
+  __syncthreads();
+  atomicMax(in_shared_memory ? shared : latest, (1ull << 40) + threadIdx.x);
+}
+
+TEST(Atomics, Of64BitsAreForGlobalMemory) {
+  GlobalArray<unsigned long long> latest(std::vector<unsigned long long>{0});
+  RunKernel(0, WideAtomics, 1, 32, latest.data(), false);
+  EXPECT_EQ(latest[0], (1ull << 40) + 31);
+  EXPECT_THAT(ErrorOf(ErrorKind::kSharedMemory, WideAtomics, 32, latest.data(), true), HasSubstr("of 8 bytes"));
+}
+
 // ---- What ptx_*.h wraps.
 
 __global__ void CopyRows(const float* from, float* out, int n) {
