@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "expert_worker/exchange/exchange.h"
 #include "expert_worker/expert_ranks.h"
 #include "model/experts.h"
@@ -34,6 +35,9 @@ class EpochExperts {
   virtual std::vector<int> suspects() const = 0;
   // Rows computed here since the last call, for all ranks: (moe_layers, E); resets.
   virtual std::vector<uint64_t> TakeExpertRows() = 0;
+  // What the steps that have ended since the last call spent waiting for peers and for bytes to move; resets. Hosts
+  // count the time of the thread that runs steps, devices that of their stream, which may run ahead of the host.
+  virtual absl::Duration TakeExchangeTime() = 0;
   // Steps since the last call that were run twice, as their messages did not fit at first; resets.
   virtual int TakeRunsAgain() { return 0; }
 };

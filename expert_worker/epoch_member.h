@@ -58,8 +58,6 @@ class EpochMember {
 
   // The ranks that a failure may be the fault of.
   std::vector<int> suspects() const;
-  // Time spent in the exchange so far.
-  absl::Duration waited() const { return exchange_ ? exchange_->waited() : absl::ZeroDuration(); }
 
   // The epoch is over, for whatever reason: wakes who waits in it, and makes all that comes fail. Thread-safe, returns
   // at once.

@@ -210,6 +210,12 @@ std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
   return std::exchange(expert_rows_, std::vector<uint64_t>(expert_rows_.size()));
 }
 
+absl::Duration ExpertParallel::TakeExchangeTime() {
+  if (!exchange_) return absl::ZeroDuration();
+  const absl::Duration now = exchange_->waited();
+  return now - std::exchange(taken_, now);
+}
+
 MakeEpochExperts ExpertParallelMaker(const ModelConfig* config, ExpertFfn* ffn, ThreadPool* pool) {
   return [=](Exchange* exchange, EpochPlace place) -> absl::StatusOr<std::unique_ptr<EpochExperts>> {
     auto* const host = dynamic_cast<HostExchange*>(exchange);

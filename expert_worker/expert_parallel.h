@@ -34,6 +34,7 @@ class ExpertParallel : public EpochExperts, public ExpertRunner {
   absl::Status Run(const RoutedBatch& batch) override;
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;
+  absl::Duration TakeExchangeTime() override;
 
  private:
   // What this rank asks of one rank; rebuilt in every layer.
@@ -62,6 +63,7 @@ class ExpertParallel : public EpochExperts, public ExpertRunner {
   uint64_t step_ = 0;
   std::vector<int> blamed_;
   std::vector<uint64_t> expert_rows_;  // (moe_layers, E)
+  absl::Duration taken_;               // of what the exchange waited
 
   std::vector<uint32_t> turns_;      // by expert: which replica is next
   std::vector<Request> requests_;    // by rank

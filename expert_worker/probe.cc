@@ -25,11 +25,15 @@ WorkerProbe::WorkerProbe(Metrics* metrics, int experts, bool expert_metrics)
       model_bytes(metrics->AddGauge("braid_model_bytes", "Bytes of the weights of the model that is loaded.")),
       metrics_(metrics),
       experts_(experts),
-      step_seconds_(metrics->AddHistogram("braid_worker_step_seconds", "Wall time of a step, the exchange included.",
-                                          TokenLatencyBuckets())),
+      step_seconds_(
+          metrics->AddHistogram("braid_worker_step_seconds",
+                                "Wall time of a step, the exchange included, until its answer was made; of one "
+                                "that began behind another, from the answer to that.",
+                                TokenLatencyBuckets())),
       steps_(metrics->AddCounter("braid_worker_steps_total", "Steps completed.")),
       exchange_seconds_(metrics->AddCounter("braid_worker_exchange_seconds_total",
-                                            "Time in steps spent waiting for peers and moving bytes.")),
+                                            "Time in steps spent waiting for peers and moving bytes, with nothing to "
+                                            "compute meanwhile: of the thread that computes, or of the GPU.")),
       prefill_rows_(
           metrics->AddCounter("braid_worker_rows_total", "Rows run through the model.", {{"kind", "prefill"}})),
       decode_rows_(metrics->AddCounter("braid_worker_rows_total", "Rows run through the model.", {{"kind", "decode"}})),

@@ -196,8 +196,7 @@ void WorkerThreads::StartStep(Task task) {
     });
   }
   if (!running_.empty()) probe_->steps_ahead.Add();
-  Running& step = running_.emplace_back(Running{std::move(plan), std::move(task.member), absl::Now(), {}});
-  step.waited = step.member->waited();
+  Running& step = running_.emplace_back(Running{std::move(plan), std::move(task.member), absl::Now()});
   EpochExperts& experts = step.member->experts();
   experts.BeginStep(step.plan.step(), static_cast<int>(step.plan.rows_max()));
   runner_->Start(step.plan, experts.runner());
@@ -211,9 +210,10 @@ void WorkerThreads::FinishStep() {
   if (!running_.empty()) running_.front().begun = now;
   if (done.ok()) {
     done->set_step_us(static_cast<uint64_t>(absl::ToInt64Microseconds(now - step.begun)));
-    done->set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(step.member->waited() - step.waited)));
-    for (const uint64_t rows : step.member->experts().TakeExpertRows()) done->add_expert_rows(rows);
-    probe_->steps_run_again.Add(step.member->experts().TakeRunsAgain());
+    EpochExperts& experts = step.member->experts();
+    done->set_exchange_us(static_cast<uint64_t>(absl::ToInt64Microseconds(experts.TakeExchangeTime())));
+    for (const uint64_t rows : experts.TakeExpertRows()) done->add_expert_rows(rows);
+    probe_->steps_run_again.Add(experts.TakeRunsAgain());
     probe_->StepRan(step.plan, *done);
     ReportSequences();
   }

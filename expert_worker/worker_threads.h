@@ -64,7 +64,6 @@ class WorkerThreads {
     v1::StepPlan plan;
     Member member;
     absl::Time begun;  // as far as it had the device to itself
-    absl::Duration waited;
   };
 
   // Calls tell(protocol) and carries out what it orders.

@@ -22,6 +22,7 @@ namespace braid {
 namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(30);
+constexpr absl::Duration kExchange = absl::Milliseconds(7);  // of each step
 
 // All experts are here, and fail when they are told to.
 class TestExperts : public EpochExperts, public ExpertRunner {
@@ -33,6 +34,7 @@ class TestExperts : public EpochExperts, public ExpertRunner {
   bool CanBeginAhead(int) const override { return can_begin_ahead_; }
   std::vector<int> suspects() const override { return {}; }
   std::vector<uint64_t> TakeExpertRows() override { return local_.TakeExpertRows(); }
+  absl::Duration TakeExchangeTime() override { return kExchange; }
   absl::Status Run(const RoutedBatch& batch) override {
     return fails_ ? absl::UnavailableError("a device is gone") : local_.Run(batch);
   }
@@ -142,6 +144,7 @@ class WorkerThreadsTest : public testing::Test {
   TokenId Token(uint64_t step) {
     const v1::AttachRequest message = Next();
     EXPECT_EQ(message.step_done().step(), step) << message.ShortDebugString();
+    EXPECT_EQ(message.step_done().exchange_us(), absl::ToInt64Microseconds(kExchange));
     return message.step_done().sampled_size() == 1 ? message.step_done().sampled(0).token().token() : -2;
   }
   // What the sequence says if each step waits for the one before.

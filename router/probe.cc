@@ -29,7 +29,8 @@ RouterProbe::RouterProbe(Metrics* metrics)
                               "Time that workers spent in steps, as they report it, over all workers.")),
       worker_exchange_seconds(metrics->AddCounter("braid_router_worker_exchange_seconds_total",
                                                   "Of braid_router_worker_step_seconds_total, time spent waiting for "
-                                                  "peers and moving bytes.")),
+                                                  "peers and moving bytes with nothing to compute meanwhile, on CPUs "
+                                                  "or on GPUs.")),
       expert_imbalance(metrics->AddGauge("braid_expert_imbalance_ratio",
                                          "Rows of the busiest expert of each layer over the mean, lately.")),
       placement_imbalance(metrics->AddGauge("braid_placement_imbalance_ratio",

@@ -130,6 +130,10 @@ def test_a_step_starts_before_the_host_knows_the_tokens_of_the_last_one(workers)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             assert list(pool.map(lambda request: text(cluster, request), plain)) == expected
         assert sum(cluster.worker_metric("braid_worker_steps_ahead_total", i) for i in range(workers)) > 0
+        for i in range(workers):
+            exchange = cluster.worker_metric("braid_worker_exchange_seconds_total", i)
+            steps = cluster.worker_metric("braid_worker_step_seconds_sum", i)
+            assert 0 < exchange < steps if workers > 1 else exchange == 0
 
 
 def arithmetic(cluster):

@@ -59,6 +59,7 @@ class DeviceEpochExperts : public EpochExperts {
   bool CanBeginAhead(int rows_max) const override { return parallel_->CanBeginAhead(rows_max); }
   std::vector<int> suspects() const override { return parallel_->suspects(); }
   std::vector<uint64_t> TakeExpertRows() override { return parallel_->TakeExpertRows(); }
+  absl::Duration TakeExchangeTime() override { return parallel_->TakeExchangeTime(); }
   int TakeRunsAgain() override { return parallel_->TakeRunsAgain(); }
 
  private:

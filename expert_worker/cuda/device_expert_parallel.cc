@@ -132,6 +132,7 @@ ExpertParallel::Tables ExpertParallel::LayOut(int ranks, int moe_layers, int E, 
   cutter.Cut(1, &tables.step);
   cutter.Cut(ranks, &tables.faults);
   cutter.Cut(size_t(moe_layers) * E, &tables.expert_rows);
+  cutter.Cut(1, &tables.clock);
   cutter.Cut(size_t(moe_layers) * (E + 1), &tables.first_replica);
   cutter.Cut(replicas, &tables.replicas);
   tables.bytes = cutter.bytes();
@@ -382,6 +383,7 @@ absl::Status ExpertParallel::SendRowsOut(const Pass& pass) {
   op.tokens = scratch.tokens;
   op.counts = scratch.counts;
   op.row_of = scratch.row_of;
+  op.clock = tables_.clock;
   return Launch(op, "sending rows", pass.stream, Choose(pass.shape));
 }
 
@@ -398,6 +400,7 @@ absl::Status ExpertParallel::RunExperts(const Pass& pass) {
   receive.asked = scratch.asked;
   receive.counts = scratch.owed;
   receive.faults = tables_.faults;
+  receive.clock = tables_.clock;
   RETURN_IF_ERROR(Launch(receive, "receiving rows", pass.stream, Choose(shape)));
   const GroupRows group{shape.ranks * shape.slot_rows, shape.K,         E,
                         scratch.asked_experts,         scratch.offsets, scratch.source,
@@ -418,6 +421,7 @@ absl::Status ExpertParallel::RunExperts(const Pass& pass) {
   results.faults = tables_.faults;
   results.send = scratch.send_results;
   results.received = scratch.received_results;
+  results.clock = tables_.clock;
   return Launch(results, "sending results", pass.stream, Choose(shape));
 }
 
@@ -428,6 +432,7 @@ absl::Status ExpertParallel::CombineResults(const Pass& pass) {
   receive.offsets = scratch.offsets;
   receive.expert_rows = tables_.expert_rows + size_t(MoeLayer(rows.layer)) * config_.experts;
   receive.faults = tables_.faults;
+  receive.clock = tables_.clock;
   RETURN_IF_ERROR(Launch(receive, "receiving results", pass.stream));
   return Launch(
       Combine{rows.T, rows.D, rows.K, rows.type, scratch.received_results, scratch.row_of, rows.weights, rows.y},
@@ -530,6 +535,11 @@ std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
   std::vector<uint64_t> rows(taken_.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = now[i] - std::exchange(taken_[i], now[i]);
   return rows;
+}
+
+absl::Duration ExpertParallel::TakeExchangeTime() {
+  const uint64_t now = waited_for().at_end.clock->exchanged_ns;
+  return absl::Nanoseconds(now - std::exchange(taken_ns_, now));
 }
 
 }  // namespace braid::gpu

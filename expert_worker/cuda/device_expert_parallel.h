@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "expert_worker/cuda/slot_room.h"
 #include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/device_exchange.h"
@@ -63,7 +64,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
                                                               DeviceExchange* exchange, EpochPlace place,
                                                               const Options& options, std::span<std::byte> scratch);
 
-  // EpochExperts. TakeExpertRows counts what was waited for.
+  // EpochExperts. Of TakeExpertRows and TakeExchangeTime, steps have ended when they were waited for. The time is what
+  // the stream of the step stood between what it sends and what it gets (ExchangeClock): in halves, what is left of the
+  // exchange when nothing is left to compute.
   braid::ExpertRunner& runner() override { return *this; }
   void BeginStep(uint64_t step, int rows_max) override;
   bool CanBeginAhead(int rows_max) const override {
@@ -72,6 +75,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   }
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;
+  absl::Duration TakeExchangeTime() override;
   int TakeRunsAgain() override { return std::exchange(runs_again_, 0); }
 
   // ExpertRunner. kDataLoss from Wait if what a peer sent made no sense.
@@ -96,11 +100,12 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     size_t bytes;
   };
   // What lives as long as the epoch. Steps begin with a copy of step and faults from the host, and end with one of
-  // faults and expert_rows to it.
+  // faults, expert_rows and clock to it.
   struct Tables {
     uint64_t* step;
     uint32_t* faults;        // (ranks)
     uint64_t* expert_rows;   // (moe_layers, E), since the epoch began
+    ExchangeClock* clock;    // the same
     int32_t* first_replica;  // (moe_layers, E + 1) into replicas
     int32_t* replicas;
     size_t bytes;
@@ -184,6 +189,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   std::array<HostTables, 2> host_tables_;  // of every other step: one may be enqueued while one runs
   uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
   std::vector<uint64_t> taken_;  // of expert_rows
+  uint64_t taken_ns_ = 0;        // of clock
 
   // Of the step that has begun.
   int rows_max_ = 0;

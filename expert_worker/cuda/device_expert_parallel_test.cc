@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "base/planted_bug.h"
 #include "expert_worker/cuda/test_exchange.h"
 #include "expert_worker/cuda/test_experts.h"
@@ -233,6 +235,49 @@ std::vector<ExpertRanks> EvenPlacement(int size) {
     layer.add_ranks(e * size / kExperts);
   }
   return std::vector<ExpertRanks>(kConfig.moe_layer_count(), *ExpertRanks::Parse(layer, kExperts, size));
+}
+
+// Of two ranks, by a clock that stands while they compute, and that each operation of an exchange moves.
+TEST_F(DeviceExpertParallel, SaysOfEachStepHowLongItsStreamExchanged) {
+  constexpr absl::Duration kOnTheWay = absl::Milliseconds(1);
+  constexpr int kSize = 2;
+  // The first ones from a graph, two on the device at a time; then exactly, in two passes that have counts each.
+  const std::vector<int> rows_max = {4, 4, 4, 4, 12, 4}, operations_of_layer = {2, 2, 2, 2, 6, 2};
+  for (uint64_t seed = 0; seed < (simt::kManyThreads ? 4 : 1); ++seed) {
+    simt::SetSeed(seed);
+    simt::SetClock(uint64_t{1} << 60);
+    TestNetwork network(kSize);
+    OnEachRank(kSize, [&](int at) {
+      TestExchange exchange(&network, at);
+      exchange.done = [&] { simt::MoveClock(absl::ToInt64Nanoseconds(kOnTheWay)); };
+      Rank<float> rank(&exchange, at, EvenPlacement(kSize), kSize, kSmall);
+      GraphExec graph;
+      std::deque<Event> ends;  // of steps that run
+      size_t finished = 0;
+      const auto finish = [&] {
+        ASSERT_EQ(rank.parallel->Wait(ends.front().get()), absl::OkStatus());
+        ends.pop_front();
+        const int operations = operations_of_layer[finished++] * kConfig.moe_layer_count();
+        const absl::Duration took = rank.parallel->TakeExchangeTime();
+        EXPECT_GE(took, operations * kOnTheWay) << "step " << finished << " of rank " << at;
+        EXPECT_LE(took, (operations + 1) * kSize * kOnTheWay) << "the other rank's may move the clock meanwhile, too";
+      };
+      for (size_t step = 0; step < rows_max.size(); ++step) {
+        const bool alike = step > 0 && rows_max[step] == rows_max[step - 1];
+        while (!ends.empty() && (!alike || ends.size() == 2)) finish();
+        if (!alike) rank.Set(Rows(rows_max[step], rows_max[step], at));
+        rank.parallel->BeginStep(step + 1, rows_max[step]);
+        const bool captured = rank.parallel->capturable();
+        if (captured && !graph) graph = rank.Capture();
+        ASSERT_EQ(captured ? rank.Launch(graph) : rank.Enqueue(), absl::OkStatus());
+        ends.push_back(*CreateEvent());
+        ASSERT_EQ(cudaEventRecord(ends.back().get(), rank.stream.get()), cudaSuccess);
+      }
+      while (!ends.empty()) finish();
+      EXPECT_EQ(rank.parallel->TakeExchangeTime(), absl::ZeroDuration());
+    });
+    simt::SetClock(0);
+  }
 }
 
 // What a rank did in some steps.

@@ -50,6 +50,9 @@ class TestExchange : public DeviceExchange {
  public:
   TestExchange(TestNetwork* network, int rank) : network_(*network), rank_(rank) {}
 
+  // Called, on the device, when an operation of this rank has all that it waits for. Set before anything is sent.
+  std::function<void()> done;
+
   // Bytes sent to others so far, of what was not replayed from a graph.
   size_t bytes_sent() const { return bytes_sent_; }
   int exact_phases() const { return exact_phases_; }
@@ -81,7 +84,6 @@ class TestExchange : public DeviceExchange {
   absl::Status Connect(std::span<const std::string>) override { return absl::OkStatus(); }
   void Abort(const std::string&) override {}
   std::vector<int> suspects() const override { return {}; }
-  absl::Duration waited() const override { return absl::ZeroDuration(); }
   ExchangeProgress progress() const override { return {}; }
 
  private:
@@ -138,6 +140,7 @@ class TestExchange : public DeviceExchange {
       }
       all &= phase.here[from];
     }
+    if (all && done) done();
     return all ? fake::Progress::kDone : moved ? fake::Progress::kMoved : fake::Progress::kWaiting;
   }
 

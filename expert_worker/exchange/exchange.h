@@ -55,8 +55,6 @@ class Exchange {
 
   // After a failure: the ranks that it may be the fault of, in ascending order. Empty after Abort.
   virtual std::vector<int> suspects() const = 0;
-  // Time spent waiting for peers so far.
-  virtual absl::Duration waited() const = 0;
   // Thread-safe.
   virtual ExchangeProgress progress() const = 0;
 };
@@ -74,6 +72,8 @@ class HostExchange : public Exchange {
   virtual absl::Status AllToAll(uint64_t sequence, std::span<const size_t> bytes) = 0;
   // The message from `peer` in the last AllToAll, aligned to 64. Valid until the next AllToAll.
   virtual std::span<const std::byte> Incoming(int peer) const = 0;
+  // Time spent in AllToAll so far.
+  virtual absl::Duration waited() const = 0;
 };
 
 // Makes one Exchange per epoch. Used by one thread at a time; its exchanges by others, if they like.

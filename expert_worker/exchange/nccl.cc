@@ -153,7 +153,6 @@ class NcclExchange : public DeviceExchange {
   }
 
   std::vector<int> suspects() const override { return connected_ ? connected_->suspects() : suspects_; }
-  absl::Duration waited() const override { return waited_; }
 
   ExchangeProgress progress() const override {
     absl::MutexLock lock(&mutex_);
@@ -222,10 +221,7 @@ class NcclExchange : public DeviceExchange {
 
   absl::Status Enqueue(absl::FunctionRef<ncclResult_t(ncclComm_t)> calls) {
     RETURN_IF_ERROR(GoOn());
-    const absl::Time start = absl::Now();
-    const absl::Status status = connected_->Group(calls);
-    waited_ += absl::Now() - start;
-    return status;
+    return connected_->Group(calls);
   }
 
   // Until the event has come, whether by what it stands for or by an abort.
@@ -285,8 +281,7 @@ class NcclExchange : public DeviceExchange {
   const int version_;
   const ExchangeOptions options_;
   std::string address_;
-  std::vector<int> suspects_;  // of what came before there was a communicator
-  absl::Duration waited_;
+  std::vector<int> suspects_;                    // of what came before there was a communicator
   std::shared_ptr<NcclCommunicator> connected_;  // the same as communicator_, for the thread that uses *this
 
   mutable absl::Mutex mutex_;

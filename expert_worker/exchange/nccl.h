@@ -28,8 +28,7 @@ struct NcclOptions {
 // nobody: after a deadline, or when a peer on another machine is gone, there are none, and the router goes by the
 // heartbeats.
 //
-// waited() is the time the host waited to enqueue: what the device waits is part of its step and not known here. A
-// phase of progress() is a step, from BeginStep, or the end of the step before, to the Wait that ends it.
+// A phase of progress() is a step, from BeginStep, or the end of the step before, to the Wait that ends it.
 //
 // kUnavailable if NCCL is not one that this can use.
 absl::StatusOr<std::unique_ptr<DeviceExchangeFactory>> MakeNcclExchangeFactory(const NcclOptions& options);

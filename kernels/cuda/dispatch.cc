@@ -63,22 +63,24 @@ absl::Status Check(const SendRows& op) {
   RETURN_IF_ERROR(CheckExperts(op.E, op.first_replica, op.replicas));
   RETURN_IF_ERROR(Require(op.T >= 0 && (op.T == 0 || (Given(op.x) && op.experts != nullptr && op.row_of != nullptr)),
                           "x, experts and row_of must be set, x at a multiple of 16 bytes"));
-  return Require(Given(op.send) && Given(op.received) && op.tokens != nullptr && op.counts != nullptr,
-                 "send, received, tokens and counts must be set, send and received at multiples of 16 bytes");
+  return Require(
+      Given(op.send) && Given(op.received) && op.tokens != nullptr && op.counts != nullptr && op.clock != nullptr,
+      "send, received, tokens, counts and clock must be set, send and received at multiples of 16 bytes");
 }
 
 absl::Status Check(const ReceiveRows& op) {
   RETURN_IF_ERROR(CheckShape(op.shape, op.name));
   RETURN_IF_ERROR(CheckExperts(op.E, op.first_replica, op.replicas));
   return Require(Given(op.received) && op.experts != nullptr && op.asked != nullptr && op.counts != nullptr &&
-                     op.faults != nullptr,
-                 "received, experts, asked, counts and faults must be set, received at a multiple of 16 bytes");
+                     op.faults != nullptr && op.clock != nullptr,
+                 "received, experts, asked, counts, faults and clock must be set, received at a multiple of 16 bytes");
 }
 
 absl::Status Check(const SendResults& op) {
   RETURN_IF_ERROR(CheckShape(op.shape, op.name));
-  RETURN_IF_ERROR(Require(op.asked != nullptr && op.counts != nullptr && op.row_of != nullptr && op.faults != nullptr,
-                          "asked, counts, row_of and faults must be set"));
+  RETURN_IF_ERROR(Require(op.asked != nullptr && op.counts != nullptr && op.row_of != nullptr && op.faults != nullptr &&
+                              op.clock != nullptr,
+                          "asked, counts, row_of, faults and clock must be set"));
   return Require(Given(op.y) && Given(op.send) && Given(op.received),
                  "y, send and received must be set, at multiples of 16 bytes");
 }
@@ -88,8 +90,8 @@ absl::Status Check(const ReceiveResults& op) {
                           "E must be positive, offsets and expert_rows set"));
   if (op.received == nullptr) return absl::OkStatus();
   RETURN_IF_ERROR(CheckShape(op.shape, op.name));
-  return Require(Given(op.received) && op.counts != nullptr && op.faults != nullptr,
-                 "received, counts and faults must be set, received at a multiple of 16 bytes");
+  return Require(Given(op.received) && op.counts != nullptr && op.faults != nullptr && op.clock != nullptr,
+                 "received, counts, faults and clock must be set, received at a multiple of 16 bytes");
 }
 
 }  // namespace braid::gpu

@@ -28,6 +28,8 @@
 // matrix, in which any row is named by one number. What a rank asks of itself lies in its own slot of what is received,
 // where no exchange writes.
 //
+// Both ends keep the time that lies between them: see ExchangeClock.
+//
 // What others send is not trusted: nothing of it leads out of an array, whatever it is. What is wrong with it is
 // written down in `faults` and makes the step void.
 
@@ -89,6 +91,14 @@ struct DispatchName {
   int32_t layer = 0, part = 0;
 };
 
+// How long the stream of these ops has stood in exchanges: from the end of the last op that lays out messages to the
+// begin of one that reads what came. So it is the bytes' time on the way and the wait for peers, less what the stream
+// has to do meanwhile. In device memory, one for all ops that run one behind the other; begins as zeros.
+struct ExchangeClock {
+  unsigned long long sent_ns = 0;       // when that end was, by the device's clock
+  unsigned long long exchanged_ns = 0;  // so far
+};
+
 // How the ops below are cut.
 struct DispatchConfig {
   int warps = 0;   // that put one rank's rows in order: 1, 2 or 8
@@ -111,6 +121,7 @@ struct SendRows {
   int32_t* tokens = nullptr;  // (ranks, rows) out: the token of each row of the slots
   int32_t* counts = nullptr;  // (ranks, 2) out: rows and results that each rank is asked for
   int32_t* row_of = nullptr;  // (T, K) out: the row of the result array where its result will be; -1: there is none
+  ExchangeClock* clock = nullptr;
 };
 absl::Status Check(const SendRows& op);
 cudaError_t Run(const SendRows& op, const DispatchConfig& config, cudaStream_t stream);
@@ -128,6 +139,7 @@ struct ReceiveRows {
   int32_t* asked = nullptr;        // (ranks, results) out: which of `experts` is each result that a rank is owed
   int32_t* counts = nullptr;       // (ranks) out: results owed
   uint32_t* faults = nullptr;      // (ranks) in and out
+  ExchangeClock* clock = nullptr;
 };
 absl::Status Check(const ReceiveRows& op);
 cudaError_t Run(const ReceiveRows& op, const DispatchConfig& config, cudaStream_t stream);
@@ -142,6 +154,7 @@ struct SendResults {
   const uint32_t* faults = nullptr;  // (ranks): all are told that there are any
   void* send = nullptr;              // result slots out
   void* received = nullptr;          // result slots; the own one out
+  ExchangeClock* clock = nullptr;
 };
 absl::Status Check(const SendResults& op);
 cudaError_t Run(const SendResults& op, const DispatchConfig& config, cudaStream_t stream);
@@ -155,6 +168,7 @@ struct ReceiveResults {
   const int32_t* offsets = nullptr;  // (E + 1), GroupRows'
   uint64_t* expert_rows = nullptr;   // (E) in and out: rows computed here
   uint32_t* faults = nullptr;        // (ranks) in and out
+  ExchangeClock* clock = nullptr;    // not used if nothing was sent
 };
 absl::Status Check(const ReceiveResults& op);
 cudaError_t Run(const ReceiveResults& op, cudaStream_t stream);

@@ -20,6 +20,7 @@ __global__ void __launch_bounds__(kThreads) SendResultsKernel(SendResults op) {
     CopyRow(static_cast<const unsigned char*>(op.y) + row * shape.row_bytes,
             slot + int64_t{shape.result_head_rows + i} * shape.row_bytes, shape.row_bytes);
   }
+  if (threadIdx.x == 0) StampSent(op.clock);
   if (blockIdx.x != 0) return;
   // What went wrong with the rows is known to some ranks: each tells all.
   bool short_of_room = false, wrong = false;
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(kThreads) SendResultsKernel(SendResults op) {
 __global__ void __launch_bounds__(kThreads) ReceiveResultsKernel(ReceiveResults op) {
   LAUNCH_BOUNDS(kThreads);
   const DispatchShape& shape = op.shape;
+  if (threadIdx.x == 0 && op.received != nullptr) AddExchange(op.clock);
   for (int rank = threadIdx.x; op.received != nullptr && rank < shape.ranks; rank += blockDim.x) {
     const DispatchHead& head =
         *reinterpret_cast<const DispatchHead*>(SlotOf(shape, op.received, shape.result_slot_rows, rank));

@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) PlaceRowsKernel(SendRows op) {
   op.counts[2 * rank + 1] = results;
   WriteHead(op.name, DispatchHead::kRows, rows, results,
             short_of_room ? DispatchFault::kShortOfRoom : DispatchFault::kNone, slot);
+  StampSent(op.clock);
 }
 
 __global__ void __launch_bounds__(kCopyThreads) CopyRowsKernel(SendRows op) {
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(kCopyThreads) CopyRowsKernel(SendRows op) {
     CopyRow(static_cast<const unsigned char*>(op.x) + token * shape.row_bytes,
             slot + int64_t{shape.head_rows + i} * shape.row_bytes, shape.row_bytes);
   }
+  if (threadIdx.x == 0) StampSent(op.clock);
 }
 
 template <int kWarps>
@@ -118,6 +120,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) ReceiveRowsKernel(ReceiveRows 
   LAUNCH_BOUNDS(32 * kWarps);
   const DispatchShape& shape = op.shape;
   const int rank = blockIdx.x, K = shape.K;
+  if (rank == 0 && threadIdx.x == 0) AddExchange(op.clock);
   const unsigned char* slot = SlotOf(shape, op.received, shape.slot_rows, rank);
   const int16_t* slot_experts = ExpertsOf(slot);
   const DispatchHead& head = *reinterpret_cast<const DispatchHead*>(slot);

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/ptx_clock.h"
 
 // What the kernels of dispatch.h share.
 
@@ -51,6 +52,16 @@ __device__ __forceinline__ void Blame(DispatchFault fault, int layer, uint32_t* 
   const DispatchFault before = FaultOf(*word);
   if (before >= fault || before > DispatchFault::kComplaint) return;
   *word = static_cast<uint32_t>(fault) + 256 * static_cast<uint32_t>(layer);
+}
+
+// At the end of each block that lays out messages. REQUIRES: one thread of the block is here.
+__device__ __forceinline__ void StampSent(ExchangeClock* clock) {
+  atomicMax(&clock->sent_ns, ClockNs());  // the last block's
+}
+// Where messages are read first. REQUIRES: one thread of the launch is here.
+__device__ __forceinline__ void AddExchange(ExchangeClock* clock) {
+  const unsigned long long now = ClockNs(), sent = clock->sent_ns;
+  if (now > sent) clock->exchanged_ns += now - sent;
 }
 
 // row_bytes from one row to another, by all threads of the block.

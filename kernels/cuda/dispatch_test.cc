@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -84,6 +85,7 @@ struct Rank {
         send_results(shape.result_slot_bytes() * shape.ranks),
         received_results(shape.result_slot_bytes() * shape.ranks),
         expert_rows(std::vector<uint64_t>(E, 100)),
+        clock(std::vector<ExchangeClock>(1)),
         sum(routed.x.size()) {}
 
   template <typename Op>
@@ -101,11 +103,11 @@ struct Rank {
   }
   void SendRowsOut() {
     RunChecked(SendRows{shape, name(), T_, E, x.data(), experts.data(), first_replica.data(), replicas.data(),
-                        send.data(), received.data(), tokens.data(), counts.data(), row_of.data()});
+                        send.data(), received.data(), tokens.data(), counts.data(), row_of.data(), clock.data()});
   }
   void Compute() {
     RunChecked(ReceiveRows{shape, name(), E, first_replica.data(), replicas.data(), announced, received.data(),
-                           asked_experts.data(), asked.data(), owed.data(), faults.data()});
+                           asked_experts.data(), asked.data(), owed.data(), faults.data(), clock.data()});
     const GroupRows group{shape.ranks * shape.slot_rows,
                           shape.K,
                           E,
@@ -124,11 +126,11 @@ struct Rank {
       }
     }
     RunChecked(SendResults{shape, name(), asked.data(), owed.data(), group_row_of.data(), y.data(), faults.data(),
-                           send_results.data(), received_results.data()});
+                           send_results.data(), received_results.data(), clock.data()});
   }
   void Finish() {
     RunChecked(ReceiveResults{shape, name(), E, counts.data(), received_results.data(), offsets.data(),
-                              expert_rows.data(), faults.data()});
+                              expert_rows.data(), faults.data(), clock.data()});
     const Combine combine{
         T_, shape.D, shape.K, kTypeOf<T>, received_results.data(), row_of.data(), weights.data(), sum.data()};
     ASSERT_EQ(Run(combine, nullptr), cudaSuccess);
@@ -151,6 +153,7 @@ struct Rank {
   GlobalArray<T> y;
   GlobalArray<std::byte> send_results, received_results;
   GlobalArray<uint64_t> expert_rows;
+  GlobalArray<ExchangeClock> clock;
   GlobalArray<float> sum;
 };
 
@@ -377,12 +380,32 @@ TEST(Dispatch, TellsAllRanksThatOneHadNoRoom) {
     RunLayer(group);
     for (auto& rank : group) {
       int short_of_room = 0;
-      for (uint32_t fault : rank->faults.values()) {
+      for (int from = 0; from < rank->shape.ranks; ++from) {
+        const uint32_t fault = rank->faults[from];
         short_of_room += fault % 256 == static_cast<uint32_t>(DispatchFault::kShortOfRoom);
         EXPECT_TRUE(fault == 0 || fault % 256 == 1) << fault;
       }
       EXPECT_GT(short_of_room, 0) << rank->shape.rank;
     }
+  }
+}
+
+TEST(Dispatch, KeepsTheTimeBetweenWhatIsSentAndWhatCame) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::microseconds kOnTheWay{500};
+  const Between<float> travel = [&](Group<float>&) {
+    for (const auto sent = Clock::now(); Clock::now() < sent + kOnTheWay;) {
+    }
+  };
+  Problem problem = MakeProblem(2, 4, 8, 2, {3, 0}, 5);
+  Group<float> group = MakeGroup<float>(problem);
+  const auto begin = Clock::now();
+  for (int layer = 0; layer < 3; ++layer) RunLayer(group, travel, travel);
+  for (auto& rank : group) {
+    // The device's clock may tick once in a microsecond.
+    const std::chrono::nanoseconds exchanged(rank->clock[0].exchanged_ns);
+    EXPECT_GE(exchanged, 3 * 2 * (kOnTheWay - std::chrono::microseconds(2)));
+    EXPECT_LE(exchanged, Clock::now() - begin);
   }
 }
 

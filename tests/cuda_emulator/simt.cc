@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -565,6 +566,7 @@ void Machine::Fail(ErrorKind kind, Here at, const char* format, va_list argument
 // ---- Launches.
 
 std::atomic<TakeLaunch> take_launch{nullptr};
+std::atomic<uint64_t> standing_clock{0};
 
 void CheckLaunch(const LaunchConfig& config, size_t parameter_bytes) {
   const dim3 &grid = config.grid, &block = config.block;
@@ -602,6 +604,14 @@ std::vector<uint64_t> Seeds() {
   return seeds;
 }
 Counts Totals() { return machine().counts; }
+
+uint64_t ClockNs() {
+  if (const uint64_t set = standing_clock.load(std::memory_order_relaxed); set != 0) return set;
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+void SetClock(uint64_t ns) { standing_clock.store(ns, std::memory_order_relaxed); }
+void MoveClock(uint64_t ns) { standing_clock.fetch_add(ns, std::memory_order_relaxed); }
 
 void AllowSharedBytes(const void* kernel, size_t bytes) {
   if (bytes > SharedMemory::kBytesMax)

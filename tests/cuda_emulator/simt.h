@@ -126,6 +126,12 @@ cudaError_t Submit(const LaunchConfig& config, size_t parameter_bytes, Body body
 // Thread-safe, one at a time. Throws Error; the kernel is abandoned then.
 void Run(const LaunchConfig& config, const Body& body);
 
+// The clock that kernels read: this machine's, or one that stands where a test has set it (0: this machine's again).
+// Thread-safe.
+uint64_t ClockNs();
+void SetClock(uint64_t ns);
+void MoveClock(uint64_t ns);  // ahead. REQUIRES: it stands
+
 // What cudaFuncSetAttribute says of a kernel's dynamic shared memory: an Error if it was more before. A GPU takes that,
 // and refuses whoever launches the kernel with more from then on, another thread or a graph.
 void AllowSharedBytes(const void* kernel, size_t bytes);
