@@ -53,6 +53,7 @@ class DeviceEpochExperts : public EpochExperts {
  public:
   DeviceEpochExperts(int device, std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)
       : device_(device), ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
+  // A thread that never used a device would use the first one, and take memory of it.
   ~DeviceEpochExperts() override { (void)UseDevice(device_); }
   braid::ExpertRunner& runner() override { return parallel_->runner(); }
   void BeginStep(uint64_t step, int rows_max) override { parallel_->BeginStep(step, rows_max); }
@@ -96,12 +97,14 @@ class CudaBackend : public Backend {
     engine.load_threads = parts.pool->threads();
     if (config_.moe_layer_count() > 0) {
       engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, kRanksPlanned);
-      engine.exchange_bytes =
-          ExpertParallel::ScratchBytes(config_, parallel_options_, options.step_tokens_max, kRanksPlanned);
       engine.reserve_bytes +=
           NcclMemoryBytes(std::min(kRanksPlanned, kNeighboursPlanned), kCommunicators, device.has_nvlink());
     }
+    const EpochMemory::Sizes epoch_sizes =
+        ExpertParallel::MemorySizes(config_, parallel_options_, options.step_tokens_max, kRanksPlanned);
+    engine.exchange_bytes = epoch_sizes.all_device_bytes();
     ASSIGN_OR_RETURN(engine_, DeviceEngine::Create(device, &config_, &parts.model->tensors(), engine));
+    ASSIGN_OR_RETURN(epoch_memory_, EpochMemory::Create(engine_->exchange_memory(), epoch_sizes));
     RETURN_IF_ERROR(engine_->Load(parts.stop));
     spdlog::info("{} ({}): {}; {} KV blocks of {} tokens", parts.device.Name(), device.name,
                  engine_->memory().ToString(), engine_->states().sizes().blocks, kKvBlockTokens);
@@ -133,10 +136,9 @@ class CudaBackend : public Backend {
     }
     RETURN_IF_ERROR(UseDevice(engine_->device().index));
     std::unique_ptr<DeviceExpertFfn> ffn = engine_->MakeExpertFfn(last_held_.lock());
-    ASSIGN_OR_RETURN(
-        std::unique_ptr<ExpertParallel> parallel,
-        ExpertParallel::Make(&config_, ffn.get(), static_cast<DeviceExchange*>(exchange), std::move(place),
-                             parallel_options_, {engine_->exchange_memory(), engine_->options().exchange_bytes}));
+    ASSIGN_OR_RETURN(std::unique_ptr<ExpertParallel> parallel,
+                     ExpertParallel::Make(&config_, ffn.get(), static_cast<DeviceExchange*>(exchange), std::move(place),
+                                          parallel_options_, epoch_memory_.get()));
     return std::make_unique<DeviceEpochExperts>(engine_->device().index, std::move(ffn), std::move(parallel));
   }
 
@@ -154,6 +156,7 @@ class CudaBackend : public Backend {
   const ExpertParallel::Options parallel_options_;
   std::unique_ptr<DeviceExchangeFactory> exchanges_;
   std::unique_ptr<DeviceEngine> engine_;
+  std::unique_ptr<EpochMemory> epoch_memory_;
   std::weak_ptr<const ExpertPlaces::Held> last_held_;  // of the thread that sets up
 };
 

@@ -14,6 +14,8 @@
 namespace braid::gpu {
 namespace {
 
+size_t Padded(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
 // Cuts memory into arrays, each at a multiple of 256 bytes; of none, finds out how much it takes.
 class Cutter {
  public:
@@ -21,7 +23,7 @@ class Cutter {
   template <typename T>
   void Cut(size_t count, T** array) {
     *array = reinterpret_cast<T*>(begin_ + bytes_);
-    bytes_ += (count * sizeof(T) + 255) / 256 * 256;
+    bytes_ += Padded(count * sizeof(T));
   }
   size_t bytes() const { return bytes_; }
 
@@ -93,8 +95,13 @@ int ExpertParallel::ExpertRowsMax(const ModelConfig& config, const Options& opti
   return options.pass_rows * config.experts_per_token * ranks;
 }
 
-size_t ExpertParallel::ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks) {
-  return LayOut(config, options, step_tokens_max, ranks, nullptr).bytes * SetsFor(options, ranks);
+EpochMemory::Sizes ExpertParallel::MemorySizes(const ModelConfig& config, const Options& options, int step_tokens_max,
+                                               int ranks) {
+  const int moe_layers = config.moe_layer_count(), E = config.experts;
+  const size_t tables = LayOut(ranks, moe_layers, E, size_t(moe_layers) * E * ranks, nullptr).bytes;
+  return {.scratch_bytes = LayOut(config, options, step_tokens_max, ranks, nullptr).bytes * SetsFor(options, ranks),
+          .device_bytes = tables,
+          .host_bytes = 4 * tables + 2 * Padded(CountsBytes(ranks))};
 }
 
 ExpertParallel::Scratch ExpertParallel::LayOut(const ModelConfig& config, const Options& options, int step_tokens_max,
@@ -141,8 +148,7 @@ ExpertParallel::Tables ExpertParallel::LayOut(int ranks, int moe_layers, int E, 
 
 absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const ModelConfig* config, ExpertFfn* ffn,
                                                                      DeviceExchange* exchange, EpochPlace place,
-                                                                     const Options& options,
-                                                                     std::span<std::byte> scratch) {
+                                                                     const Options& options, EpochMemory* memory) {
   CHECK(exchange != nullptr || place.size == 1);
   CHECK_EQ(static_cast<int>(place.placement.size()), config->moe_layer_count());
   if (options.pass_rows < 1 || options.slot_rows_max > options.pass_rows || !(options.room.multiple > 0)) {
@@ -152,7 +158,8 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   std::unique_ptr<ExpertParallel> experts(new ExpertParallel(config, ffn, exchange, std::move(place), options));
   const EpochPlace& at = experts->place_;
   const int sets = SetsFor(options, at.size);
-  const size_t needed = ScratchBytes(*config, options, at.step_tokens_max, at.size);
+  const size_t needed = MemorySizes(*config, options, at.step_tokens_max, at.size).scratch_bytes;
+  const std::span<std::byte> scratch = memory->scratch();
   if (needed > scratch.size()) {
     return InvalidArgument(fmt::format("the experts of {} ranks need {} bytes for a step, {} are set aside", at.size,
                                        needed, scratch.size()));
@@ -167,11 +174,17 @@ absl::StatusOr<std::unique_ptr<ExpertParallel>> ExpertParallel::Make(const Model
   if (sets == 2) {
     ASSIGN_OR_RETURN(experts->transfer_, CreateStream());
   }
-  RETURN_IF_ERROR(experts->MakeTables());
+  ASSIGN_OR_RETURN(experts->ended_, CreateEvent());
+  RETURN_IF_ERROR(experts->MakeTables(memory));
   return experts;
 }
 
-absl::Status ExpertParallel::MakeTables() {
+ExpertParallel::~ExpertParallel() {
+  if (transfer_) (void)cudaStreamSynchronize(transfer_.get());
+  if (ended_) (void)cudaEventSynchronize(ended_.get());
+}
+
+absl::Status ExpertParallel::MakeTables(EpochMemory* memory) {
   const int E = config_.experts, moe_layers = config_.moe_layer_count(), ranks = place_.size;
   std::vector<int32_t> first, replicas;
   for (const ExpertRanks& layer : place_.placement) {
@@ -186,24 +199,24 @@ absl::Status ExpertParallel::MakeTables() {
     first.push_back(static_cast<int32_t>(replicas.size()));
   }
   const auto lay_out = [&](std::byte* begin) { return LayOut(ranks, moe_layers, E, replicas.size(), begin); };
-  const size_t bytes = lay_out(nullptr).bytes, counts_bytes = size_t(ranks) * ranks * 2 * sizeof(int32_t);
-  ASSIGN_OR_RETURN(table_memory_, AllocateDevice(bytes));
-  ASSIGN_OR_RETURN(pinned_, AllocatePinned(4 * bytes + 2 * counts_bytes));
-  std::byte* const host = static_cast<std::byte*>(pinned_.get());
+  const size_t bytes = lay_out(nullptr).bytes, counts_bytes = Padded(CountsBytes(ranks));
+  ASSIGN_OR_RETURN(memory_, memory->Take());
+  const std::span<std::byte> device = memory_->device, pinned = memory_->host;
+  if (bytes > device.size() || 4 * bytes + 2 * counts_bytes > pinned.size()) {
+    return InvalidArgument(
+        fmt::format("the placement on {} ranks takes {} bytes, {} are set aside", ranks, bytes, device.size()));
+  }
+  std::byte* const host = pinned.data();
   std::fill_n(host, 4 * bytes + 2 * counts_bytes, std::byte{0});
-  tables_ = lay_out(static_cast<std::byte*>(table_memory_.get()));
+  tables_ = lay_out(device.data());
   host_tables_ = {HostTables{lay_out(host), lay_out(host + bytes)},
                   HostTables{lay_out(host + 2 * bytes), lay_out(host + 3 * bytes)}};
   for (int i = 0; i < 2; ++i) sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 4 * bytes + i * counts_bytes);
-  const Tables& all = host_tables_[0].at_begin;
+  const Tables& all = host_tables_[0].at_begin;  // of the first step
   std::copy(first.begin(), first.end(), all.first_replica);
   std::copy(replicas.begin(), replicas.end(), all.replicas);
   taken_.resize(size_t(moe_layers) * E);
-  // On a stream of its own: steps of the epoch before may be running.
-  ASSIGN_OR_RETURN(const Stream stream, CreateStream());
-  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(table_memory_.get(), host, bytes, cudaMemcpyHostToDevice, stream.get()),
-                            "the placement"));
-  return CudaError(cudaStreamSynchronize(stream.get()), "the placement");
+  return absl::OkStatus();
 }
 
 // ---- Steps.
@@ -228,7 +241,8 @@ uint64_t ExpertParallel::capture_shape() const {
 }
 
 absl::Status ExpertParallel::EnqueueBegin(cudaStream_t stream) {
-  const size_t bytes = BytesBetween(tables_.step, tables_.expert_rows);
+  const size_t bytes =
+      std::exchange(tables_sent_, true) ? BytesBetween(tables_.step, tables_.expert_rows) : tables_.bytes;
   return CudaError(cudaMemcpyAsync(tables_.step, begun().at_begin.step, bytes, cudaMemcpyHostToDevice, stream),
                    "the step's number");
 }
@@ -347,8 +361,10 @@ absl::Status ExpertParallel::Await(const Event& event, cudaStream_t stream) {
 
 absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
   const size_t bytes = BytesBetween(tables_.faults, tables_.first_replica);
-  return CudaError(cudaMemcpyAsync(begun().at_end.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
-                   "what came of the step");
+  RETURN_IF_ERROR(
+      CudaError(cudaMemcpyAsync(begun().at_end.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
+                "what came of the step"));
+  return CudaError(cudaEventRecord(ended_.get(), stream), "the end of the step");
 }
 
 absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t stream) {

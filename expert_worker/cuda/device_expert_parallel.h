@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "expert_worker/cuda/epoch_memory.h"
 #include "expert_worker/cuda/slot_room.h"
 #include "expert_worker/epoch_experts.h"
 #include "expert_worker/exchange/device_exchange.h"
@@ -51,18 +52,22 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     // ExpertRunner); 0: none do. Takes memory for two passes.
     int overlap_rows = 0;
   };
-  // What an exchange must be able to carry; the rows that the experts must be able to compute at once; and the device
-  // memory that steps need: of no use between them, so epochs may share it.
+  // What an exchange must be able to carry; the rows that the experts must be able to compute at once; and the memory
+  // for epochs of at most so many ranks, wherever experts are placed.
   static size_t MessageBytesMax(const ModelConfig& config, const Options& options);
   static int ExpertRowsMax(const ModelConfig& config, const Options& options, int ranks);
-  static size_t ScratchBytes(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks);
+  static EpochMemory::Sizes MemorySizes(const ModelConfig& config, const Options& options, int step_tokens_max,
+                                        int ranks);
 
-  // All pointers must outlive *this. `exchange` is connected, for MessageBytesMax; null for one rank alone. `scratch`
-  // lies on the calling thread's device, at a multiple of 256 bytes. kInvalidArgument if the options or `scratch` are
-  // not what this epoch needs, errors of CUDA if there is no memory for its tables.
+  // All pointers must outlive *this. `exchange` is connected, for MessageBytesMax; null for one rank alone. The steps
+  // of all epochs that have their part of `memory`, on the calling thread's device, go on one stream. kInvalidArgument
+  // if the options or the sizes of `memory` are not what this epoch needs, errors of EpochMemory and of CUDA. Neither
+  // takes memory nor waits for the device.
   static absl::StatusOr<std::unique_ptr<ExpertParallel>> Make(const ModelConfig* config, ExpertFfn* ffn,
                                                               DeviceExchange* exchange, EpochPlace place,
-                                                              const Options& options, std::span<std::byte> scratch);
+                                                              const Options& options, EpochMemory* memory);
+  // Waits for what its steps have left on the device, and for nobody else's: what they used is free then.
+  ~ExpertParallel() override;
 
   // EpochExperts. Of TakeExpertRows and TakeExchangeTime, steps have ended when they were waited for. The time is what
   // the stream of the step stood between what it sends and what it gets (ExchangeClock): in halves, what is left of the
@@ -99,8 +104,8 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     int32_t *asked_experts, *asked, *owed, *offsets, *source, *group_row_of;  // ReceiveRows, and GroupRows
     size_t bytes;
   };
-  // What lives as long as the epoch. Steps begin with a copy of step and faults from the host, and end with one of
-  // faults, expert_rows and clock to it.
+  // What lives as long as the epoch. Steps begin with a copy of step and faults from the host, the first one with all,
+  // and end with a copy of faults, expert_rows and clock to it.
   struct Tables {
     uint64_t* step;
     uint32_t* faults;        // (ranks)
@@ -136,7 +141,8 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   static Scratch LayOut(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks,
                         std::byte* begin);
   static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
-  absl::Status MakeTables();
+  static size_t CountsBytes(int ranks) { return size_t(ranks) * ranks * 2 * sizeof(int32_t); }
+  absl::Status MakeTables(EpochMemory* memory);
 
   bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
   // The rows of a step that goes in slots, in whose two halves they may be; few numbers, so that few graphs serve all.
@@ -183,9 +189,10 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   Set sets_[2];
   Stream transfer_;  // null if no step goes in halves
   Pass halves_[2] = {};
-  DeviceMemory table_memory_;
+  EpochMemory::OwnedPart memory_;
   Tables tables_ = {};
-  PinnedMemory pinned_;
+  bool tables_sent_ = false;               // to the device
+  Event ended_;                            // of the last step
   std::array<HostTables, 2> host_tables_;  // of every other step: one may be enqueued while one runs
   uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
   std::vector<uint64_t> taken_;  // of expert_rows

@@ -447,19 +447,55 @@ TEST_F(DeviceExpertParallel, BlamesWhoSendsNonsense) {
       "rank 2: no message of ours in layer 1");
 }
 
+// An epoch is set up and ends while a step of another is on the device, and waits for nothing that is not its own.
+TEST_F(DeviceExpertParallel, EpochsComeAndGoWithoutMemoryOfTheirOwnAndBesideAServingOne) {
+  OnEachRank(1, [](int) {
+    const std::vector<ExpertRanks> placement = RandomPlacement(1, 1);
+    const EpochPlace place = {.rank = 0, .size = 1, .step_tokens_max = kStepTokens, .placement = placement};
+    Rank<float> serving(nullptr, 0, placement, 1, kSmall);
+    const auto make = [&] {
+      return ExpertParallel::Make(&kConfig, &serving.ffn, nullptr, place, Rank<float>::WithType(kSmall),
+                                  serving.memory.get());
+    };
+    serving.Set(Rows(3, 3, 1));
+    serving.parallel->BeginStep(1, 3);
+    fake::SetBackground(false);
+    ASSERT_EQ(serving.Enqueue(), absl::OkStatus());
+    const uint64_t allocations = fake::CallsSoFar().allocations;
+    const size_t device_bytes = fake::DeviceBytesInUse(), pinned_bytes = fake::PinnedBytesInUse();
+    for (int epoch = 0; epoch < 10; ++epoch) {
+      std::vector<std::unique_ptr<ExpertParallel>> others;
+      for (int more = 1; more < EpochMemory::kEpochsMax; ++more) others.push_back(*make());
+      EXPECT_EQ(make().status().code(), absl::StatusCode::kUnavailable);
+    }
+    EXPECT_EQ(cudaStreamQuery(serving.stream.get()), cudaErrorNotReady) << "somebody waited for it";
+    EXPECT_EQ(fake::CallsSoFar().allocations, allocations);
+    EXPECT_EQ(fake::DeviceBytesInUse(), device_bytes);
+    EXPECT_EQ(fake::PinnedBytesInUse(), pinned_bytes);
+    EXPECT_EQ(serving.Wait(), absl::OkStatus());
+  });
+}
+
 TEST_F(DeviceExpertParallel, RefusesWhatItHasNoRoomFor) {
   OnEachRank(1, [](int) {
     TestFfn<float> ffn(RandomPlacement(1, 1), 0, 8 * kChosen);
     ExpertParallel::Options options = Rank<float>::WithType(kSmall);
     const EpochPlace place = {.rank = 0, .size = 1, .step_tokens_max = kStepTokens, .placement = RandomPlacement(1, 1)};
-    OnDevice<std::byte> scratch(100);
-    EXPECT_THAT(
-        std::string(
-            ExpertParallel::Make(&kConfig, &ffn, nullptr, place, options, {scratch.data(), 100}).status().message()),
-        HasSubstr("100 are set aside"));
+    const EpochMemory::Sizes enough = ExpertParallel::MemorySizes(kConfig, options, kStepTokens, 1);
+    const auto refusal = [&](const EpochMemory::Sizes& sizes) {
+      TestEpochMemory memory(sizes);
+      return std::string(
+          ExpertParallel::Make(&kConfig, &ffn, nullptr, place, options, memory.get()).status().message());
+    };
+    EXPECT_EQ(refusal(enough), "");
+    EpochMemory::Sizes sizes = enough;
+    sizes.scratch_bytes -= 256;
+    EXPECT_THAT(refusal(sizes), HasSubstr(std::to_string(sizes.scratch_bytes) + " are set aside"));
+    sizes = enough;
+    sizes.device_bytes -= 256;
+    EXPECT_THAT(refusal(sizes), HasSubstr(std::to_string(sizes.device_bytes) + " are set aside"));
     options.room.multiple = 0;
-    EXPECT_EQ(ExpertParallel::Make(&kConfig, &ffn, nullptr, place, options, {}).status().code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(refusal(enough), HasSubstr("room for 0 times"));
     Rank<float> rank(nullptr, 0, RandomPlacement(1, 1), 1, kSmall);
     EXPECT_EQ(rank.parallel->Enqueue({1, kStepTokens + 1, kDim, kChosen, DType::kF32}, rank.stream.get()).code(),
               absl::StatusCode::kInvalidArgument);

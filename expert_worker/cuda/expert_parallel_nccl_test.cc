@@ -128,9 +128,11 @@ class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParam
         [&](int at, DeviceExchange* exchange) {
           DeviceEngineOptions options = SmallOptions(DType::kBF16);
           options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
-          options.exchange_bytes =
-              ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
+          const EpochMemory::Sizes sizes =
+              ExpertParallel::MemorySizes(config, parallel_options, options.step_tokens_max, size);
+          options.exchange_bytes = sizes.all_device_bytes();
           auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model_.tensors, options);
+          const auto memory = *EpochMemory::Create(engine->exchange_memory(), sizes);
           ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
           std::vector<bool> here;
           for (const ExpertRanks& layer : placement)
@@ -139,7 +141,7 @@ class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParam
           auto experts = ExpertParallel::Make(
               &config, ffn.get(), exchange,
               {.rank = at, .size = size, .step_tokens_max = options.step_tokens_max, .placement = placement},
-              parallel_options, {engine->exchange_memory(), options.exchange_bytes});
+              parallel_options, memory.get());
           ASSERT_TRUE(experts.ok()) << experts.status();
           body(at, *engine, **experts);
           EXPECT_EQ((*experts)->TakeRunsAgain() > 0, GetParam().tight);
@@ -229,7 +231,7 @@ TEST_P(EnginesOverNccl, GiveTheBitsOfOneForManySequences) {
 
 // What a worker does from epoch to epoch: graphs, experts and exchange of the last one go on another thread, beside the
 // set-up and the steps of the next. Each ends with a graph of one rank on its way, which the peer never launches, and
-// which some wait for and some do not.
+// which some wait for and some do not. None takes memory, on the device or pinned.
 TEST_F(ExpertParallelOverNccl, GraphsOfAnEpochGoBeforeItsExchange) {
   const int size = 2, epochs = simt::kManyThreads ? 6 : 4, steps = 3;  // plain, captured, replayed
   const int communicators_before = fake::NcclCommunicators();
@@ -249,9 +251,15 @@ TEST_F(ExpertParallelOverNccl, GraphsOfAnEpochGoBeforeItsExchange) {
   OnEachRank(size, [&](int at) {
     DeviceEngineOptions options = SmallOptions(DType::kBF16);
     options.expert_rows_max = ExpertParallel::ExpertRowsMax(config, parallel_options, size);
-    options.exchange_bytes = ExpertParallel::ScratchBytes(config, parallel_options, options.step_tokens_max, size);
+    const EpochMemory::Sizes sizes =
+        ExpertParallel::MemorySizes(config, parallel_options, options.step_tokens_max, size);
+    options.exchange_bytes = sizes.all_device_bytes();
     auto engine = *DeviceEngine::Create(*OpenDevice(at), &config, &model.tensors, options);
+    const auto memory = *EpochMemory::Create(engine->exchange_memory(), sizes);
     ASSERT_EQ(engine->Load(NeverStop), absl::OkStatus());
+    meeting.barrier.arrive_and_wait();
+    const uint64_t allocations = fake::CallsSoFar().allocations;  // of all ranks: they have started
+    meeting.barrier.arrive_and_wait();
     // As in EpochMember: the last goes first.
     struct Epoch {
       std::unique_ptr<DeviceExchange> exchange;
@@ -278,7 +286,7 @@ TEST_F(ExpertParallelOverNccl, GraphsOfAnEpochGoBeforeItsExchange) {
       epoch.experts = *ExpertParallel::Make(
           &config, epoch.ffn.get(), epoch.exchange.get(),
           {.rank = at, .size = size, .step_tokens_max = options.step_tokens_max, .placement = placement},
-          parallel_options, {engine->exchange_memory(), options.exchange_bytes});
+          parallel_options, memory.get());
       for (int step = 1; step <= steps; ++step, ++position) {
         ASSERT_EQ(run(epoch, step, &logits), absl::OkStatus());
         all.insert(all.end(), logits.begin(), logits.end());
@@ -299,7 +307,9 @@ TEST_F(ExpertParallelOverNccl, GraphsOfAnEpochGoBeforeItsExchange) {
       ending = std::thread([epoch = std::move(epoch)]() mutable { const Epoch ended = std::move(epoch); });
     }
     ending.join();
+    EXPECT_EQ(fake::CallsSoFar().allocations, allocations) << "an epoch took memory";
     EXPECT_TRUE(SameBits(all, expected[at])) << at;
+    meeting.barrier.arrive_and_wait();
   });
   EXPECT_EQ(fake::NcclCommunicators() - communicators_before, 0) << "left behind";
 }

@@ -57,6 +57,17 @@ class OnDevice {
   DeviceMemory memory_;
 };
 
+class TestEpochMemory {
+ public:
+  explicit TestEpochMemory(const EpochMemory::Sizes& sizes)
+      : device_(sizes.all_device_bytes()), memory_(*EpochMemory::Create(device_.data(), sizes)) {}
+  EpochMemory* get() { return memory_.get(); }
+
+ private:
+  OnDevice<std::byte> device_;
+  const std::unique_ptr<EpochMemory> memory_;
+};
+
 // The gated feed-forwards of the experts that are placed at one rank, and of no others.
 template <typename T>
 class TestFfn : public ExpertFfn {
@@ -164,7 +175,7 @@ class Rank {
   Rank(DeviceExchange* exchange, int rank, std::vector<ExpertRanks> placement, int size,
        ExpertParallel::Options options)
       : ffn(placement, rank, WithType(options).pass_rows * kChosen * size),
-        scratch(ExpertParallel::ScratchBytes(kConfig, WithType(options), kStepTokens, size)),
+        memory(ExpertParallel::MemorySizes(kConfig, WithType(options), kStepTokens, size)),
         stream(*CreateStream()),
         end(*CreateEvent()),
         x(kStepTokens * kDim),
@@ -173,8 +184,7 @@ class Rank {
     auto made = ExpertParallel::Make(
         &kConfig, &ffn, exchange,
         {.rank = rank, .size = size, .step_tokens_max = kStepTokens, .placement = std::move(placement)},
-        WithType(options),
-        {scratch.data(), ExpertParallel::ScratchBytes(kConfig, WithType(options), kStepTokens, size)});
+        WithType(options), memory.get());
     EXPECT_TRUE(made.ok()) << made.status();
     parallel = *std::move(made);
     for (int layer = kDenseLayers; layer < kLayers; ++layer) y.emplace_back(kStepTokens * kDim);
@@ -204,8 +214,9 @@ class Rank {
   }
   absl::Status Enqueue(const std::function<absl::Status()>& layers) {
     RETURN_IF_ERROR(parallel->EnqueueBegin(stream.get()));
-    RETURN_IF_ERROR(layers());
-    return parallel->EnqueueEnd(stream.get());
+    absl::Status status = layers();
+    status.Update(parallel->EnqueueEnd(stream.get()));
+    return status;
   }
   absl::Status EnqueueLayers() {
     for (int layer = kDenseLayers; layer < kLayers; ++layer) {
@@ -262,7 +273,7 @@ class Rank {
   }
 
   TestFfn<T> ffn;
-  OnDevice<std::byte> scratch;
+  TestEpochMemory memory;
   Stream stream;
   Event end;
   OnDevice<T> x;

@@ -295,8 +295,9 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue) {
   if (runner == nullptr) return enqueue();
   RETURN_IF_ERROR(runner->EnqueueBegin(stream_.get()));
-  RETURN_IF_ERROR(enqueue());
-  return runner->EnqueueEnd(stream_.get());
+  absl::Status status = enqueue();
+  status.Update(runner->EnqueueEnd(stream_.get()));
+  return status;
 }
 
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {

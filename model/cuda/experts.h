@@ -25,7 +25,8 @@ struct RoutedRows {
 
 // Where the experts of a device's steps run: all on it, or spread over the devices of a group. For each step the engine
 // calls EnqueueBegin, Enqueue once per MoE layer, in layer order, also with T == 0, and EnqueueEnd; on an error of any
-// the step ends there. The next step may be enqueued before the last one is waited for: see Engine::Draw.
+// the step ends there, with EnqueueEnd if it began: what is on the stream by then, the runner may want to wait for. The
+// next step may be enqueued before the last one is waited for: see Engine::Draw.
 //
 // A step in halves goes through a layer in turns, so that the exchange of one half's rows runs beside the mixer and the
 // experts of the other: Begin of half 0, the mixer of half 1, Begin of half 1, Compute, Finish of half 0 with its next
