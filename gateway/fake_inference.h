@@ -67,7 +67,9 @@ class FakeInference : public Inference {
   std::variant<ApiError, std::string> Detokenize(const std::string&, const std::vector<int64_t>& tokens) override {
     return std::string(tokens.begin(), tokens.end());
   }
-  ModelInfo model() const override { return {"org/m", "sha256:0123456789abcdef", 7, 4096, true, "cuda bf16 fast"}; }
+  ModelInfo model() const override {
+    return {"org/m", "sha256:0123456789abcdef", 7, 4096, true, "cuda bf16 fast", "int8"};
+  }
   std::string NotReady() const override {
     absl::MutexLock lock(&mutex_);
     return not_ready_;

@@ -61,7 +61,8 @@ struct ModelInfo {
   int64_t created_unix_s = 0;
   int context_tokens_max = 0;
   bool has_chat_template = false;
-  std::string arithmetic;  // of the workers: what answers depend on besides model, request and seed; empty until known
+  // Of the workers: what answers depend on besides model, request and seed; empty until known.
+  std::string arithmetic, kv_type;
 };
 
 // The gateway behind its doors: validates, renders, tokenizes, sends sequences to the router, and folds the token log

@@ -164,12 +164,14 @@ std::variant<ApiError, std::string> InferenceService::Door::Detokenize(const std
 
 ModelInfo InferenceService::Door::model() const {
   const ServedModel& model = service_->model_;
-  return {model.id,
-          model.digest,
-          model.created_unix_s,
-          model.context_tokens_max,
-          model.chat_template.ok(),
-          service_->router_.status().arithmetic};
+  const RouterStatus router = service_->router_.status();
+  return {.id = model.id,
+          .digest = model.digest,
+          .created_unix_s = model.created_unix_s,
+          .context_tokens_max = model.context_tokens_max,
+          .has_chat_template = model.chat_template.ok(),
+          .arithmetic = router.arithmetic,
+          .kv_type = router.kv_type};
 }
 
 }  // namespace braid

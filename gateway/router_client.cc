@@ -279,6 +279,7 @@ void RouterClient::OnPolled(const grpc::Status& status, const v1::GetStatusRespo
       status_.unprotected = response.unprotected();
       status_.model_digest = response.model_digest();
       status_.arithmetic = response.arithmetic();
+      status_.kv_type = response.kv_type();
       status_.context_tokens_max = static_cast<int>(std::min<uint32_t>(response.context_tokens_max(), INT32_MAX));
       if (ready) period = kPollPeriodReady;
     }

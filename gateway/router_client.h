@@ -27,7 +27,7 @@ struct RouterStatus {
   std::string not_ready = "waiting for the router";  // empty: ready
   std::string unprotected;                           // what the next loss of a worker would cost; empty: a pause
   std::string model_digest;                          // empty until known
-  std::string arithmetic;                            // of the workers, alike
+  std::string arithmetic, kv_type;                   // of the workers, alike
   int context_tokens_max = 0;                        // 0 until known
 };
 

@@ -156,6 +156,7 @@ void RouterCore::FillStatus(v1::GetStatusResponse* status) const {
   if (model_) {
     status->set_model_digest(model_->model_digest());
     status->set_arithmetic(model_->arithmetic());
+    status->set_kv_type(model_->kv_type());
     status->set_context_tokens_max(
         static_cast<uint32_t>(std::min<uint64_t>(model_->context_tokens_max(), kv_tokens_max_)));
   }

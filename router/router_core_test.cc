@@ -1137,6 +1137,7 @@ TEST_F(RouterCoreTest, WorkersWithAnotherModelEndWhatTheOldOnesBegan) {
 TEST_F(RouterCoreTest, WorkersThatRoundOtherwiseEndWhatTheOldOnesBegan) {
   Start();
   EXPECT_EQ(cluster.Status().arithmetic(), "fake");
+  EXPECT_EQ(cluster.Status().kv_type(), "bf16");
   const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 50));
   for (int i = 0; i < 4; ++i) cluster.Round();
   cluster.Break(1);

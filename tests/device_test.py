@@ -71,4 +71,5 @@ def test_the_model_says_what_its_answers_depend_on():
     with Cluster(workers=1) as cluster:
         status, models = cluster.request("GET", "/v1/models")
         assert status == 200 and models["data"][0]["arithmetic"] == "cpu"
+        assert models["data"][0]["kv_type"] == "bf16"
         assert cluster.worker_metric("braid_worker_info", 0) == 1

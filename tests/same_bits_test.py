@@ -105,5 +105,6 @@ def test_int8_keys_and_values_are_as_exact(reference):
         answers = alone(cluster)
     assert answers != reference
     with Cluster(workers=2, flags={"worker": flags}) as cluster:
+        assert cluster.request("GET", "/v1/models")[1]["data"][0]["kv_type"] == "int8"
         assert together(cluster) == answers
         assert together(cluster, seed=1) == answers, "from what was computed before"

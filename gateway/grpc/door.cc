@@ -109,6 +109,7 @@ class InferenceRpc final : public v1::Inference::CallbackService {
       model->set_digest(info.digest);
       model->set_has_chat_template(info.has_chat_template);
       model->set_arithmetic(info.arithmetic);
+      model->set_kv_type(info.kv_type);
       return std::nullopt;
     });
   }

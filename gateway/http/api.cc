@@ -58,11 +58,12 @@ void WriteModel(const ModelInfo& model, JsonWriter* json) {
   json->Key("root").String(model.id).Key("parent").Null();
   json->Key("max_model_len").Int(model.context_tokens_max);
   if (!model.arithmetic.empty()) json->Key("arithmetic").String(model.arithmetic);
+  if (!model.kv_type.empty()) json->Key("kv_type").String(model.kv_type);
   json->EndObject();
 }
 
-// Names the model file and, unless it is the CPU's, the arithmetic: the same fingerprint, seed and request give the
-// same answer.
+// Names the model file and, unless they are what a worker has that is told nothing, the arithmetic and how keys and
+// values are kept: the same fingerprint, seed and request give the same answer.
 std::string Fingerprint(const ModelInfo& model) {
   constexpr size_t kDigits = 12;
   const size_t colon = model.digest.find(':');  // "sha256:..."
@@ -70,7 +71,8 @@ std::string Fingerprint(const ModelInfo& model) {
   if (hex.empty()) return "";
   std::string arithmetic = model.arithmetic.empty() || model.arithmetic == "cpu" ? "" : "_" + model.arithmetic;
   std::replace(arithmetic.begin(), arithmetic.end(), ' ', '_');
-  return "fp_" + hex.substr(0, kDigits) + arithmetic;
+  const std::string kv = model.kv_type.empty() || model.kv_type == "bf16" ? "" : "_kv_" + model.kv_type;
+  return "fp_" + hex.substr(0, kDigits) + arithmetic + kv;
 }
 
 AnswerShape ShapeOf(const char* prefix, const ModelInfo& model, const AnswerOptions& options) {

@@ -44,6 +44,7 @@ TEST_F(HttpServerTest, ListsItsModel) {
   EXPECT_EQ(list["data"][0]["id"], "org/m");
   EXPECT_EQ(list["data"][0]["max_model_len"], 4096);
   EXPECT_EQ(list["data"][0]["arithmetic"], "cuda bf16 fast");
+  EXPECT_EQ(list["data"][0]["kv_type"], "int8");
   EXPECT_EQ(json::parse(Ask(Get("/v1/models/org%2Fm")).body)["id"], "org/m");
   const TestResponse other = Ask(Get("/v1/models/other"));
   EXPECT_EQ(other.status, 404);
@@ -113,7 +114,7 @@ TEST_F(HttpServerTest, AnswersAWholeChat) {
   EXPECT_THAT(response.head, HasSubstr("x-request-id: mine-1\r\n"));
   const json answer = json::parse(response.body);
   EXPECT_EQ(answer["choices"][0]["message"]["content"], "Hello");
-  EXPECT_EQ(answer["system_fingerprint"], "fp_0123456789ab_cuda_bf16_fast");
+  EXPECT_EQ(answer["system_fingerprint"], "fp_0123456789ab_cuda_bf16_fast_kv_int8");
   EXPECT_THAT(answer["id"].get<std::string>(), testing::StartsWith("chatcmpl-"));
   call->AwaitDestroyed();
 }
