@@ -93,7 +93,7 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& router) {
 }
 
 v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, const ComputeDevice& device,
-                    const StateSizes& sizes) {
+                    const StateSizes& sizes, int ranks_max) {
   const ModelConfig& config = model.config();
   v1::Hello hello;
   hello.set_name(options.name.empty() ? fmt::format("{}:{}", HostName(), getpid()) : options.name);
@@ -114,6 +114,7 @@ v1::Hello MakeHello(const ModelFile& model, const WorkerOptions& options, const 
   hello.set_group(options.group);
   if (device.is_cuda()) hello.set_host(NvlinkHost());
   hello.set_snapshots_max(static_cast<uint32_t>(sizes.snapshots));
+  hello.set_ranks_max(static_cast<uint32_t>(ranks_max));
   return hello;
 }
 
@@ -154,7 +155,8 @@ class WorkerImpl : public Worker {
              .exchange_timeout = options.exchange_timeout},
             &runner_, &probe_),
         link_(options.channel ? options.channel : Dial(options.router),
-              MakeHello(*model, options, device, backend_->states().sizes()), &threads_, &probe_) {
+              MakeHello(*model, options, device, backend_->states().sizes(), backend_->ranks_max()), &threads_,
+              &probe_) {
     probe_.model_bytes.Set(static_cast<double>(model->weight_bytes()));
     probe_.ComputesOn(device.Name(), device.Arithmetic());
   }

@@ -219,15 +219,20 @@ bool Membership::HasWorkerOn(const std::string& host) const {
 
 std::string Membership::NotReady() const {
   if (serving_) return dissolving() ? "its last workers are leaving" : "";
-  const auto here = static_cast<int>(Candidates(absl::InfiniteFuture()).size());
+  const std::vector<WorkerId> candidates = Candidates(absl::InfiniteFuture()), together = Together(candidates);
+  const auto here = static_cast<int>(candidates.size()), most = static_cast<int>(together.size());
   if (!has_served_ && here < options_.workers) {
     return absl::StrCat("waiting for ", options_.workers - here, " of ", options_.workers, " workers");
+  }
+  if (!has_served_ && most < options_.workers) {
+    return absl::StrCat(options_.workers, " workers are to begin together, those that are here have memory for ", most,
+                        " in a group: start the router with fewer --workers, or more --groups");
   }
   if (here == 0) return "no worker is left";
   if (next_) return absl::StrCat("workers are joining epoch ", next_->view.epoch.value);
   const v1::Hello& hello = members_.begin()->second.hello;
   uint64_t slots = 0;
-  for (const auto& [id, member] : members_) slots += member.hello.expert_slots();
+  for (WorkerId id : together) slots += members_.at(id).hello.expert_slots();
   const uint64_t experts = uint64_t{hello.moe_layers()} * hello.expert_count();
   if (slots < experts) {
     return absl::StrCat("the workers that are left have memory for ", slots, " of ", experts, " experts");
@@ -270,10 +275,24 @@ std::vector<WorkerId> Membership::Wanted(absl::Time now) const {
   for (WorkerId id : candidates) {
     if (!Contains(wanted, id)) wanted.push_back(id);
   }
-  if (options_.workers_max > 0 && wanted.size() > static_cast<size_t>(options_.workers_max)) {
-    wanted.resize(static_cast<size_t>(options_.workers_max));
-  }
-  return wanted;
+  return Together(wanted);
+}
+
+// The most of them that can be ranks of one epoch, the first ones of those.
+std::vector<WorkerId> Membership::Together(const std::vector<WorkerId>& ids) const {
+  const auto with_room_for = [&](size_t size) {
+    std::vector<WorkerId> able;
+    for (WorkerId id : ids) {
+      const uint32_t ranks_max = members_.at(id).hello.ranks_max();
+      if ((ranks_max == 0 || size <= ranks_max) && able.size() < size) able.push_back(id);
+    }
+    return able;
+  };
+  size_t size = ids.size();
+  if (options_.workers_max > 0) size = std::min(size, static_cast<size_t>(options_.workers_max));
+  // It ends: one rank is no more than anybody has memory for.
+  while (with_room_for(size).size() < size) --size;
+  return with_room_for(size);
 }
 
 bool Membership::MayStart(const std::vector<WorkerId>& wanted, absl::Time now) const {
@@ -387,6 +406,7 @@ void Membership::Bench(WorkerId worker, absl::Time now) {
   std::vector<WorkerId> others = Candidates(now);
   std::erase(others, worker);
   // Sitting out helps only if the others can do without.
+  others = Together(others);
   if (others.empty() || !HaveMemory(ProblemFor(others))) return;
   Candidate& member = members_.at(worker);
   member.benched_until = now + member.bench;

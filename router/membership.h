@@ -34,6 +34,8 @@ namespace braid {
 // that cannot reach each other (a set-up fails, a link is found to be cut) are another matter: the one that most others
 // cannot reach sits out for a while, a newcomer before one that served, the higher rank if nothing else tells.
 //
+// No epoch is larger than its members have memory for: further workers stand by.
+//
 // Pure: time is an argument. Thread-compatible.
 class Membership {
  public:
@@ -149,6 +151,7 @@ class Membership {
   std::vector<WorkerId> Candidates(absl::Time now) const;
   // The members that an epoch set up now would have, in rank order; empty: not yet.
   std::vector<WorkerId> Wanted(absl::Time now) const;
+  std::vector<WorkerId> Together(const std::vector<WorkerId>& ids) const;
   bool MayStart(const std::vector<WorkerId>& wanted, absl::Time now) const;
   PlacementProblem ProblemFor(const std::vector<WorkerId>& ids) const;
   std::optional<Placement> PlacementFor(const std::vector<WorkerId>& ids, std::span<const double> load) const;

@@ -187,6 +187,75 @@ TEST_F(WithStandby, AStandbyTakesALostOnesPlace) {
   EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
 }
 
+// Of workers that have memory for so many ranks of an epoch.
+class WithMemoryForRanks : public MembershipTest {
+ protected:
+  explicit WithMemoryForRanks(int workers = 2) : MembershipTest({.workers = workers}) {}
+  void Join(uint32_t id, uint32_t ranks_max) {
+    v1::Hello hello = FakeWorker(absl::StrCat("worker-", id)).hello();
+    hello.set_ranks_max(ranks_max);
+    membership_.OnJoined(WorkerId(id), hello, now_);
+  }
+};
+
+TEST_F(WithMemoryForRanks, FurtherWorkersStandBy) {
+  Join(1, 3);
+  Join(2, 2);
+  Advance();
+  Serve({1, 2});
+  Join(3, 2);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  membership_.OnLost(WorkerId(1), true, now_);
+  Said();
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
+}
+
+TEST_F(WithMemoryForRanks, AsManyServeAsCanTogether) {
+  for (uint32_t id : {1, 2, 3}) Join(id, id == 2 ? 1 : 3);
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "3 prepare"));
+  Serve({1, 3});
+  Join(4, 0);
+  Advance();
+  Serve({1, 3, 4});
+  Join(5, 0);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+}
+
+TEST_F(WithMemoryForRanks, OneThatStandsByTakesThePlaceOfOneThatSitsOut) {
+  for (uint32_t id : {1, 2, 3}) Join(id, 2);
+  Advance();
+  Serve({1, 2});
+  membership_.OnCut(WorkerId(1), WorkerId(2), now_);
+  Said();
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("1 prepare", "3 prepare"));
+}
+
+class WithMemoryForTooFewRanks : public WithMemoryForRanks {
+ protected:
+  WithMemoryForTooFewRanks() : WithMemoryForRanks(3) {}
+};
+
+TEST_F(WithMemoryForTooFewRanks, SaysThatAGroupCanNeverBegin) {
+  for (uint32_t id : {1, 2, 3}) Join(id, 2);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  EXPECT_THAT(membership_.NotReady(), HasSubstr("3 workers are to begin together, those that are here have memory for "
+                                                "2 in a group"));
+  EXPECT_THAT(membership_.NotReady(), HasSubstr("--workers"));
+  Join(4, 5);
+  Join(5, 5);
+  Advance();
+  EXPECT_THAT(Said(), IsEmpty());
+  Join(6, 5);
+  Advance();
+  EXPECT_THAT(Said(), ElementsAre("4 prepare", "5 prepare", "6 prepare"));
+}
+
 TEST_F(MembershipTest, AFaultStartsAnotherEpochWithTheSameMembersAfterAGrowingDelay) {
   ServeWith({1, 2});
   Fault(1, epoch_.value, {1});

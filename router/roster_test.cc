@@ -77,6 +77,7 @@ TEST_F(RosterTest, RefusesAHelloThatMakesNoSense) {
       [](v1::Hello& hello) { hello.set_moe_layers(~0u); },
       [](v1::Hello& hello) { hello.set_expert_slots(5); },
       [](v1::Hello& hello) { hello.set_epoch(~uint64_t{0}); },
+      [](v1::Hello& hello) { hello.set_ranks_max(~0u); },
       [](v1::Hello& hello) { hello.set_group(std::string(1000, 'x')); },
       [](v1::Hello& hello) { hello.set_host(std::string(1000, 'x')); },
   };

@@ -674,6 +674,20 @@ TEST_F(RouterCoreTest, SaysWhenAnExpertCouldNotBeRestored) {
   ExpectAnswer(id, Prompt(3), 50);
 }
 
+TEST_F(RouterCoreTest, AWorkerThatAnEpochHasNoMemoryForStandsBy) {
+  for (int i = 0; i < 3; ++i) cluster.Attach(1000, [](v1::Hello& hello) { hello.set_ranks_max(2); });
+  cluster.RunUntilQuiet();
+  EXPECT_EQ(cluster.core.NotReady(), "");
+  const uint64_t id = cluster.Generate(NewRequest(Prompt(3), 50));
+  for (int i = 0; i < 5; ++i) cluster.Round();
+  const auto in_epoch = [this](int index) { return cluster.Status().workers(index).in_epoch(); };
+  EXPECT_TRUE(in_epoch(0) && in_epoch(1) && !in_epoch(2));
+  cluster.Break(1);
+  cluster.RunUntilQuiet();
+  EXPECT_TRUE(in_epoch(0) && in_epoch(1)) << "the second and the third";
+  ExpectAnswer(id, Prompt(3), 50);
+}
+
 class TwoGroups : public RouterCoreTest {
  protected:
   TwoGroups() {

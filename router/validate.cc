@@ -160,6 +160,7 @@ absl::Status CheckHello(const v1::Hello& hello) {
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.group().size()), 0, kNameBytesMax, "the length of hello.group"));
   RETURN_IF_ERROR(InRange(static_cast<double>(hello.host().size()), 0, 2 * kNameBytesMax, "the length of hello.host"));
   RETURN_IF_ERROR(InRange(hello.snapshots_max(), 0, kCountMax, "hello.snapshots_max"));
+  RETURN_IF_ERROR(InRange(hello.ranks_max(), 0, kCountMax, "hello.ranks_max"));
   RETURN_IF_ERROR(InRange(hello.context_tokens_max(), 2, kCountMax, "hello.context_tokens_max"));
   return InRange(hello.vocab_size(), 1, kCountMax, "hello.vocab_size");
 }

@@ -114,6 +114,7 @@ class CudaBackend : public Backend {
   SequenceStates& states() override { return engine_->states(); }
   Engine& engine() override { return *engine_; }
   ExchangeFactory& exchanges() override { return *exchanges_; }
+  int ranks_max() const override { return kRanksPlanned; }
   size_t message_bytes_max() const override {
     return config_.moe_layer_count() > 0 ? ExpertParallel::MessageBytesMax(config_, parallel_options_) : 0;
   }

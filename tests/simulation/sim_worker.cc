@@ -125,6 +125,7 @@ void SimWorker::OnReached(std::shared_ptr<Connection> connection, SimRouter* rou
   hello->set_group(options_.group);
   hello->set_host(options_.host);
   hello->set_snapshots_max(static_cast<uint32_t>(options_.snapshots_max));
+  hello->set_ranks_max(static_cast<uint32_t>(options_.ranks_max));
   hello->set_epoch(protocol_.last_served_epoch());
   Send(std::move(message));
   protocol_.OnAttached();
@@ -160,6 +161,10 @@ void SimWorker::OnMessage(const v1::AttachResponse& message) {
     pause_ = kPauseMin;
     Beat();  // from now on in the router's rhythm
     return;
+  }
+  if (message.has_prepare() && options_.ranks_max > 0 && message.prepare().size() > uint32_t(options_.ranks_max)) {
+    world_->Fail(fmt::format("{} has no memory for the {} ranks of epoch {}", options_.name, message.prepare().size(),
+                             message.prepare().epoch()));
   }
   if (message.has_stop()) stopped_.insert(message.stop().epoch());
   const absl::Status status = protocol_.OnMessage(message);

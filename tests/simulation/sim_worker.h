@@ -34,6 +34,7 @@ class SimWorker {
     int step_tokens_max = 64;
     int expert_slots = 16;
     int snapshots_max = 8;
+    int ranks_max = 0;
     absl::Duration exchange_timeout = absl::Seconds(30);
     absl::Duration row_time = absl::Milliseconds(1);     // of one row between two layers
     absl::Duration step_time = absl::Milliseconds(10);   // of any step, between two layers

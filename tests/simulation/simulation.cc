@@ -61,8 +61,11 @@ Cluster::Options ChooseCluster(Random& random) {
   const bool small_ones = random.Chance(0.2);
   const int kv_blocks = worker.kv_blocks;
   options.small_workers = small_ones;
-  options.can_lose_a_worker =
-      !options.small_workers && workers > needed && (workers - 1) * (worker.expert_slots / 2) >= all / 2;
+  // One that stands by is no help to whoever is too long for those that serve.
+  if (!small_ones && random.Chance(0.15)) worker.ranks_max = random.Between(needed, workers);
+  const int together = worker.ranks_max > 0 ? worker.ranks_max : workers;
+  options.can_lose_a_worker = !options.small_workers && workers > needed &&
+                              std::min(together, workers - 1) * (worker.expert_slots / 2) >= all / 2;
   for (int group = 0; group < groups; ++group) {
     for (int i = 0; i < workers; ++i) {
       worker.kv_blocks = small_ones && i > 0 ? random.Between(3, kv_blocks) : kv_blocks;
