@@ -79,8 +79,9 @@ class CudaBackend : public Backend {
   absl::Status Init(const BackendParts& parts) {
     const WorkerOptions& options = *parts.options;
     ASSIGN_OR_RETURN(const Device device, OpenDevice(parts.device.index));
-    ASSIGN_OR_RETURN(exchanges_,
-                     MakeNcclExchangeFactory({.device = device.index, .connect_timeout_min = kConnectTimeoutMin}));
+    ASSIGN_OR_RETURN(
+        exchanges_, MakeNcclExchangeFactory(
+                        {.device = device.index, .router = options.router, .connect_timeout_min = kConnectTimeoutMin}));
     DeviceEngineOptions engine;
     engine.precision = type_;
     engine.step_tokens_max = options.step_tokens_max;

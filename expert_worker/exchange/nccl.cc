@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -20,7 +21,8 @@
 #include "base/status.h"
 #include "expert_worker/exchange/frame.h"
 #include "expert_worker/exchange/nccl_communicator.h"
-#include "expert_worker/exchange/peer_process.h"
+#include "expert_worker/exchange/own_address.h"
+#include "expert_worker/exchange/peer_links.h"
 
 // Every exchange is one group of sends and receives, so that no rank waits for another in the order of its calls. Sizes
 // are the same on both ends by contract; NCCL does not check them.
@@ -37,7 +39,7 @@ constexpr absl::Duration kDryPatience = absl::Seconds(2);
 
 constexpr uint32_t kMagic = 0x4c43434e;  // "NCCL"
 
-// The transport's part of an address; a ProcessTicket follows.
+// The transport's part of an address; the ticket of the rank's links follows.
 struct NcclAddress {
   uint32_t magic = kMagic;
   int32_t version = 0;
@@ -52,8 +54,8 @@ std::string VersionName(int version) {
 
 class NcclExchange : public DeviceExchange {
  public:
-  NcclExchange(const NcclOptions& nccl, int version, const ExchangeOptions& options)
-      : nccl_(nccl), version_(version), options_(options) {}
+  NcclExchange(const NcclOptions& nccl, int version, const ExchangeOptions& options, std::unique_ptr<PeerLinks> links)
+      : nccl_(nccl), version_(version), options_(options), links_(std::move(links)) {}
 
   ~NcclExchange() override {
     if (connected_) connected_->End();
@@ -65,7 +67,8 @@ class NcclExchange : public DeviceExchange {
       const ncclResult_t result = ncclGetUniqueId(&own.id);
       if (result != ncclSuccess) return NcclError("ncclGetUniqueId", result, nullptr);
     }
-    address_ = EncodeAddress(options_, std::string(reinterpret_cast<const char*>(&own), sizeof(own)) + ProcessTicket());
+    address_ =
+        EncodeAddress(options_, std::string(reinterpret_cast<const char*>(&own), sizeof(own)) + links_->ticket());
     return absl::OkStatus();
   }
 
@@ -74,11 +77,11 @@ class NcclExchange : public DeviceExchange {
   absl::Status Connect(std::span<const std::string> addresses) override {
     const absl::Duration timeout = std::max(options_.connect_timeout, nccl_.connect_timeout_min);
     const absl::Time deadline = absl::Now() + timeout;
-    std::vector<int> process_fds;
+    std::vector<std::string> tickets;
     ncclUniqueId id = {};
-    absl::Status status = ReadAddresses(addresses, &process_fds, &id);
-    // Also closes them.
-    auto communicator = std::make_shared<NcclCommunicator>(nccl_.device, std::move(process_fds));
+    absl::Status status = ReadAddresses(addresses, &tickets, &id);
+    if (status.ok()) status = links_->Reach(tickets);
+    auto communicator = std::make_shared<NcclCommunicator>(nccl_.device, std::move(links_));
     {
       absl::MutexLock lock(&mutex_);
       if (failure_.ok()) failure_ = status;
@@ -152,28 +155,31 @@ class NcclExchange : public DeviceExchange {
     }
   }
 
-  std::vector<int> suspects() const override { return connected_ ? connected_->suspects() : suspects_; }
+  std::vector<int> suspects() const override { return connected_ ? connected_->suspects() : std::vector<int>(); }
 
   ExchangeProgress progress() const override {
     absl::MutexLock lock(&mutex_);
     ExchangeProgress progress = progress_;
-    if (waiting_) progress.waited = absl::Now() - began_;
+    if (waiting_) {
+      progress.waited = absl::Now() - began_;
+      progress.waiting_for = communicator_->Silent();
+    }
     return progress;
   }
 
  private:
-  absl::Status ReadAddresses(std::span<const std::string> addresses, std::vector<int>* process_fds, ncclUniqueId* id) {
+  absl::Status ReadAddresses(std::span<const std::string> addresses, std::vector<std::string>* tickets,
+                             ncclUniqueId* id) {
     if (static_cast<int>(addresses.size()) != options_.size) {
       return InvalidArgument(fmt::format("{} addresses for {} ranks", addresses.size(), options_.size));
     }
-    process_fds->assign(options_.size, -1);
     for (int rank = 0; rank < options_.size; ++rank) {
       const auto wrong = [&](const std::string& what) {
         return InvalidArgument(fmt::format("address of rank {}: {}", rank, what));
       };
       ASSIGN_OR_RETURN(const std::string_view remote, DecodeAddress(addresses[rank], options_, rank));
       NcclAddress address;
-      if (remote.size() != sizeof(address) + ProcessTicketBytes()) return wrong("not one of NCCL");
+      if (remote.size() != sizeof(address) + PeerLinks::kTicketBytes) return wrong("not one of NCCL");
       std::memcpy(&address, remote.data(), sizeof(address));
       if (address.magic != kMagic) return wrong("not one of NCCL");
       if (address.version != version_) {
@@ -183,12 +189,7 @@ class NcclExchange : public DeviceExchange {
       if (address.size != options_.size) return wrong(fmt::format("{} ranks, here {}", address.size, options_.size));
       if (address.has_id != (rank == 0)) return wrong(rank == 0 ? "no unique id" : "a unique id, which is rank 0's");
       if (rank == 0) *id = address.id;
-      if (rank == options_.rank) continue;
-      const ProcessWatch watch = WatchProcess(remote.substr(sizeof(address)));
-      (*process_fds)[rank] = watch.fd;
-      if (!watch.ended) continue;
-      suspects_.push_back(rank);
-      return absl::UnavailableError(fmt::format("rank {} is gone: its process has ended", rank));
+      tickets->emplace_back(remote.substr(sizeof(address)));
     }
     return absl::OkStatus();
   }
@@ -272,16 +273,15 @@ class NcclExchange : public DeviceExchange {
 
   void Arm() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     waiting_ = true;
-    connected_->SetDeadline(began_ + options_.timeout,
-                            fmt::format("step {} was not over within {}: a rank is silent, or computes for so long",
-                                        progress_.phase, absl::FormatDuration(options_.timeout)));
+    connected_->SetDeadline(began_ + options_.timeout, fmt::format("step {} was not over within {}", progress_.phase,
+                                                                   absl::FormatDuration(options_.timeout)));
   }
 
   const NcclOptions nccl_;
   const int version_;
   const ExchangeOptions options_;
   std::string address_;
-  std::vector<int> suspects_;                    // of what came before there was a communicator
+  std::unique_ptr<PeerLinks> links_;             // until there is a communicator, which has them then
   std::shared_ptr<NcclCommunicator> connected_;  // the same as communicator_, for the thread that uses *this
 
   mutable absl::Mutex mutex_;
@@ -298,7 +298,13 @@ class NcclFactory : public DeviceExchangeFactory {
   NcclFactory(const NcclOptions& options, int version) : options_(options), version_(version) {}
 
   absl::StatusOr<std::unique_ptr<DeviceExchange>> PrepareDevice(const ExchangeOptions& options) override {
-    auto exchange = std::make_unique<NcclExchange>(options_, version_, options);
+    if (!own_) {
+      const char* const interfaces = std::getenv("NCCL_SOCKET_IFNAME");
+      ASSIGN_OR_RETURN(own_, OwnAddress(interfaces != nullptr ? interfaces : "", options_.router));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<PeerLinks> links,
+                     PeerLinks::Listen({.epoch = options.epoch, .rank = options.rank, .size = options.size}, *own_));
+    auto exchange = std::make_unique<NcclExchange>(options_, version_, options, std::move(links));
     RETURN_IF_ERROR(exchange->Open());
     return exchange;
   }
@@ -306,6 +312,8 @@ class NcclFactory : public DeviceExchangeFactory {
  private:
   const NcclOptions options_;
   const int version_;
+  // Asked for in the first epoch, when the router has been reached; for good, as NCCL's.
+  std::optional<SocketAddress> own_;
 };
 
 }  // namespace

@@ -1,10 +1,8 @@
 #include "expert_worker/exchange/nccl_communicator.h"
 
 #include <fmt/format.h>
-#include <poll.h>
 #include <sched.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <thread>
 #include <utility>
@@ -18,13 +16,18 @@
 // first tells the kernels to leave, then waits for the graphs that captured the communicator to be destroyed and,
 // between GPUs of one machine, may wait for peers to let go of memory. By then nobody has to wait for it any more: the
 // failure is known before the abort begins, and the streams run dry at its first step.
+//
+// NCCL does not say whom it waits for, and between GPUs of one machine does not notice that a peer has died. That is
+// what the links are for. They stand before NCCL hears of the others: ranks that do not reach each other would hang in
+// its set-up, and to abort that is the least travelled of its ways. Whoever fails keeps its links, silent, until the
+// end: the router is to hear of it from the one that failed, ahead of those that see it go.
 
 namespace braid::gpu {
 namespace {
 
 // How often the thread looks: a poll() and a call that reads a flag.
 constexpr absl::Duration kLookEvery = absl::Milliseconds(2);
-// A peer's sockets are closed a moment before its process counts as ended, and only that tells who it was.
+// A peer's sockets are closed one after the other, and only that of its link tells who it was.
 constexpr absl::Duration kNamePatience = absl::Milliseconds(20);
 // To finalize in peace needs all peers; they end the epoch at about the same time, or are gone.
 constexpr absl::Duration kPeacePatience = absl::Seconds(1);
@@ -64,39 +67,42 @@ absl::Status NcclError(const char* call, ncclResult_t result, ncclComm_t comm) {
   }
 }
 
-NcclCommunicator::~NcclCommunicator() {
-  for (const int fd : process_fds_) {
-    if (fd >= 0) close(fd);
-  }
-}
-
 absl::Status NcclCommunicator::Init(const ncclUniqueId& id, int size, int rank) {
-  RETURN_IF_ERROR(AwaitFailure(absl::ZeroDuration()));
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
+  const bool watched = !Planted(Bug::kNobodyWatches);
+  {
+    absl::MutexLock lock(&mutex_);
+    watched_ = watched;
+    making_ = true;
+  }
+  if (watched) std::thread([self = shared_from_this()] { self->Watch(); }).detach();
+  const absl::Status linked = AwaitLinks();
   ncclComm_t comm = nullptr;
-  // Without the lock: the first call in a process reads NCCL's settings and plugins.
-  const ncclResult_t result = ncclCommInitRankConfig(&comm, size, id, rank, &config);
+  ncclResult_t result = ncclSuccess;
+  if (linked.ok()) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    // Without the lock: the first call in a process reads NCCL's settings and plugins.
+    result = ncclCommInitRankConfig(&comm, size, id, rank, &config);
+  }
   {
     absl::MutexLock lock(&mutex_);
     comm_ = comm;
-    watched_ = !Planted(Bug::kNobodyWatches);
+    making_ = false;
     if (result != ncclSuccess && result != ncclInProgress) {
       SetFailure(NcclError("ncclCommInitRankConfig", result, comm), {});
     }
   }
-  if (!Planted(Bug::kNobodyWatches)) std::thread([self = shared_from_this()] { self->Watch(); }).detach();
   return AwaitSettled();
 }
 
 void NcclCommunicator::End() {
   absl::MutexLock lock(&mutex_);
   ending_ = true;
-  if (mutex_.AwaitWithTimeout(absl::Condition(
-                                  +[](bool* watched) { return !*watched; }, &watched_),
-                              kEndPatience)) {
-    return;
-  }
+  const bool closed = mutex_.AwaitWithTimeout(absl::Condition(
+                                                  +[](bool* watched) { return !*watched; }, &watched_),
+                                              kEndPatience);
+  links_.reset();
+  if (closed) return;
   spdlog::warn("an NCCL communicator is left behind: it cannot be closed yet ({})",
                Failed() ? failure_.ToString() : "in peace");
 }
@@ -159,42 +165,50 @@ void NcclCommunicator::SetFailure(const absl::Status& status, std::vector<int> s
 }
 
 ncclResult_t NcclCommunicator::Look() {
-  if (Failed() || comm_ == nullptr) return ncclSuccess;
+  if (Failed() || links_ == nullptr) return ncclSuccess;
   ncclResult_t state = ncclSuccess;
-  const ncclResult_t result = ncclCommGetAsyncError(comm_, &state);
+  ncclResult_t result = ncclSuccess;
+  if (comm_ != nullptr) result = ncclCommGetAsyncError(comm_, &state);
   const ncclResult_t wrong = result != ncclSuccess ? result : state == ncclInProgress ? ncclSuccess : state;
   // Who is gone says more than what NCCL makes of it.
-  std::vector<int> ended = EndedPeers(wrong == ncclSuccess ? absl::ZeroDuration() : kNamePatience);
-  if (!ended.empty()) {
-    const std::string who = fmt::format("rank {} is gone: its process has ended", fmt::join(ended, ", "));
-    SetFailure(absl::UnavailableError(who), std::move(ended));
+  std::vector<int> gone = GonePeers(wrong == ncclSuccess ? absl::ZeroDuration() : kNamePatience);
+  const absl::Time now = absl::Now();
+  if (!gone.empty()) {
+    const std::string who = fmt::format("rank {} is gone: {}", fmt::join(gone, ", "), links_->WhyGone(gone.front()));
+    SetFailure(absl::UnavailableError(who), std::move(gone));
   } else if (wrong != ncclSuccess) {
-    SetFailure(NcclError("ncclCommGetAsyncError", wrong, comm_), {});
-  } else if (absl::Now() >= deadline_) {
-    SetFailure(absl::DeadlineExceededError(late_), {});
+    SetFailure(NcclError("ncclCommGetAsyncError", wrong, comm_), links_->Suspects(now));
+  } else if (now >= deadline_) {
+    std::vector<int> suspects = links_->Suspects(now);
+    const std::string who = suspects.empty()
+                                ? "; all hear each other: one computes for so long, or NCCL's own network fails"
+                                : fmt::format("; rank {} is cut off", fmt::join(suspects, ", "));
+    SetFailure(absl::DeadlineExceededError(late_ + who), std::move(suspects));
   }
   return state;
 }
 
-std::vector<int> NcclCommunicator::EndedPeers(absl::Duration patience) const {
-  std::vector<pollfd> fds;
-  for (const int fd : process_fds_) fds.push_back({fd, POLLIN, 0});  // poll() skips what is negative
-  std::vector<int> ended;
-  if (poll(fds.data(), fds.size(), static_cast<int>(absl::ToInt64Milliseconds(patience))) <= 0) return ended;
-  for (size_t rank = 0; rank < fds.size(); ++rank) {
-    if (fds[rank].revents != 0) ended.push_back(static_cast<int>(rank));
+std::vector<int> NcclCommunicator::GonePeers(absl::Duration patience) {
+  const absl::Time give_up = absl::Now() + patience;
+  links_->Advance(absl::Now());
+  for (absl::Time now = absl::Now(); now < give_up && links_->Gone().empty(); now = absl::Now()) {
+    links_->Advance(now, give_up - now);
   }
-  return ended;
+  return links_->Gone();
 }
 
-// Until nothing is in progress.
-absl::Status NcclCommunicator::AwaitSettled() {
+std::vector<int> NcclCommunicator::Silent() const {
+  absl::MutexLock lock(&mutex_);
+  return links_ ? links_->Silent(absl::Now()) : std::vector<int>();
+}
+
+absl::Status NcclCommunicator::LookUntil(absl::FunctionRef<bool(ncclResult_t)> there) {
   for (int turn = 0;; ++turn) {
     {
       absl::MutexLock lock(&mutex_);
       const ncclResult_t state = Look();
       if (Failed()) return failure_;
-      if (state != ncclInProgress) return absl::OkStatus();
+      if (there(state)) return absl::OkStatus();
     }
     // A launch takes microseconds, to connect with peers takes as long as they do.
     if (turn < 100) {
@@ -203,6 +217,15 @@ absl::Status NcclCommunicator::AwaitSettled() {
       RETURN_IF_ERROR(AwaitFailure(absl::Microseconds(200)));
     }
   }
+}
+
+absl::Status NcclCommunicator::AwaitLinks() {
+  return LookUntil([this](ncclResult_t) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return links_->complete(); });
+}
+
+// Until nothing is in progress.
+absl::Status NcclCommunicator::AwaitSettled() {
+  return LookUntil([](ncclResult_t state) { return state != ncclInProgress; });
 }
 
 void NcclCommunicator::Watch() {
@@ -216,6 +239,8 @@ void NcclCommunicator::Watch() {
       Look();
       mutex_.AwaitWithTimeout(absl::Condition(&over), kLookEvery);
     }
+    mutex_.Await(absl::Condition(
+        +[](bool* making) { return !*making; }, &making_));
     comm = std::exchange(comm_, nullptr);
     in_peace = !Failed();
   }

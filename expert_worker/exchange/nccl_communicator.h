@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "expert_worker/exchange/peer_links.h"
 
 namespace braid::gpu {
 
@@ -23,20 +24,20 @@ absl::Status NcclError(const char* call, ncclResult_t result, ncclComm_t comm);
 // is under the lock, and none of those blocks (`blocking` is 0), but for the last, when nobody else has it any more.
 class NcclCommunicator : public std::enable_shared_from_this<NcclCommunicator> {
  public:
-  // `process_fds` by rank, readable once a peer's process has ended; -1: not known. Closed by ~NcclCommunicator.
-  NcclCommunicator(int device, std::vector<int> process_fds) : device_(device), process_fds_(std::move(process_fds)) {}
-  ~NcclCommunicator();
+  // `links` have begun to reach the peers.
+  NcclCommunicator(int device, std::unique_ptr<PeerLinks> links) : device_(device), links_(std::move(links)) {}
 
   // Joins the others; returns when all are there, or at the deadline. Called once.
   absl::Status Init(const ncclUniqueId& id, int size, int rank);
   // Ends it, in peace if it has not failed. Returns when that is done, or is not done after a few seconds: it may wait
-  // for graphs that are still alive, or for peers that are not. REQUIRES: no other call has yet to return.
+  // for graphs that are still alive, or for peers that are not. Peers see the links close behind it. REQUIRES: no other
+  // call has yet to return.
   void End();
 
   // Enqueues what `calls` does as one group. Returns once it is on its stream.
   absl::Status Group(absl::FunctionRef<ncclResult_t(ncclComm_t)> calls);
 
-  // Fails with kDeadlineExceeded and `what` at `deadline`.
+  // Fails with kDeadlineExceeded and `what`, and who may be at fault, at `deadline`.
   void SetDeadline(absl::Time deadline, std::string what);
 
   void Fail(const absl::Status& status, std::vector<int> suspects = {});
@@ -46,26 +47,32 @@ class NcclCommunicator : public std::enable_shared_from_this<NcclCommunicator> {
   absl::Status AwaitFailure(absl::Duration timeout) const;
 
   std::vector<int> suspects() const;
+  // Ranks that are not heard, see PeerLinks.
+  std::vector<int> Silent() const;
 
  private:
   bool Failed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); }
   void SetFailure(const absl::Status& status, std::vector<int> suspects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Fails if there is a reason to; else what the communicator does: ncclSuccess or ncclInProgress.
   ncclResult_t Look() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<int> EndedPeers(absl::Duration patience) const;
+  std::vector<int> GonePeers(absl::Duration patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Looks until `there`, which is told what the communicator does.
+  absl::Status LookUntil(absl::FunctionRef<bool(ncclResult_t state)> there);
+  absl::Status AwaitLinks();
   absl::Status AwaitSettled();
   void Watch();
   void Close(ncclComm_t comm, bool in_peace);
 
   const int device_;
-  const std::vector<int> process_fds_;
 
   mutable absl::Mutex mutex_;
-  ncclComm_t comm_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null before Init, and once its end has begun
+  std::unique_ptr<PeerLinks> links_ ABSL_GUARDED_BY(mutex_);  // null after End
+  ncclComm_t comm_ ABSL_GUARDED_BY(mutex_) = nullptr;         // null before Init, and once its end has begun
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> suspects_ ABSL_GUARDED_BY(mutex_);
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  std::string late_ ABSL_GUARDED_BY(mutex_);  // what to say at the deadline
+  std::string late_ ABSL_GUARDED_BY(mutex_);     // what to say at the deadline
+  bool making_ ABSL_GUARDED_BY(mutex_) = false;  // Init has yet to set comm_
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   bool watched_ ABSL_GUARDED_BY(mutex_) = false;  // the thread runs
 };
