@@ -137,7 +137,7 @@ void AddBenchEngineCommand(CLI::App& bench, int* exit_code) {
   };
   command->add_option("--model", flags->model, "A GGUF file or a Hugging Face directory")->required();
   add("--device", flags->worker.device, "What computes: cpu, cuda or cuda:N");
-  add("--precision", flags->worker.precision, "Of activations on a GPU: bf16, the default, or float32");
+  add("--precision", flags->worker.precision, "Of activations on a GPU: bf16, the default, fp8 or float32");
   command->add_flag("--exact,!--fast", flags->worker.exact, "How a GPU rounds, see braid serve --help");
   add("--weights", flags->worker.weights, "On a GPU, see braid serve --help")->check(CLI::IsMember({"auto", "fp8"}));
   add("--threads", options.threads, "Threads that compute")->check(CLI::Range(1, 1024));

@@ -77,8 +77,10 @@ void AddServeCommand(CLI::App& app, int* exit_code) {
                    "What computes: cpu, cuda (with --workers a GPU for each), or cuda:N")
       ->envname("BRAID_WORKER_DEVICE")
       ->capture_default_str();
-  serve->add_option("--precision", flags->stack.precision,
-                    "Of activations on a GPU: bf16, the default, or float32 to compare with the CPU");
+  serve->add_option(
+      "--precision", flags->stack.precision,
+      "Of activations on a GPU: bf16, the default; fp8, which is --weights fp8 and rounds alike what those "
+      "weights are multiplied by; or float32, to compare with the CPU");
   serve->add_flag(
       "--exact,!--fast", flags->stack.exact,
       "On a GPU: the bits of an answer do not depend on what it is computed with (--exact, the default), or "

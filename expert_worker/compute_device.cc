@@ -58,8 +58,9 @@ absl::Status CheckCuda(const WorkerOptions& options) {
                            " moves what is in the host's memory, GPUs exchange over nccl: leave one of --exchange and "
                            "--device out");
   }
-  if (!options.precision.empty() && options.precision != "bf16" && options.precision != "float32")
-    return InvalidArgument("--precision " + options.precision + ": say bf16 or float32");
+  if (!options.precision.empty() && options.precision != "bf16" && options.precision != "fp8" &&
+      options.precision != "float32")
+    return InvalidArgument("--precision " + options.precision + ": say bf16, fp8 or float32");
   if (options.weights != "auto" && options.weights != "fp8")
     return InvalidArgument("--weights " + options.weights + ": say auto or fp8");
   if (options.precision == "float32" && !options.exact) {
@@ -75,8 +76,9 @@ std::string ComputeDevice::Name() const { return is_cuda() ? "cuda:" + std::to_s
 
 std::string ComputeDevice::Arithmetic() const {
   if (!is_cuda()) return "cpu";
-  const std::string rounding = float32 ? "cuda float32" : exact ? "cuda bf16 exact" : "cuda bf16 fast";
-  return fp8 ? rounding + " fp8 weights" : rounding;
+  if (float32) return fp8 ? "cuda float32 fp8 weights" : "cuda float32";
+  const std::string rounding = std::string(fp8_rows ? "cuda fp8" : "cuda bf16") + (exact ? " exact" : " fast");
+  return fp8 && !fp8_rows ? rounding + " fp8 weights" : rounding;
 }
 
 absl::StatusOr<ComputeDevice> ChooseDevice(const WorkerOptions& options) {
@@ -85,7 +87,8 @@ absl::StatusOr<ComputeDevice> ChooseDevice(const WorkerOptions& options) {
   RETURN_IF_ERROR(device.is_cuda() ? CheckCuda(options) : CheckCpu(options));
   device.float32 = options.precision == "float32";
   device.exact = options.exact;
-  device.fp8 = options.weights == "fp8";
+  device.fp8_rows = options.precision == "fp8";
+  device.fp8 = options.weights == "fp8" || device.fp8_rows;
   device.exchange = !options.exchange.empty() ? options.exchange : device.is_cuda() ? "nccl" : "ucx";
   if (options.overlap_rows > 0) device.exchange += ", halves from " + std::to_string(options.overlap_rows) + " rows";
   return device;
@@ -98,7 +101,7 @@ absl::Status CheckModelFits(const ComputeDevice& device, const ModelConfig& conf
 }
 
 absl::Status CheckPresent(const ComputeDevice& device) {
-  return device.is_cuda() ? CheckCudaDevice(device.index) : absl::OkStatus();
+  return device.is_cuda() ? CheckCudaDevice(device) : absl::OkStatus();
 }
 
 }  // namespace braid

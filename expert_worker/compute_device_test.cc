@@ -52,6 +52,11 @@ TEST(ComputeDevice, SaysHowAGpuRounds) {
   EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.precision = "float32"; }).Arithmetic(), "cuda float32");
   EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda:255"; }).index, 255);
   EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.weights = "fp8"; }).Arithmetic(), "cuda bf16 exact fp8 weights");
+  const ComputeDevice fp8 = Chosen([](auto& o) { o.device = "cuda", o.precision = "fp8"; });
+  EXPECT_EQ(fp8.Arithmetic(), "cuda fp8 exact");
+  EXPECT_TRUE(fp8.fp8 && fp8.fp8_rows) << "FP8 rows are for weights in FP8";
+  EXPECT_EQ(Chosen([](auto& o) { o.device = "cuda", o.precision = o.weights = "fp8", o.exact = false; }).Arithmetic(),
+            "cuda fp8 fast");
 }
 
 TEST(ComputeDevice, RefusesWhatIsNone) {

@@ -11,11 +11,12 @@ namespace braid {
 
 class Backend;
 struct BackendParts;
+struct ComputeDevice;
 
 // The backend of a GPU. Programs link an implementation of these: that over CUDA, or no_cuda_backend.cc.
 
 // CheckPresent's part.
-absl::Status CheckCudaDevice(int index);
+absl::Status CheckCudaDevice(const ComputeDevice& device);
 
 // What a GPU says of itself.
 struct CudaDevice {

@@ -45,7 +45,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "BRAID_WORKER_GROUP");
   add("--device", worker.device, "what computes: cpu, cuda (the first GPU) or cuda:N", "BRAID_WORKER_DEVICE");
   add("--precision", worker.precision,
-      "of activations on a GPU: bf16, or float32 to compare with the CPU; empty: bf16, equal on all workers",
+      "of activations on a GPU: bf16; fp8, which is --weights fp8 and rounds alike what those weights are multiplied "
+      "by, "
+      "on GPUs of compute capability 8.9 or later; or float32, to compare with the CPU; empty: bf16, equal on all "
+      "workers",
       "BRAID_WORKER_PRECISION");
   app.add_flag(
          "--exact,!--fast", worker.exact,

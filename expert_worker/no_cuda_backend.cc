@@ -3,17 +3,20 @@
 
 namespace braid {
 
-absl::Status CheckCudaDevice(int index) {
+namespace {
+
+absl::Status NoCuda() {
   return absl::UnimplementedError(
       "--device cuda: this program was built without CUDA; build it with cmake -DBRAID_CUDA=ON, or leave --device out "
-      "to "
-      "run on the CPU");
+      "to run on the CPU");
 }
 
-absl::StatusOr<CudaDevice> DescribeCudaDevice(int index) { return CheckCudaDevice(index); }
+}  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts& parts) {
-  return CheckCudaDevice(parts.device.index);
-}
+absl::Status CheckCudaDevice(const ComputeDevice&) { return NoCuda(); }
+
+absl::StatusOr<CudaDevice> DescribeCudaDevice(int) { return NoCuda(); }
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendParts&) { return NoCuda(); }
 
 }  // namespace braid

@@ -20,7 +20,7 @@ struct WorkerOptions {
   std::string name;                        // default host:pid
   std::string group;                       // workers that name the same one belong together; empty: the router chooses
   std::string device = "cpu";              // or "cuda", "cuda:1"; see ComputeDevice
-  std::string precision;                   // of activations on a GPU: "bf16", the default, or "float32"
+  std::string precision;                   // of activations on a GPU: "bf16", the default, "fp8" or "float32"
   bool exact = true;                       // false: a GPU may round a row by what it is computed with
   std::string weights = "auto";            // on a GPU: as in the file, or "fp8"
   std::string exchange;  // "ucx", "nccl" between GPUs; empty: the device's. "inprocess": peers are threads of this

@@ -48,6 +48,8 @@ def table(reports, compiler_name):
         report = path.read_text()
         threads.update(re.findall(r"\.entry (\w+).*?\.maxntid (\d+)", report, re.S))
         for name, arch, registers, rest in pattern.findall(report):
+            if arch not in occupancy.SHARED:
+                continue  # 8.9, which has but a few kernels of its own
             shared = re.search(r"(\d+) bytes smem", rest)
             rows.setdefault((path.name.removesuffix(".cu.ptxas"), name), {})[arch] = (
                 int(registers), int(shared.group(1)) if shared else 0)

@@ -70,8 +70,8 @@ def alone(cluster):
     return [ask(cluster, request) for request in requests()]
 
 
-def together(cluster, seed=0):
-    order = list(range(len(requests())))
+def together(cluster, seed=0, count=None):
+    order = list(range(len(requests()[:count])))
     random.Random(seed).shuffle(order)
     with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
         futures = {i: pool.submit(ask, cluster, requests()[i]) for i in order}
@@ -140,12 +140,14 @@ def arithmetic(cluster):
     return cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"]
 
 
-def test_with_weights_in_fp8_its_answers_do_not_depend_on_the_cluster():
-    with Gpus(1, worker=["--weights", "fp8"]) as cluster:
-        assert arithmetic(cluster) == "cuda bf16 exact fp8 weights"
+@pytest.mark.parametrize("precision,weights,says", [("bf16", "fp8", "cuda bf16 exact fp8 weights"),
+                                                    ("fp8", "auto", "cuda fp8 exact")], ids=["weights", "rows too"])
+def test_in_fp8_its_answers_do_not_depend_on_the_cluster(precision, weights, says):
+    with Gpus(1, precision, worker=["--weights", weights]) as cluster:
+        assert arithmetic(cluster) == says
         alone = [ask(cluster, request) for request in requests()[:4]]
-    with Gpus(2, router=["--chunk-tokens", 5], worker=["--weights", "fp8"]) as cluster:
-        assert together(cluster)[:4] == alone
+    with Gpus(2, precision, router=["--chunk-tokens", 5], worker=["--weights", weights]) as cluster:
+        assert together(cluster, count=4) == alone
 
 
 def test_steps_in_halves_give_the_same_answers(cpu):
@@ -250,7 +252,9 @@ def test_a_gpu_has_memory_for_some_experts(one_gpu):
     ({"FAKE_CUDA_ERROR": "insufficient_driver"}, ["driver", "--device cpu"]),
     ({"FAKE_CUDA_DEVICES": "0"}, ["GPU", "--device cpu"]),
     ({"FAKE_CUDA_DEVICES": "1"}, ["cuda:3", "cuda:0", "--device cpu"]),
-], ids=["no driver", "no device", "no such device"])
+    ({"FAKE_CUDA_DEVICES": "4", "FAKE_CUDA_CAPABILITY": "8.0", "BRAID_WORKER_PRECISION": "fp8"},
+     ["--precision fp8", "8.9", "cuda:3", "of 8.0", "--weights fp8"]),
+], ids=["no driver", "no device", "no such device", "no FP8"])
 def test_one_sentence_says_what_is_missing(environment, words):
     done = subprocess.run([WORKER, "--model", "/no/such/model", "--device", "cuda:3"], capture_output=True, text=True,
                           timeout=60, env={**os.environ, **environment})

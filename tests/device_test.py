@@ -30,10 +30,10 @@ CONTRADICTIONS = [
     (["--device", "cuda", "--kv-type", "int8"], ["--kv-type int8", "leave one"]),
     (["--device", "cuda", "--exchange", "ucx"], ["--exchange ucx", "nccl"]),
     (["--device", "cuda", "--fast", "--precision", "float32"], ["--precision float32", "--fast"]),
-    (["--device", "cuda", "--precision", "fp8"], ["--precision fp8", "bf16 or float32"]),
+    (["--device", "cuda", "--precision", "fp4"], ["--precision fp4", "bf16, fp8 or float32"]),
     (["--exchange", "nccl"], ["--exchange nccl", "--device cuda"]),
     (["--fast"], ["--fast", "leave it out"]),
-    (["--precision", "bf16"], ["--precision", "--device cuda"]),
+    (["--precision", "fp8"], ["--precision", "--device cuda"]),
 ]
 
 

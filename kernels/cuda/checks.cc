@@ -3,7 +3,6 @@
 #include <string>
 #include <string_view>
 
-#include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "kernels/cuda/choose_experts.h"
 #include "kernels/cuda/combine.h"
@@ -192,14 +191,6 @@ absl::Status Check(const GroupedLinear& op) {
   RETURN_IF_ERROR(Require(op.rows_max >= 0 && op.rows_max / 16 + op.E <= 65535, "rows_max must fit a grid"));
   return Require(op.rows_max == 0 || (Given(op.x) && op.offsets != nullptr && Given(op.y)),
                  "x, offsets and y must be set, x and y at multiples of 16 bytes");
-}
-
-absl::Status CheckFor(const GroupedLinear& op, int compute_capability) {
-  if (op.type != kFp8 || compute_capability >= 89) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrFormat(
-      "products of FP8 by FP8 need a GPU of compute capability 8.9 or newer, this one has %d.%d: weights "
-      "in FP8 can be multiplied by activations in BF16",
-      compute_capability / 10, compute_capability % 10));
 }
 
 GroupedLinearConfig Choose(const GroupedLinear& op) {

@@ -35,8 +35,6 @@ struct GroupedLinear {
   const int32_t* places = nullptr;
 };
 absl::Status Check(const GroupedLinear& op);
-// kFailedPrecondition if a GPU of this compute capability (80, 90, ...) has no tensor cores for it.
-absl::Status CheckFor(const GroupedLinear& op, int compute_capability);
 
 struct GroupedLinearConfig {
   static constexpr int kWideRows = 128;

@@ -325,6 +325,28 @@ TEST(QuantizeRowsKernel, RoundsAsOnTheHost) {
   }
 }
 
+TEST(QuantizeRowsKernel, PicksTheRowsThatThereAre) {
+  constexpr int kD = 144, kBlocks = 2;
+  const std::vector<float> x = RandomNumbers(5).Floats(3 * kD);
+  GlobalArray<float> from(x);
+  GlobalArray<int32_t> source(std::vector<int32_t>{2, 0, 2, 1 << 30}), rows(std::vector<int32_t>{3});
+  GlobalArray<uint8_t> all(3 * kD), picked(std::vector<uint8_t>(4 * kD, 0x55));
+  GlobalArray<uint16_t> all_scales(3 * kBlocks), scales(std::vector<uint16_t>(4 * kBlocks, 0x5555));
+  ASSERT_EQ(gpu::Run(QuantizeRows{3, kD, DType::kF32, from.data(), all.data(), all_scales.data()}, nullptr),
+            cudaSuccess);
+  QuantizeRows op{4, kD, DType::kF32, from.data(), picked.data(), scales.data()};
+  op.source = source.data();
+  op.rows = rows.data();
+  ASSERT_TRUE(Check(op).ok()) << Check(op);
+  ASSERT_EQ(gpu::Run(op, nullptr), cudaSuccess);
+  for (int row = 0; row < 3; ++row) {
+    EXPECT_EQ(std::memcmp(&picked[row * kD], &all[source[row] * kD], kD), 0) << row;
+    EXPECT_EQ(std::memcmp(&scales[row * kBlocks], &all_scales[source[row] * kBlocks], 2 * kBlocks), 0) << row;
+  }
+  EXPECT_EQ(picked[3 * kD], 0x55);
+  EXPECT_EQ(scales[3 * kBlocks], 0x5555);
+}
+
 TEST(QuantizeRowsKernel, PassesOnWhatIsNotFinite) {
   std::vector<float> x(2 * 256, 1.0f);
   x[3] = INFINITY, x[256 + 200] = NAN;
@@ -334,17 +356,6 @@ TEST(QuantizeRowsKernel, PassesOnWhatIsNotFinite) {
   ASSERT_EQ(gpu::Run(QuantizeRows{2, 256, DType::kF32, from.data(), y.data(), scales.data()}, nullptr), cudaSuccess);
   for (int block = 0; block < 4; ++block)
     EXPECT_EQ(std::isnan(FloatFromBFloat16(scales[block])), block == 0 || block == 3) << block;
-}
-
-TEST(GroupedLinear, NeedsAGpuThatMultipliesFp8) {
-  GroupedLinear op;
-  EXPECT_TRUE(CheckFor(op, 80).ok());
-  op.type = kFp8;
-  EXPECT_TRUE(CheckFor(op, 90).ok());
-  EXPECT_EQ(
-      CheckFor(op, 80).message(),
-      "products of FP8 by FP8 need a GPU of compute capability 8.9 or newer, this one has 8.0: weights in FP8 can "
-      "be multiplied by activations in BF16");
 }
 
 TEST(GroupedLinearKernel, FindsTheMatricesOfExpertsWhereverTheyLie) {

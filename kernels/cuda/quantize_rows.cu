@@ -15,11 +15,13 @@ __global__ void __launch_bounds__(32 * kWarps) QuantizeRowsKernel(QuantizeRows o
   const int lane = threadIdx.x % 32, blocks = (op.D + kFp8Block - 1) / kFp8Block;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (at >= static_cast<int64_t>(op.T) * blocks) return;  // all of the warp
-  const int64_t row = at / blocks;
+  const int row = static_cast<int>(at / blocks);
+  if (op.rows != nullptr && row >= *op.rows) return;
   const int column = static_cast<int>(at % blocks) * kFp8Block, columns = min(kFp8Block, op.D - column);
+  const int64_t from = op.source == nullptr ? row : op.source[row], to = row;
   Floats<4> values = {};
-  if (lane * 4 < columns) values = LoadFloats<4>(static_cast<const T*>(op.x) + row * op.D + column + lane * 4);
-  StoreFp8Block(values, columns, op.y + row * op.D + column, op.scales + at, lane);
+  if (lane * 4 < columns) values = LoadFloats<4>(static_cast<const T*>(op.x) + from * op.D + column + lane * 4);
+  StoreFp8Block(values, columns, op.y + to * op.D + column, op.scales + at, lane);
 }
 
 }  // namespace

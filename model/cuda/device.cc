@@ -13,6 +13,9 @@ namespace {
 // Those that kernels/cuda is compiled for, as nvcc spells them.
 #ifdef BRAID_CUDA_ARCHITECTURES
 constexpr std::string_view kArchitectures = BRAID_CUDA_ARCHITECTURES;
+// Of FP8 by FP8, which those before the first that has it refuse.
+constexpr std::string_view kFp8Architectures = BRAID_CUDA_FP8_ARCHITECTURES;
+constexpr int kFp8First = 89;
 #else
 #error "the build says which architectures there are kernels for"
 #endif
@@ -52,7 +55,7 @@ absl::Status CudaError(cudaError_t error, std::string_view what) {
   return absl::InternalError(message);
 }
 
-bool RunsOn(std::string_view architectures, int major, int minor) {
+bool RunsOn(std::string_view architectures, int major, int minor, int least) {
   while (!architectures.empty()) {
     const size_t space = std::min(architectures.find(' '), architectures.size());
     const std::string_view architecture = architectures.substr(0, space);
@@ -60,10 +63,21 @@ bool RunsOn(std::string_view architectures, int major, int minor) {
     int built = 0;
     const char* const end = architecture.data() + architecture.size();
     const bool exact = std::from_chars(architecture.data(), end, built).ptr != end;
+    if (built < least) continue;
     if (exact ? built == 10 * major + minor : built / 10 == major && built % 10 <= minor) return true;
   }
   return false;
 }
+
+absl::Status CheckMultipliesFp8(const Device& device) {
+  if (RunsOn(kFp8Architectures, device.major, device.minor, kFp8First)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      fmt::format("--precision fp8 needs a GPU of compute capability 8.9 or later, and kernels for it in this program; "
+                  "cuda:{} is a {} of {}.{}: say --weights fp8 instead, which leaves activations in bf16",
+                  device.index, device.name, device.major, device.minor));
+}
+
+bool GainsByFp8Rows(const Device& device) { return device.major != 9 && device.major != 10; }
 
 absl::StatusOr<Device> OpenDevice(int index) {
   int count = 0;

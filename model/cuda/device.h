@@ -35,9 +35,14 @@ struct Device {
 absl::StatusOr<Device> OpenDevice(int index);
 absl::Status UseDevice(int index);
 
-// Whether kernels for these architectures ("80 90a 100a": nvcc's) run on a device: those for 8.0 on 8.0 and its
-// successors below 9.0, those with an 'a' on that very one.
-bool RunsOn(std::string_view architectures, int major, int minor);
+// Whether kernels for these architectures ("80 90a 100a": nvcc's), or those of them from `least` on, run on a device:
+// those for 8.0 on 8.0 and its successors below 9.0, those with an 'a' on that very one.
+bool RunsOn(std::string_view architectures, int major, int minor, int least = 0);
+// kFailedPrecondition, in one sentence that says what to do, if the kernels that run on it do not multiply FP8 by FP8.
+absl::Status CheckMultipliesFp8(const Device& device);
+// Whether it multiplies FP8 by FP8 faster than bfloat16 by bfloat16. 9.0 and 10.0 could, but not by the instructions of
+// our kernels: see kernels/cuda/README.md.
+bool GainsByFp8Rows(const Device& device);
 
 // Owners. Null until Create; a failed destruction has been reported by whatever failed before it.
 template <typename T, cudaError_t (*kDestroy)(T)>

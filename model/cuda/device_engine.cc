@@ -55,8 +55,10 @@ absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Create(const Device&
                                                                    const ModelTensors* tensors,
                                                                    const DeviceEngineOptions& options) {
   CHECK(options.precision == DType::kBF16 || options.precision == DType::kF32);
+  CHECK(!options.fp8_rows || (options.fp8 && options.precision == DType::kBF16));
   if (config->architecture == "checksum")
     return InvalidArgument("a checksum model has no kernels for a GPU: run with --device cpu");
+  if (options.fp8_rows) RETURN_IF_ERROR(CheckMultipliesFp8(device));
   RETURN_IF_ERROR(UseDevice(device.index));
   std::unique_ptr<DeviceEngine> engine(new DeviceEngine(device, config, options));
   RETURN_IF_ERROR(engine->Plan(tensors));
@@ -84,9 +86,10 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
   if (!options_.exact) {
     ASSIGN_OR_RETURN(fast_, DenseLinear::Create());
   }
-  forward_ =
-      std::make_unique<DeviceForward>(&config_, weights_.get(), fast_.get(), rows_max, options_.logit_rows, &plan_);
   const int pairs = std::max(options_.expert_rows_max, rows_max * config_.experts_per_token);
+  if (options_.fp8_rows) fp8_rows_ = std::make_unique<Fp8Rows>(config_, rows_max, pairs, &plan_);
+  forward_ = std::make_unique<DeviceForward>(&config_, weights_.get(), fast_.get(), fp8_rows_.get(), rows_max,
+                                             options_.logit_rows, &plan_);
   if (config_.experts > 0) expert_scratch_.Plan(config_, options_.precision, pairs, &plan_);
 
   using Part = MemoryPlan::Part;
@@ -145,6 +148,7 @@ absl::Status DeviceEngine::TakeMemory() {
   weights_->Bind(memory);
   if (places_) places_->Bind(memory);
   if (config_.experts > 0) expert_scratch_.Bind(memory);
+  if (fp8_rows_) fp8_rows_->Bind(memory);
   states_->Bind(memory, stream_.get());
   RETURN_IF_ERROR(forward_->Bind(memory, states_.get(), *uploader_));
   RETURN_IF_ERROR(UploadMask());
@@ -177,7 +181,8 @@ absl::StatusOr<std::shared_ptr<const ExpertPlaces::Held>> DeviceEngine::LoadExpe
 }
 
 std::unique_ptr<DeviceExpertFfn> DeviceEngine::MakeExpertFfn(std::shared_ptr<const ExpertPlaces::Held> held) {
-  return std::make_unique<DeviceExpertFfn>(&config_, weights_.get(), std::move(held), &expert_scratch_);
+  return std::make_unique<DeviceExpertFfn>(&config_, weights_.get(), std::move(held), &expert_scratch_,
+                                           fp8_rows_.get());
 }
 
 absl::StatusOr<std::unique_ptr<LocalExperts>> DeviceEngine::MakeLocalExperts(DeviceExpertFfn* ffn) {

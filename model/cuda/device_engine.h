@@ -21,6 +21,7 @@
 #include "model/cuda/device_weights.h"
 #include "model/cuda/expert_places.h"
 #include "model/cuda/experts.h"
+#include "model/cuda/fp8_rows.h"
 #include "model/cuda/local_experts.h"
 #include "model/cuda/memory_plan.h"
 #include "model/cuda/op_timer.h"
@@ -35,6 +36,7 @@ struct DeviceEngineOptions {
   DType precision = DType::kBF16;  // of activations; kF32 is for comparing with the CPU
   bool exact = true;               // a row's bits do not depend on the rows beside it; else see DenseLinear
   bool fp8 = false;                // weights that the file has in floats are quantised as they are loaded
+  bool fp8_rows = false;           // and the rows that meet them as they do: FP8 by FP8. REQUIRES: fp8, kBF16
   int step_tokens_max = 1024;
   StateSizes states = {.blocks = 0, .sequences = 256};  // no blocks: as many as fit, and as the sequences can use
   int logit_rows = 64;                                  // that are computed at a time
@@ -59,7 +61,7 @@ struct DeviceEngineOptions {
 class DeviceEngine : public Engine {
  public:
   // Takes the memory; nothing is loaded yet. All pointers must outlive *this. kResourceExhausted with needed and
-  // available bytes, by part; kInvalidArgument if the kernels do not know such a model.
+  // available bytes, by part; kInvalidArgument if the kernels do not know such a model; CheckMultipliesFp8's errors.
   static absl::StatusOr<std::unique_ptr<DeviceEngine>> Create(const Device& device, const ModelConfig* config,
                                                               const ModelTensors* tensors,
                                                               const DeviceEngineOptions& options);
@@ -170,6 +172,7 @@ class DeviceEngine : public Engine {
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<ExpertPlaces> places_;
   std::unique_ptr<DenseLinear> fast_;  // nullptr: exact
+  std::unique_ptr<Fp8Rows> fp8_rows_;  // nullptr: rows stay as they are
   std::unique_ptr<DeviceForward> forward_;
   std::unique_ptr<DeviceStates> states_;
   ExpertScratch expert_scratch_;

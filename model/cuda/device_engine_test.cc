@@ -164,6 +164,79 @@ TEST_F(DeviceEngineTest, QuantisesWeightsToFp8WhereAskedTo) {
   EXPECT_THAT(Message(status), HasSubstr("quantised already"));
 }
 
+DeviceEngineOptions Fp8Options() {
+  DeviceEngineOptions options = SmallOptions(DType::kBF16);
+  options.fp8 = options.fp8_rows = true;
+  return options;
+}
+
+// Rows lose by it about as much as weights do: both are rounded to the same four bits.
+TEST_F(DeviceEngineTest, MultipliesFp8ByFp8WhereAskedTo) {
+  const TinyModel model(DType::kBF16, /*moe=*/false);
+  const std::vector<TokenId> tokens = model.Tokens(20, 1);
+  DeviceEngineOptions options = Fp8Options();
+  DeviceFixture fp8(&model.config, &model.tensors, options);
+  options.fp8_rows = false;
+  DeviceFixture weights(&model.config, &model.tensors, options);
+  options.fp8 = false;
+  DeviceFixture whole(&model.config, &model.tensors, options);
+  const std::vector<float> got = fp8.Logits(tokens, 20), near = weights.Logits(tokens, 20),
+                           want = whole.Logits(tokens, 20);
+  const double by_weights = RelativeError(near, want), by_rows = RelativeError(got, near);
+  EXPECT_GT(by_rows, 0.5 * by_weights);
+  EXPECT_LT(by_rows, 2 * by_weights);
+  EXPECT_LT(RelativeError(got, want), 3 * by_weights);
+
+  fake::SetCapability(8, 0);
+  options = Fp8Options();
+  const absl::Status status = DeviceEngine::Create(*OpenDevice(0), &model.config, &model.tensors, options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(status), HasSubstr("say --weights fp8 instead"));
+}
+
+// Prefilled by one, seven or all at once; decoded alone, beside others and in a graph.
+TEST_F(DeviceEngineTest, GivesTheSameBitsInFp8) {
+  const TinyModel model(DType::kBF16);
+  constexpr int kSequences = 3, kPrompt = 9, kSteps = 3, kTokens = kPrompt + kSteps;
+  DeviceFixture device(&model.config, &model.tensors, Fp8Options());
+  const auto V = static_cast<size_t>(model.config.vocab_size);
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::vector<float>> alone;
+  for (int s = 0; s < kSequences; ++s) {
+    tokens.push_back(model.Tokens(kTokens, 200 + s));
+    alone.push_back(device.Logits(tokens.back(), kTokens));
+    for (const float value : alone.back()) ASSERT_TRUE(std::isfinite(value));
+  }
+  for (const int piece : {1, 7}) EXPECT_EQ(device.Logits(tokens[0], piece), alone[0]) << "by " << piece;
+  std::vector<SequenceCache> caches;
+  std::vector<Chunk> chunks;
+  for (int s = 0; s < kSequences; ++s) caches.push_back(device.NewSequence(kTokens));
+  for (int s = 0; s < kSequences; ++s) chunks.push_back({&caches[s], 0, std::span(tokens[s]).first(kPrompt)});
+  for (int end = kPrompt; end <= kTokens; ++end) {
+    const std::vector<float> logits = device.Step(chunks);
+    ASSERT_EQ(logits.size(), kSequences * V);
+    for (int s = 0; s < kSequences; ++s)
+      EXPECT_TRUE(std::equal(logits.begin() + s * V, logits.begin() + (s + 1) * V, alone[s].begin() + (end - 1) * V))
+          << s << " at " << end;
+    chunks.clear();
+    for (int s = 0; s < kSequences && end < kTokens; ++s)
+      chunks.push_back({&caches[s], end, std::span(tokens[s]).subspan(end, 1)});
+  }
+  EXPECT_EQ(device.runner().graphs().size(), 2) << "of one row and of three";
+}
+
+// A model of which some layers are in four bits has their rows in bfloat16.
+TEST_F(DeviceEngineTest, LeavesRowsForFourBitsAsTheyAre) {
+  TinyModel model(DType::kBF16);
+  const TinyModel four_bits(DType::kQ4_0);
+  for (const size_t layer : {0, 3}) model.tensors.layers[layer] = four_bits.tensors.layers[layer];
+  const std::vector<TokenId> tokens = model.Tokens(8, 5);
+  DeviceFixture device(&model.config, &model.tensors, Fp8Options());
+  const std::vector<float> whole = device.Logits(tokens, 8);
+  for (const float value : whole) ASSERT_TRUE(std::isfinite(value));
+  EXPECT_EQ(device.Logits(tokens, 3), whole);
+}
+
 // A runner that finds, once the step is done, that it had too little room.
 TEST_F(DeviceEngineTest, RunsAStepAgainWhenItsExpertsAskForIt) {
   class Again : public ExpertRunner {

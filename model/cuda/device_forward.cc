@@ -32,11 +32,12 @@ absl::Status Do(cudaStream_t stream, const Op& op, const Config&... config) {
 
 }  // namespace
 
-DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast, int rows_max,
-                             int logit_rows, MemoryPlan* plan)
+DeviceForward::DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast,
+                             const Fp8Rows* fp8_rows, int rows_max, int logit_rows, MemoryPlan* plan)
     : config_(*config),
       weights_(*weights),
       fast_(fast),
+      fp8_rows_(fp8_rows),
       type_(weights->precision()),
       rows_max_(rows_max),
       logit_rows_(logit_rows) {
@@ -137,18 +138,24 @@ absl::Status DeviceForward::Layer(const Step& step, int layer) {
   const DeviceLayer& weights = weights_.model().layers[layer];
   const bool attention = config_.layers[layer] == ModelConfig::LayerKind::kAttention;
   const bool moe = config_.is_moe_layer(layer);
-  RETURN_IF_ERROR(Norm(step, weights.operator_norm, /*first=*/layer == 0, /*for_router=*/false));
+  const Matrix& mixer_in = attention ? weights.qkv : weights.conv_in;
+  RETURN_IF_ERROR(Norm(step, weights.operator_norm, /*first=*/layer == 0, &mixer_in));
   RETURN_IF_ERROR(attention ? Attend(step, layer) : Convolve(step, layer));
-  RETURN_IF_ERROR(Norm(step, weights.ffn_norm, /*first=*/false, /*for_router=*/moe));
+  RETURN_IF_ERROR(Norm(step, weights.ffn_norm, /*first=*/false, moe ? nullptr : &weights.gate_up));
   return moe ? Experts(step, layer) : DenseFfn(step, layer);
 }
 
-// hidden += branch, unless this is the first norm; normed = norm(hidden).
-absl::Status DeviceForward::Norm(const Step& step, const float* weight, bool first, bool for_router) {
+// hidden += branch, unless this is the first norm; normed = norm(hidden), as the product with `next` reads it. nullptr:
+// a router does, in float32, and experts, which may be elsewhere.
+absl::Status DeviceForward::Norm(const Step& step, const float* weight, bool first, const Matrix* next) {
   RmsNorm op{step.T(), config_.model_dim, hidden(step), weight, config_.norm_eps};
   if (!first) op.add = branch(step), op.sum = hidden(step);
-  if (type_ == DType::kBF16) op.y_bf16 = static_cast<__nv_bfloat16*>(normed_);
-  if (type_ == DType::kF32 || for_router) op.y = normed_floats_;
+  if (next != nullptr && TakesFp8(*next)) {
+    op.y_fp8 = fp8_rows_->quants(), op.y_scales = fp8_rows_->scales();
+  } else if (type_ == DType::kBF16) {
+    op.y_bf16 = static_cast<__nv_bfloat16*>(normed_);
+  }
+  if (next == nullptr) op.y = normed_floats_;
   if (type_ == DType::kF32) op.y = static_cast<float*>(normed_);
   RETURN_IF_ERROR(Do(step.stream, op, Choose(op)));
   step.Lap(StepOp::kNorm);
@@ -170,6 +177,13 @@ absl::Status DeviceForward::Linear(const Step& step, StepOp lap, const Matrix& w
   GroupedLinear op = DenseProduct(w, step.T(), x, y);
   op.y_type = y_type;
   op.swiglu = swiglu;
+  if (TakesFp8(w)) {
+    if (x == normed_) {
+      fp8_rows_->Use(&op);
+    } else {
+      RETURN_IF_ERROR(fp8_rows_->Round(&op, step.stream));
+    }
+  }
   RETURN_IF_ERROR(Multiply(op, step.stream));
   step.Lap(lap);
   return absl::OkStatus();

@@ -13,6 +13,7 @@
 #include "model/cuda/device_states.h"
 #include "model/cuda/device_weights.h"
 #include "model/cuda/experts.h"
+#include "model/cuda/fp8_rows.h"
 #include "model/cuda/memory_plan.h"
 #include "model/cuda/op_timer.h"
 #include "model/cuda/step_inputs.h"
@@ -22,16 +23,19 @@ namespace braid::gpu {
 // The LFM2 / LFM2-MoE forward pass of model/forward.cc over the ops of kernels/cuda. Everything is enqueued on one
 // stream; nothing is allocated, waited for or asked of the device, so that a step can be captured as a graph.
 //
-// Activations are bfloat16, or float32, for comparing with the CPU; the residual stream is float32 in any case.
+// Activations are bfloat16, or float32, for comparing with the CPU; the residual stream is float32 in any case. With
+// Fp8Rows, those that meet weights in FP8 are rounded to FP8 for it: of the mixers and dense layers here; routers and
+// the head, whose mistakes nothing evens out, have no such weights.
 //
 // A step may come in two halves, for an ExpertRunner that wants it so. All is on one stream, and a mixer's work is over
 // before the next one's begins: what the halves have of their own is the residual stream and how experts are weighted.
 class DeviceForward {
  public:
   // Takes its part of the plan, and of dense products' if `fast` is not nullptr: for steps of at most `rows_max` rows,
-  // and `logit_rows` rows of logits at a time. All must outlive *this.
-  DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast, int rows_max,
-                int logit_rows, MemoryPlan* plan);
+  // and `logit_rows` rows of logits at a time. `fp8_rows` is nullptr if products read rows as they are. All must
+  // outlive *this.
+  DeviceForward(const ModelConfig* config, const DeviceWeights* weights, DenseLinear* fast, const Fp8Rows* fp8_rows,
+                int rows_max, int logit_rows, MemoryPlan* plan);
   // `states` must outlive *this. Enqueues the upload of a table.
   absl::Status Bind(std::byte* memory, const DeviceStates* states, Uploader& uploader);
 
@@ -69,14 +73,15 @@ class DeviceForward {
 
   absl::Status LayerOfHalves(std::span<const Step> halves, int layer);
   absl::Status Layer(const Step& step, int layer);
-  absl::Status Norm(const Step& step, const float* weight, bool first, bool for_router);
+  absl::Status Norm(const Step& step, const float* weight, bool first, const Matrix* next);
   absl::Status Convolve(const Step& step, int layer);
   absl::Status Attend(const Step& step, int layer);
   absl::Status Attend(const Step& step, PagedAttention op);
   absl::Status DenseFfn(const Step& step, int layer);
   absl::Status Experts(const Step& step, int layer);
   absl::Status NormWanted(const Step& step);
-  // y = W x for all rows.
+  bool TakesFp8(const Matrix& w) const { return fp8_rows_ != nullptr && Fp8Rows::Feeds(w); }
+  // y = W x for all rows; of normed_, if that is x, what Norm made for W.
   absl::Status Linear(const Step& step, StepOp lap, const Matrix& w, const void* x, void* y, DType y_type,
                       bool swiglu = false);
   absl::Status Multiply(const GroupedLinear& op, cudaStream_t stream);
@@ -87,6 +92,7 @@ class DeviceForward {
   const ModelConfig& config_;
   const DeviceWeights& weights_;
   DenseLinear* const fast_;
+  const Fp8Rows* const fp8_rows_;
   const DType type_;  // of activations
   const int rows_max_, logit_rows_;
   const DeviceStates* states_ = nullptr;

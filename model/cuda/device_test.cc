@@ -70,6 +70,25 @@ TEST_F(DeviceTest, RunsKernelsOfItsOwnKind) {
   EXPECT_FALSE(RunsOn("", 8, 0));
 }
 
+TEST_F(DeviceTest, SaysWhetherItMultipliesFp8) {
+  const auto open = [](int major, int minor) {
+    fake::SetCapability(major, minor);
+    return *OpenDevice(0);
+  };
+  for (const auto& [major, minor] : {std::pair{8, 9}, {9, 0}, {10, 0}})
+    EXPECT_TRUE(CheckMultipliesFp8(open(major, minor)).ok()) << major << minor;
+  EXPECT_TRUE(GainsByFp8Rows(open(8, 9)));
+  EXPECT_FALSE(GainsByFp8Rows(open(9, 0)));
+  for (const int minor : {0, 6}) {
+    const absl::Status status = CheckMultipliesFp8(open(8, minor));
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(StdView(status.message())),
+                AllOf(HasSubstr("8.9 or later"), HasSubstr("of 8." + std::to_string(minor)),
+                      HasSubstr("say --weights fp8 instead")));
+  }
+  EXPECT_FALSE(RunsOn("80 86", 8, 9, 89)) << "no kernel that runs there has it";
+}
+
 TEST(MemoryPlan, PutsPartsBehindEachOther) {
   MemoryPlan plan;
   EXPECT_EQ(plan.AddBytes(MemoryPlan::Part::kWeights, 1000), 0u);

@@ -71,7 +71,7 @@ absl::Status DeviceWeights::PlanAll(MemoryPlan* plan) {
   if (fp8_ && std::none_of(matrices_.begin(), matrices_.end(), is_fp8)) {
     return InvalidArgument(
         "weights in FP8 are asked for, but this model's file has none in floats that could be: they are quantised "
-        "already");
+        "already, leave --weights fp8 or --precision fp8 out");
   }
   return absl::OkStatus();
 }

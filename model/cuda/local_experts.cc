@@ -33,8 +33,9 @@ void ExpertScratch::Bind(std::byte* memory) {
 }
 
 DeviceExpertFfn::DeviceExpertFfn(const ModelConfig* config, const DeviceWeights* weights,
-                                 std::shared_ptr<const ExpertPlaces::Held> held, const ExpertScratch* scratch)
-    : config_(*config), weights_(*weights), held_(std::move(held)), scratch_(*scratch) {}
+                                 std::shared_ptr<const ExpertPlaces::Held> held, const ExpertScratch* scratch,
+                                 const Fp8Rows* fp8_rows)
+    : config_(*config), weights_(*weights), held_(std::move(held)), scratch_(*scratch), fp8_rows_(fp8_rows) {}
 
 absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t stream) {
   if (groups.rows_max > scratch_.rows_max)
@@ -48,8 +49,7 @@ absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t s
   in.y_type = groups.type;
   in.y = scratch_.hidden;
   in.places = held_->places(groups.layer);
-  RETURN_IF_ERROR(Check(in));
-  RETURN_IF_ERROR(CudaError(gpu::Run(in, Choose(in), stream), "launching a kernel"));
+  RETURN_IF_ERROR(Multiply(in, stream));
   Lap(groups.timer, StepOp::kExpertsIn, stream);
   GroupedLinear out{config_.experts, groups.D, config_.expert_ffn_dim, groups.type, scratch_.hidden};
   out.offsets = groups.offsets;
@@ -58,10 +58,15 @@ absl::Status DeviceExpertFfn::Enqueue(const ExpertGroups& groups, cudaStream_t s
   out.y_type = groups.type;
   out.y = groups.y;
   out.places = in.places;
-  RETURN_IF_ERROR(Check(out));
-  RETURN_IF_ERROR(CudaError(gpu::Run(out, Choose(out), stream), "launching a kernel"));
+  RETURN_IF_ERROR(Multiply(out, stream));
   Lap(groups.timer, StepOp::kExpertsOut, stream);
   return absl::OkStatus();
+}
+
+absl::Status DeviceExpertFfn::Multiply(GroupedLinear op, cudaStream_t stream) const {
+  if (fp8_rows_ != nullptr && Fp8Rows::Feeds(op.w)) RETURN_IF_ERROR(fp8_rows_->Round(&op, stream));
+  RETURN_IF_ERROR(Check(op));
+  return CudaError(gpu::Run(op, Choose(op), stream), "launching a kernel");
 }
 
 absl::StatusOr<std::unique_ptr<LocalExperts>> LocalExperts::Create(const ModelConfig* config, DeviceExpertFfn* ffn,

@@ -11,6 +11,7 @@
 #include "model/cuda/device_weights.h"
 #include "model/cuda/expert_places.h"
 #include "model/cuda/experts.h"
+#include "model/cuda/fp8_rows.h"
 #include "model/cuda/memory_plan.h"
 
 namespace braid::gpu {
@@ -32,18 +33,23 @@ struct ExpertScratch {
 // The gated feed-forwards of the LFM2-MoE family, whose weights lie in places of a device.
 class DeviceExpertFfn : public ExpertFfn {
  public:
-  // All must outlive *this; rows come only for experts that are held.
+  // All must outlive *this; rows come only for experts that are held. `fp8_rows` is nullptr if products read rows as
+  // they are.
   DeviceExpertFfn(const ModelConfig* config, const DeviceWeights* weights,
-                  std::shared_ptr<const ExpertPlaces::Held> held, const ExpertScratch* scratch);
+                  std::shared_ptr<const ExpertPlaces::Held> held, const ExpertScratch* scratch,
+                  const Fp8Rows* fp8_rows);
   absl::Status Enqueue(const ExpertGroups& groups, cudaStream_t stream) override;
   // (E), for whoever makes the groups to count their rows in. Device memory.
   uint64_t* counted() const { return held_->counted(); }
 
  private:
+  absl::Status Multiply(GroupedLinear op, cudaStream_t stream) const;
+
   const ModelConfig& config_;
   const DeviceWeights& weights_;
   const std::shared_ptr<const ExpertPlaces::Held> held_;
   const ExpertScratch& scratch_;
+  const Fp8Rows* const fp8_rows_;
 };
 
 // All experts on this device.
