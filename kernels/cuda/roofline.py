@@ -49,17 +49,26 @@ def experts_used(T):
     return E * (1 - (1 - K / E) ** T)  # of uniform routing
 
 
-def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16):
-    """(op, how often a step runs it, cost of one). T rows; in a prefill of one sequence, else of T sequences."""
+def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16, rows=BF16):
+    """(op, how often a step runs it, cost of one). T rows; in a prefill of one sequence, else of T sequences. `rows` is
+    how rows come to the products that then are FP8 by FP8."""
+    rate = 2 if rows == FP8 else 1  # of tensor cores
+
     def dense(T, n, k, y=BF16):
-        return Cost(n * k * dense_bytes + T * (k * BF16 + n * y), tensor=2 * T * n * k)
+        return Cost(n * k * dense_bytes + T * (k * rows + n * y), tensor=2 * T * n * k / rate)
 
     pairs = T * K
     seen = T * (context + 1) / 2 if prefill else T * context  # (row, position) pairs
     kv_read = (context if prefill else seen) * 2 * KV * BF16
     spans = 0 if prefill else T * HEADS * (context / 512) * (HEAD_DIM + 2) * F32 * 2  # written, read
     rows_wanted = 1 if prefill else T
-    return [
+    rounding = [  # what a norm has not rounded already
+        ("round for conv out, attention out", CONV_LAYERS + ATTENTION_LAYERS, Cost(T * D * (BF16 + FP8))),
+        ("round for dense down", DENSE_LAYERS, Cost(T * DENSE_F * (BF16 + FP8))),
+        ("round for experts", MOE_LAYERS, Cost((T * BF16 + pairs * FP8) * D)),
+        ("round for experts down", MOE_LAYERS, Cost(pairs * F * (BF16 + FP8))),
+    ] if rows == FP8 else []
+    return rounding + [
         ("gather", 1, Cost(T * D * (BF16 + F32))),
         ("RMSNorm + residual", 48, Cost(T * D * (3 * F32 + BF16), fma=4 * T * D)),
         ("conv in", CONV_LAYERS, dense(T, 3 * D, D)),
@@ -69,18 +78,19 @@ def ops(T, context, prefill, expert_bytes=BF16, dense_bytes=BF16):
         ("heads: norm, RoPE, KV", ATTENTION_LAYERS, Cost(T * (Q + 2 * KV) * 2 * BF16, fma=10 * T * (Q + KV))),
         ("attention", ATTENTION_LAYERS, Cost(T * Q * 2 * BF16 + kv_read + spans, tensor=4 * seen * Q)),
         ("attention out", ATTENTION_LAYERS, dense(T, D, Q, y=F32)),
-        ("dense gate, up, SwiGLU", DENSE_LAYERS, Cost(2 * DENSE_F * D * BF16 + T * (D + DENSE_F) * BF16,
-                                                      tensor=4 * T * DENSE_F * D)),
+        ("dense gate, up, SwiGLU", DENSE_LAYERS, Cost(2 * DENSE_F * D * dense_bytes + T * (D * rows + DENSE_F * BF16),
+                                                      tensor=4 * T * DENSE_F * D / rate)),
         ("dense down", DENSE_LAYERS, dense(T, D, DENSE_F, y=F32)),
         ("router", MOE_LAYERS, Cost(E * D * F32 + T * (D * F32 + E * F32), fma=2 * T * E * D)),
         ("choose experts", MOE_LAYERS, Cost(T * (E * F32 + K * 8))),
         ("group rows", MOE_LAYERS, Cost(pairs * 12)),
         ("experts gate, up, SwiGLU", MOE_LAYERS, Cost(experts_used(T) * 2 * F * D * expert_bytes
-                                                      + (T * D + pairs * F) * BF16, tensor=4 * pairs * F * D)),
-        ("experts down", MOE_LAYERS, Cost(experts_used(T) * F * D * expert_bytes + pairs * (F + D) * BF16,
-                                          tensor=2 * pairs * F * D)),
+                                                      + (pairs if rows == FP8 else T) * D * rows + pairs * F * BF16,
+                                                      tensor=4 * pairs * F * D / rate)),
+        ("experts down", MOE_LAYERS, Cost(experts_used(T) * F * D * expert_bytes + pairs * (F * rows + D * BF16),
+                                          tensor=2 * pairs * F * D / rate)),
         ("combine", MOE_LAYERS, Cost(pairs * D * BF16 + T * D * F32, fma=2 * pairs * D)),
-        ("head", 1, dense(rows_wanted, V, D, y=F32)),
+        ("head", 1, Cost(V * D * BF16 + rows_wanted * (D * BF16 + V * F32), tensor=2 * rows_wanted * V * D)),
         ("draw tokens", 1, Cost(rows_wanted * V * F32)),
     ]
 
@@ -114,7 +124,8 @@ def volume_table():
 
 def step_table():
     lines = ["| step | floor, ms | tokens/s at the floor | share of attention | of experts | launches |"
-             " and their gaps, ms | all weights in FP8, ms | experts in 4 bits, ms |", "|---" * 9 + "|"]
+             " and their gaps, ms | layers' weights in FP8, ms | and rows, ms | experts in 4 bits, ms |",
+             "|---" * 10 + "|"]
     for name, T, context, prefill in SIZES:
         table = ops(T, context, prefill)
         total = sum(count * cost.seconds() for _, count, cost in table)
@@ -123,11 +134,11 @@ def step_table():
             return sum(count * cost.seconds() for op, count, cost in table if op in names) / total
 
         launches = sum(count for _, count, _ in table) + (0 if prefill else ATTENTION_LAYERS)  # the merge of spans
-        eight = sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, FP8, FP8))
-        four = sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, Q4))
+        eight, rows, four = (sum(count * cost.seconds() for _, count, cost in ops(T, context, prefill, *stored))
+                             for stored in [(FP8, FP8), (FP8, FP8, FP8), (Q4,)])
         lines.append(f"| {name} | {total * 1e3:.2f} | {T / total:,.0f} | {share(['attention']):.0%} | "
                      f"{share(EXPERT_OPS):.0%} | {launches} | {launches * LAUNCH * 1e3:.2f} | {eight * 1e3:.2f} | "
-                     f"{four * 1e3:.2f} |")
+                     f"{rows * 1e3:.2f} | {four * 1e3:.2f} |")
     return lines
 
 
@@ -163,6 +174,8 @@ KERNELS = [
     ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
     ("experts in BF16", "Bf16LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Bf16Stages>"),
     ("in FP8", "Fp8LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Fp8Stages>"),
+    ("FP8 by FP8", "Fp8ByFp8LinearKernel<true, 1, 1, 2>", "Fp8ByFp8LinearKernel<true, 2, 2, 4>"),
+    ("rounding to FP8", "QuantizeRowsKernel<bf16>", None),
     ("in 4 bits", "Q4LinearKernel<true, 1, 1, 2>", "Q4LinearKernel<true, 2, 2, 4>"),
     ("combine", "CombineKernel<bf16>", None),
     ("draw tokens", "DrawTokensKernel<false>", None),
