@@ -97,7 +97,7 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
   if (model->tensors().layers.empty()) return InvalidArgument(flags.model + " has no weights: nothing to measure");
   EngineBenchOptions options = flags.bench;
   options.kv_type = kv_type;
-  options.fp8_weights = device.fp8;
+  options.fp8 = device.fp8_rows ? Fp8::kRowsToo : device.fp8 ? Fp8::kWeights : Fp8::kNone;
   if (device.is_cuda()) {
     ASSIGN_OR_RETURN(const CudaDevice gpu, DescribeCudaDevice(device.index));
     options.kv_bytes_max = std::min(options.kv_bytes_max, RoomForKv(gpu, *model));

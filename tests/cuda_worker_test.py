@@ -140,13 +140,14 @@ def arithmetic(cluster):
     return cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"]
 
 
-@pytest.mark.parametrize("precision,weights,says", [("bf16", "fp8", "cuda bf16 exact fp8 weights"),
-                                                    ("fp8", "auto", "cuda fp8 exact")], ids=["weights", "rows too"])
-def test_in_fp8_its_answers_do_not_depend_on_the_cluster(precision, weights, says):
-    with Gpus(1, precision, worker=["--weights", weights]) as cluster:
+@pytest.mark.parametrize("precision,worker,says", [("bf16", ["--weights", "fp8"], "cuda bf16 exact fp8 weights"),
+                                                   ("fp8", ["--overlap-rows", 4], "cuda fp8 exact")],
+                         ids=["weights", "rows too, and halves"])
+def test_in_fp8_its_answers_do_not_depend_on_the_cluster(precision, worker, says):
+    with Gpus(1, precision, worker=worker) as cluster:
         assert arithmetic(cluster) == says
         alone = [ask(cluster, request) for request in requests()[:4]]
-    with Gpus(2, precision, router=["--chunk-tokens", 5], worker=["--weights", weights]) as cluster:
+    with Gpus(2, precision, router=["--chunk-tokens", 5], worker=worker) as cluster:
         assert together(cluster, count=4) == alone
 
 

@@ -82,7 +82,7 @@ absl::StatusOr<double> EngineBench::StepSeconds(const std::vector<Chunk>& chunks
   shape.experts_touched = static_cast<double>(engine_->ExpertsTouched());
   if (!sampling_) return seconds;
   result.graph_launches = std::max(result.graph_launches, engine_->graph_launches());
-  const StepCost cost = CostOfStep(config_, tensors_, kv_bytes_per_token_, shape, options_.fp8_weights);
+  const StepCost cost = CostOfStep(config_, tensors_, kv_bytes_per_token_, shape, options_.fp8);
   step_costs_.push_back(Total(cost));
   for (int op = 0; op < kStepOps; ++op) result.cost[op] += cost[op];
   result.experts_touched += shape.experts_touched;

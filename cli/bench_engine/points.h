@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench_engine/roofline.h"
 #include "kernels/kv_arena.h"
 #include "model/config.h"
 
@@ -33,7 +34,7 @@ struct EngineBenchOptions {
   uint64_t seed = 1;
   KvType kv_type = KvType::kBFloat16;
   uint64_t kv_bytes_max = uint64_t{1} << 30;
-  bool fp8_weights = false;                // layers' matrices are FP8 where the file has them in floats
+  Fp8 fp8 = Fp8::kNone;
   uint64_t weight_copy_bytes = 0;          // of the weights, what this process has copies of in memory of its own
   std::vector<int> prompts = {512, 8192};  // zeros count for nothing here and in `batches`
   std::vector<int> batches = {1, 8, 16, 32};

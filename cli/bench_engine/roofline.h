@@ -42,12 +42,16 @@ struct StepShape {
   void AddChunk(int position, int new_rows);
 };
 
+// Of layers' matrices that the file has in floats: whether they are FP8, and so the rows that meet them, whose products
+// then run at twice the peak.
+enum class Fp8 { kNone, kWeights, kRowsToo };
+
 using StepCost = std::array<WorkCost, kStepOps>;
 
 // By op; those that only touch what is in the caches cost nothing. `kv_bytes_per_token`: keys and values of one
-// position in all layers, as the engine keeps them. `fp8_weights`: it keeps layers' matrices in FP8 that are in floats.
+// position in all layers, as the engine keeps them.
 StepCost CostOfStep(const ModelConfig& config, const ModelTensors& tensors, uint64_t kv_bytes_per_token,
-                    const StepShape& shape, bool fp8_weights = false);
+                    const StepShape& shape, Fp8 fp8 = Fp8::kNone);
 WorkCost Total(const StepCost& cost);
 
 }  // namespace braid

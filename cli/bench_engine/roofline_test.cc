@@ -116,8 +116,22 @@ TEST_F(Roofline, OpsAddUpToTheStep) {
   EXPECT_EQ(cost[static_cast<size_t>(StepOp::kExperts)].bytes, 22.0 * 13 * 3 * 1792 * 2048 * 4.5 / 8);
   EXPECT_EQ(cost[static_cast<size_t>(StepOp::kFfn)].int8_ops, 2.0 * 4 * 2 * 3 * 7168 * 2048);
   const auto experts = static_cast<size_t>(StepOp::kExperts);
-  EXPECT_EQ(CostOfStep(config_, tensors_, kKvBytesPerToken, shape, true)[experts].bytes, cost[experts].bytes)
+  EXPECT_EQ(CostOfStep(config_, tensors_, kKvBytesPerToken, shape, Fp8::kWeights)[experts].bytes, cost[experts].bytes)
       << "what is quantised stays as it is";
+}
+
+TEST_F(Roofline, HalvesBytesByFp8AndTimeByRowsInFp8) {
+  tensors_.layers[0].conv_in.dtype = DType::kBF16;
+  StepShape shape;
+  shape.AddChunk(0, 4);
+  const auto cost = [&](Fp8 fp8) {
+    return CostOfStep(config_, tensors_, kKvBytesPerToken, shape, fp8)[static_cast<size_t>(StepOp::kConvIn)];
+  };
+  const double weights = 3.0 * 2048 * 2048;
+  EXPECT_EQ(cost(Fp8::kNone).bytes - cost(Fp8::kWeights).bytes, weights * (1 - 2.0 / 128));
+  EXPECT_EQ(cost(Fp8::kRowsToo).bytes, cost(Fp8::kWeights).bytes);
+  EXPECT_EQ(cost(Fp8::kWeights).int8_ops, cost(Fp8::kNone).int8_ops);
+  EXPECT_EQ(cost(Fp8::kWeights).int8_ops - cost(Fp8::kRowsToo).int8_ops, 4 * weights);
 }
 
 }  // namespace
