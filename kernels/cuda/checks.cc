@@ -197,8 +197,10 @@ GroupedLinearConfig Choose(const GroupedLinear& op) {
   constexpr int kWide = GroupedLinearConfig::kWideRows;
   constexpr int64_t kBlocksWanted = 256;  // about two for each SM
   if (op.rows_max <= 16 * op.E) return {16};
-  const bool unfit = op.rows_max < kWide * 3 / 4 * op.E || op.type != DType::kBF16 || op.w.type == DType::kQ4_0 ||
-                     (op.w.type == kFp8 && Fp8Blocks(op.K) > GroupedLinearConfig::kWideBlocksMax);
+  const bool has_wide =
+      op.type == kFp8 || (op.type == DType::kBF16 && op.w.type != DType::kQ4_0 &&
+                          (op.w.type != kFp8 || Fp8Blocks(op.K) <= GroupedLinearConfig::kWideBlocksMax));
+  const bool unfit = op.rows_max < kWide * 3 / 4 * op.E || !has_wide;
   const int64_t blocks = int64_t{(op.rows_max + kWide - 1) / kWide} * ((op.N + 127) / 128);
   return {unfit || blocks < kBlocksWanted ? 64 : kWide};
 }

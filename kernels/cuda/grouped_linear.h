@@ -41,7 +41,7 @@ struct GroupedLinearConfig {
   // In each row of FP8 that wide tiles take: they have a row's scales in shared memory, of which a block has 99 KB on
   // GPUs of 8.6 and 8.9.
   static constexpr int kWideBlocksMax = 106;
-  int tile_rows = 0;  // 16, 64 or kWideRows; the last for x in BF16 by weights in BF16 or FP8 only
+  int tile_rows = 0;  // 16, 64 or kWideRows; the last for x and weights in BF16 or FP8 only
 };
 // By the rows that an expert has on average: a tile should hold them all, so that its weights are read once, and few
 // that nobody needs. Wide tiles if there are enough of them to keep a GPU busy.

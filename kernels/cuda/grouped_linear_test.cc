@@ -177,7 +177,7 @@ constexpr Case kCases[] = {{DType::kF32, DType::kF32, DType::kF32},
 // Configs for a case, smallest tiles first.
 std::vector<GroupedLinearConfig> ConfigsOf(const Case& types) {
   std::vector<GroupedLinearConfig> configs = {{16}, {64}};
-  if (types.x == DType::kBF16 && types.w != DType::kQ4_0) configs.push_back({GroupedLinearConfig::kWideRows});
+  if (types.x != DType::kF32 && types.w != DType::kQ4_0) configs.push_back({GroupedLinearConfig::kWideRows});
   return configs;
 }
 
@@ -285,7 +285,7 @@ TEST(GroupedLinearKernel, MultipliesFp8ByFp8BlockByBlock) {
     problem.x_copy.emplace(std::vector<float>(problem.x), problem.K, &problem.x);
     const std::vector<float> got = problem.Run({16});
     problem.ExpectNearReference(got, false);
-    EXPECT_TRUE(SameBits(problem.Run({64}), got));
+    for (const int rows : {64, GroupedLinearConfig::kWideRows}) EXPECT_TRUE(SameBits(problem.Run({rows}), got)) << rows;
   }
 }
 
@@ -390,7 +390,9 @@ TEST(GroupedLinear, TakesTilesThatHoldAnExpertsRows) {
   EXPECT_EQ(Choose(op).tile_rows, 128);
   op.w.type = DType::kQ4_0;
   EXPECT_EQ(Choose(op).tile_rows, 64);
-  op.w.type = kFp8, op.E = 1, op.rows_max = 256;
+  op.w.type = op.type = kFp8;
+  EXPECT_EQ(Choose(op).tile_rows, 128);
+  op.type = DType::kBF16, op.E = 1, op.rows_max = 256;
   EXPECT_EQ(Choose(op).tile_rows, 64) << "32 wide tiles leave most of a GPU idle";
   op.rows_max = 4096, op.K = GroupedLinearConfig::kWideBlocksMax * kFp8Block;
   EXPECT_EQ(Choose(op).tile_rows, 128);

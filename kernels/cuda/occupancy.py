@@ -12,6 +12,7 @@ RESERVED = 1 << 10  # of each block's, for the system
 # 64, 32 experts, a vocabulary of 65,536.
 DYNAMIC = [(r"WideLinearKernel<\w+, Bf16Stages>", 3 * (128 + 128) * 64 * 2),
            (r"WideLinearKernel<\w+, Fp8Stages>", 3 * 128 * 64 * (2 + 1) + 2048 // 128 * 128 * 2),
+           (r"WideFp8ByFp8LinearKernel<\w+>", 3 * (128 + 128) * 128),
            (r"GroupRowsKernel<(\d+)>", lambda warps: (int(warps) + 1) * 32 * 4),
            (r"DrawTokensKernel<true>", 2048 * 8), (r"DrawTokensKernel<false>", 65536 // 256 * 8)]
 

@@ -174,7 +174,7 @@ KERNELS = [
     ("group rows", "GroupRowsKernel<8>", "GroupRowsKernel<32>"),
     ("experts in BF16", "Bf16LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Bf16Stages>"),
     ("in FP8", "Fp8LinearKernel<true, 1, 1, 2>", "WideLinearKernel<true, Fp8Stages>"),
-    ("FP8 by FP8", "Fp8ByFp8LinearKernel<true, 1, 1, 2>", "Fp8ByFp8LinearKernel<true, 2, 2, 4>"),
+    ("FP8 by FP8", "Fp8ByFp8LinearKernel<true, 1, 1, 2>", "WideFp8ByFp8LinearKernel<true>"),
     ("rounding to FP8", "QuantizeRowsKernel<bf16>", None),
     ("in 4 bits", "Q4LinearKernel<true, 1, 1, 2>", "Q4LinearKernel<true, 2, 2, 4>"),
     ("combine", "CombineKernel<bf16>", None),
