@@ -136,6 +136,13 @@ def test_a_step_starts_before_the_host_knows_the_tokens_of_the_last_one(workers)
             assert 0 < exchange < steps if workers > 1 else exchange == 0
 
 
+def refusal(environment, device):
+    done = subprocess.run([WORKER, "--model", "/no/such/model", "--device", device], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, **environment})
+    assert done.returncode == 1
+    return done.stdout + done.stderr
+
+
 def arithmetic(cluster):
     return cluster.request("GET", "/v1/models")[1]["data"][0]["arithmetic"]
 
@@ -144,6 +151,8 @@ def arithmetic(cluster):
                                                    ("fp8", ["--overlap-rows", 4], "cuda fp8 exact")],
                          ids=["weights", "rows too, and halves"])
 def test_in_fp8_its_answers_do_not_depend_on_the_cluster(precision, worker, says):
+    if "--weights fp8 instead" in refusal({"BRAID_WORKER_PRECISION": precision}, "cuda:0"):
+        pytest.skip("older GPUs do not multiply FP8 by FP8")
     with Gpus(1, precision, worker=worker) as cluster:
         assert arithmetic(cluster) == says
         alone = [ask(cluster, request) for request in requests()[:4]]
@@ -257,8 +266,5 @@ def test_a_gpu_has_memory_for_some_experts(one_gpu):
      ["--precision fp8", "8.9", "cuda:3", "of 8.0", "--weights fp8"]),
 ], ids=["no driver", "no device", "no such device", "no FP8"])
 def test_one_sentence_says_what_is_missing(environment, words):
-    done = subprocess.run([WORKER, "--model", "/no/such/model", "--device", "cuda:3"], capture_output=True, text=True,
-                          timeout=60, env={**os.environ, **environment})
-    assert done.returncode == 1
-    said = done.stdout + done.stderr
+    said = refusal(environment, "cuda:3")
     assert all(word in said for word in words), said
