@@ -25,6 +25,7 @@
 #include "model/cuda/local_experts.h"
 #include "model/cuda/memory_plan.h"
 #include "model/cuda/op_timer.h"
+#include "model/cuda/step_graphs.h"
 #include "model/cuda/step_inputs.h"
 #include "model/cuda/upload.h"
 #include "model/engine.h"
@@ -43,10 +44,11 @@ struct DeviceEngineOptions {
   int expert_places = 0;                                // of each MoE layer; 0: one for each expert
   int expert_rows_max = 0;      // (row, expert) pairs at once; 0: those of a step of this worker's own
   uint64_t exchange_bytes = 0;  // device memory for whoever exchanges hidden states, see exchange_memory
-  uint64_t reserve_bytes = uint64_t{512} << 20;  // left alone: kernels, graphs, libraries
-  int load_threads = 1;                          // that convert weights on their way to the device
-  bool graphs = true;                            // the same bits either way
-  std::vector<TokenId> masked;                   // ids that Draw never draws: vocabulary rows without a token
+  // Left alone: kernels, libraries, graphs.
+  uint64_t reserve_bytes = (uint64_t{512} << 20) + StepGraphs::kBytesMax;
+  int load_threads = 1;         // that convert weights on their way to the device
+  bool graphs = true;           // the same bits either way
+  std::vector<TokenId> masked;  // ids that Draw never draws: vocabulary rows without a token
 };
 
 // The engine of one GPU. All memory is planned and taken at once, at start.

@@ -144,6 +144,25 @@ TEST_F(DeviceEngineTest, MultipliesFastInGraphsToo) {
 }
 
 // A weight is off by at most 1/16, most of them by less and in either direction.
+TEST_F(DeviceEngineTest, GoesOnWithoutAGraphThatThereIsNoMemoryFor) {
+  const TinyModel model(DType::kBF16);
+  const std::vector<TokenId> tokens = model.Tokens(5, 3);
+  const auto decode = [&](bool short_of_memory) {
+    DeviceFixture device(&model.config, &model.tensors, SmallOptions(DType::kBF16));
+    SequenceCache cache = device.NewSequence(8);
+    std::vector<float> all;
+    for (int step = 0; step < 5; ++step) {
+      if (short_of_memory && step == 1) fake::FailMalloc(1);  // when the graph is made
+      const Chunk chunk{&cache, step, std::span(tokens).subspan(static_cast<size_t>(step), 1)};
+      const std::vector<float> logits = device.Step({&chunk, 1});
+      all.insert(all.end(), logits.begin(), logits.end());
+      EXPECT_EQ(device.engine().graph_launches() > 0, step > 0 && !short_of_memory);
+    }
+    return all;
+  };
+  EXPECT_EQ(decode(true), decode(false));
+}
+
 TEST_F(DeviceEngineTest, QuantisesWeightsToFp8WhereAskedTo) {
   const TinyModel model(DType::kBF16, /*moe=*/false);
   const std::vector<TokenId> tokens = model.Tokens(20, 1);

@@ -1,5 +1,7 @@
 #include "model/cuda/step_graphs.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -14,14 +16,37 @@ absl::Status StepGraphs::Run(const Key& key, cudaStream_t stream, absl::Function
   if (found == entries_.end()) {
     RETURN_IF_ERROR(enqueue());
     entries_.push_front({key, GraphExec()});
-    if (entries_.size() > kGraphsMax) entries_.pop_back();
+    KeepWithinBounds();
     return absl::OkStatus();
   }
   std::rotate(entries_.begin(), found, found + 1);
   Entry& entry = entries_.front();
-  if (!entry.graph) RETURN_IF_ERROR(Capture(stream, enqueue, &entry));
+  if (entry.plain) return enqueue();
+  if (!entry.graph) {
+    const absl::Status captured = Capture(stream, enqueue, &entry);
+    if (!captured.ok() && !absl::IsResourceExhausted(captured)) return captured;
+    KeepWithinBounds();
+  }
+  // The first launch takes memory, too.
+  const cudaError_t error = entry.graph ? cudaGraphLaunch(entry.graph.get(), stream) : cudaErrorMemoryAllocation;
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // of nobody else
+    spdlog::warn("no memory for the graph of a step of {} rows: its launches are made one by one", key.shape.rows);
+    entry.plain = true;
+    entry.graph = GraphExec();
+    return enqueue();
+  }
   *launches = entry.launches;
-  return CudaError(cudaGraphLaunch(entry.graph.get(), stream), "launching a step's graph");
+  return CudaError(error, "launching a step's graph");
+}
+
+void StepGraphs::KeepWithinBounds() {
+  int nodes = 0;
+  for (const Entry& entry : entries_) nodes += entry.launches;
+  while (entries_.size() > 1 && (entries_.size() > kEntriesMax || nodes > kNodesMax)) {
+    nodes -= entries_.back().launches;
+    entries_.pop_back();
+  }
 }
 
 absl::Status StepGraphs::Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, Entry* entry) {
@@ -33,11 +58,11 @@ absl::Status StepGraphs::Capture(cudaStream_t stream, absl::FunctionRef<absl::St
   const Owned<cudaGraph_t, cudaGraphDestroy> owned(captured);
   RETURN_IF_ERROR(enqueued);
   RETURN_IF_ERROR(CudaError(error, "capturing a step"));
+  size_t nodes = 0;
+  RETURN_IF_ERROR(CudaError(cudaGraphGetNodes(captured, nullptr, &nodes), "making a step's graph"));
   cudaGraphExec_t exec = nullptr;
   RETURN_IF_ERROR(CudaError(cudaGraphInstantiate(&exec, captured, 0), "making a step's graph"));
   entry->graph = GraphExec(exec);
-  size_t nodes = 0;
-  RETURN_IF_ERROR(CudaError(cudaGraphGetNodes(captured, nullptr, &nodes), "making a step's graph"));
   entry->launches = static_cast<int>(nodes);
   return absl::OkStatus();
 }

@@ -13,11 +13,16 @@
 namespace braid::gpu {
 
 // The decode steps of each shape as graphs: a launch instead of hundreds. A shape that comes for the first time is
-// enqueued plainly, which also is when the driver loads what it needs; it is captured when it comes again.
+// enqueued plainly, which also is when the driver loads what it needs; it is captured when it comes again. Graphs take
+// memory that nobody has planned: where there is none for one more, its shape stays plain.
 //
 // One that is still running when *this is destroyed is freed by the driver when it is done.
 class StepGraphs {
  public:
+  // What all together may take of a device. By what others have measured an operation takes 65 KB of it.
+  static constexpr int kNodesMax = 1 << 14;
+  static constexpr uint64_t kBytesMax = uint64_t{kNodesMax} * 65000;
+
   // What a graph is of use for again: steps whose launches are the same.
   struct Key {
     StepShape shape, second_half;
@@ -35,11 +40,13 @@ class StepGraphs {
     Key key;
     GraphExec graph;  // null: seen once
     int launches = 0;
+    bool plain = false;  // there was no memory for it
   };
   // A dozen classes of rows, a few of contexts; what was used longest ago goes.
-  static constexpr size_t kGraphsMax = 64;
+  static constexpr size_t kEntriesMax = 64;
 
   absl::Status Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue, Entry* entry);
+  void KeepWithinBounds();
 
   std::deque<Entry> entries_;  // used last: first
 };

@@ -32,7 +32,7 @@ void SetStrict(bool on);
 // How long somebody may wait while nothing moves, before every stuck stream is printed and the program aborts: 30 s.
 void SetWatchdog(std::chrono::milliseconds patience);
 
-// The n-th allocation of device memory from now on fails (1: the next); 0: none.
+// The n-th allocation of device memory, or graph that takes some, from now on fails (1: the next); 0: none.
 void FailMalloc(int n);
 
 // The n-th operation from now on (launch, copy, host function, step of a graph) fails its device; 0: none.

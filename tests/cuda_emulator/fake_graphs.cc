@@ -333,6 +333,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* handle, cudaGraph_t graph, uns
   if (const cudaError_t refused = fake::RefuseUnsafeCall(); refused != cudaSuccess) return call.Return(refused);
   const auto found = fake::Graphs().find(graph);
   if (found == fake::Graphs().end()) return call.Return(cudaErrorInvalidValue);
+  int& fails_in = runtime().settings.malloc_fails_in;  // it takes memory
+  if (fails_in > 0 && --fails_in == 0) return call.Return(cudaErrorMemoryAllocation);
   auto executable = std::make_shared<fake::Executable>();
   executable->nodes = std::make_shared<const fake::Nodes>(found->second.nodes);
   for (int i = 0; i < found->second.lanes; ++i) executable->lanes.push_back(std::make_unique<fake::Lane>());
