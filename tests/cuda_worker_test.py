@@ -15,6 +15,8 @@ import pytest
 
 from cluster import BIN, Cluster
 from faults.client import ask_together
+from faults.lan import Lan, unavailable
+from faults.switch import address
 from faults.workload import CHAT, COMPLETION, WEATHER, Workload, undisturbed, user
 from same_bits_test import WORDS, ask
 
@@ -22,6 +24,7 @@ EMULATED = pathlib.Path(os.environ.get("BRAID_TESTS", BIN.parent / "tests")) / "
 WORKER = pathlib.Path(os.environ.get("BRAID_CUDA_WORKER", EMULATED))
 GPUS = int(os.environ.get("BRAID_CUDA_GPUS", 4))
 pytestmark = pytest.mark.skipif(not WORKER.exists(), reason="the emulated worker is not built: no CUDA headers here")
+NO_LAN = unavailable()
 
 TOKENS = 20  # of a long answer
 
@@ -30,12 +33,13 @@ class Gpus(Cluster):
     """Each worker has a GPU of its own. An emulated one is slow, and has no more memory than this machine gives it."""
     worker_program = WORKER
 
-    def __init__(self, workers, precision="bf16", router=(), worker=(), gateway=(), **options):
+    def __init__(self, workers, precision="bf16", router=(), worker=(), gateway=(), heartbeat_timeout_ms=10000,
+                 **options):
         if workers > GPUS:
             pytest.skip(f"{workers} workers need as many GPUs, there are {GPUS}")
         super().__init__(workers, flags={
             "worker": ["--precision", precision, "--sequences-max", 12, "--step-tokens-max", 64, *worker],
-            "router": ["--heartbeat-timeout-ms", 10000, *router], "gateway": gateway}, **options)
+            "router": ["--heartbeat-timeout-ms", heartbeat_timeout_ms, *router], "gateway": gateway}, **options)
 
     def __enter__(self):
         os.environ.update(FAKE_CUDA_DEVICES="8", FAKE_CUDA_ONE_DEVICE="1")
@@ -255,6 +259,29 @@ def test_a_gpu_has_memory_for_some_experts(one_gpu):
         check(cluster, one_gpu, "another comes", (3, lambda: cluster.start_worker(2)))
         cluster.wait_serving(4)
         check_nothing_is_left(cluster)
+
+
+class GpusOfHosts(Gpus):
+    """Each on a host of its own, on a network that can be cut."""
+    host = address(1)
+
+    def __init__(self, lan, workers, **options):
+        super().__init__(workers, **options)
+        self.lan = lan  # that this thread is on
+
+    def start_worker(self, index):
+        host = index + 2
+        super().start_worker(index, prefix=["env", f"FAKE_NCCL_HOST={address(host)}", *self.lan.on_host(host)])
+
+
+@pytest.mark.skipif(WORKER != EMULATED or NO_LAN != "", reason=NO_LAN or "cuts only what the fake of NCCL goes by")
+def test_two_gpus_cannot_reach_each_other(one_gpu):
+    """Both reach the router and the third: NCCL waits, and says neither how long nor for whom."""
+    with Lan(hosts=4) as lan, GpusOfHosts(lan, 3, heartbeat_timeout_ms=2000) as cluster:
+        pause = check(cluster, one_gpu, "two were cut from each other", (5, lambda: lan.set_pair(2, 3, loss=1)))
+        assert cluster.router_metric("braid_router_links_cut_total") == 1
+        assert "sits out" in cluster.log("router")
+        print(f"pause {pause:.2f} s")
 
 
 @pytest.mark.skipif(WORKER != EMULATED, reason="real GPUs lack nothing")

@@ -1,5 +1,7 @@
 #include "tests/cuda_emulator/fake_mesh.h"
 
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -10,10 +12,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <utility>
 
 // A rank connects to those before it and accepts those behind it. The first frame of each is its hello, whose tag is
 // its rank.
+//
+// Where they listen has a name that follows from the mesh's and the rank: a socket in the abstract namespace, or, with
+// FAKE_NCCL_HOST in the environment, a file that has the TCP address.
 
 namespace fake {
 namespace {
@@ -23,19 +30,67 @@ struct Header {
   uint64_t bytes = 0;
 };
 
-sockaddr_un AddressOf(const std::string& name, int rank, socklen_t* length) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
+union Address {
+  sockaddr any;
+  sockaddr_in tcp;
+  sockaddr_un local = {};
+
+  socklen_t bytes() const {
+    return any.sa_family == AF_INET ? sizeof tcp : offsetof(sockaddr_un, sun_path) + 1 + strlen(local.sun_path + 1);
+  }
+};
+
+const char* OwnHost() {
+  static const char* const host = std::getenv("FAKE_NCCL_HOST");
+  return host;
+}
+
+std::string FileOf(const std::string& name, int rank) {
+  return std::filesystem::temp_directory_path() / (name + "." + std::to_string(rank));
+}
+
+Address LocalAddress(const std::string& name, int rank) {
+  Address address;
+  address.local.sun_family = AF_UNIX;
   const std::string path = name + "." + std::to_string(rank);
-  std::memcpy(address.sun_path + 1, path.data(), path.size());  // a zero before it: the abstract namespace
-  *length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + path.size());
+  std::memcpy(address.local.sun_path + 1, path.data(), path.size());  // a zero before it: the abstract namespace
   return address;
 }
 
+// False: it does not listen yet.
+bool FindAddress(const std::string& name, int rank, Address* address) {
+  *address = LocalAddress(name, rank);
+  if (OwnHost() == nullptr) return true;
+  std::ifstream file(FileOf(name, rank), std::ios::binary);
+  return file.read(reinterpret_cast<char*>(&address->tcp), sizeof address->tcp).good();
+}
+
 int NewSocket() {
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const int fd = socket(OwnHost() ? AF_INET : AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) std::perror("fake NCCL: socket");
   return fd;
+}
+
+int Listen(const std::string& name, int rank, int size) {
+  const int fd = NewSocket();
+  Address address = LocalAddress(name, rank);
+  if (OwnHost()) address.tcp = {.sin_family = AF_INET, .sin_port = 0, .sin_addr = {inet_addr(OwnHost())}};
+  socklen_t bytes = address.bytes();
+  if (bind(fd, &address.any, bytes) != 0 || listen(fd, size) != 0) {
+    std::perror("fake NCCL: a rank that is there already?");
+  }
+  if (OwnHost() == nullptr) return fd;
+  getsockname(fd, &address.any, &bytes);
+  // Whoever finds the file finds all of it.
+  const std::string path = FileOf(name, rank);
+  std::ofstream(path + "~", std::ios::binary).write(reinterpret_cast<const char*>(&address.tcp), sizeof address.tcp);
+  std::filesystem::rename(path + "~", path);
+  return fd;
+}
+
+void DoNotDelay(int fd) {
+  const int yes = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
 }
 
 bool WouldBlock() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
@@ -78,14 +133,7 @@ std::string Encode(Mesh::Kind kind, uint32_t tag, const std::string& payload) {
 }  // namespace
 
 Mesh::Mesh(const std::string& name, int rank, int size, const std::string& hello)
-    : name_(name), rank_(rank), hello_(hello), peers_(size) {
-  listener_ = NewSocket();
-  socklen_t length = 0;
-  const sockaddr_un address = AddressOf(name, rank, &length);
-  if (bind(listener_, reinterpret_cast<const sockaddr*>(&address), length) != 0 || listen(listener_, size) != 0) {
-    std::perror("fake NCCL: a rank that is there already?");
-  }
-}
+    : name_(name), rank_(rank), hello_(hello), peers_(size), listener_(Listen(name, rank, size)) {}
 
 void Mesh::Close() {
   for (Peer& peer : peers_) {
@@ -93,23 +141,27 @@ void Mesh::Close() {
   }
   for (Peer& stranger : strangers_) close(stranger.fd);
   strangers_.clear();
-  if (listener_ >= 0) close(std::exchange(listener_, -1));
+  if (listener_ < 0) return;
+  close(std::exchange(listener_, -1));
+  if (OwnHost()) std::filesystem::remove(FileOf(name_, rank_));
 }
 
 void Mesh::Reach(int peer) {
+  Address address;
+  if (!FindAddress(name_, peer, &address)) return;  // the next time
   const int fd = NewSocket();
-  socklen_t length = 0;
-  const sockaddr_un address = AddressOf(name_, peer, &length);
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    close(fd);  // not there yet: the next time
+  if (connect(fd, &address.any, address.bytes()) != 0 && errno != EINPROGRESS) {
+    close(fd);  // not there yet
     return;
   }
+  if (OwnHost()) DoNotDelay(fd);
   peers_[peer].fd = fd;
   peers_[peer].out = Encode(Kind::kHello, static_cast<uint32_t>(rank_), hello_);
 }
 
 void Mesh::Accept() {
   for (int fd; (fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
+    if (OwnHost()) DoNotDelay(fd);
     strangers_.emplace_back().fd = fd;
   }
   std::erase_if(strangers_, [this](Peer& stranger) {
