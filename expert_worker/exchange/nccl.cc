@@ -339,6 +339,10 @@ absl::StatusOr<std::unique_ptr<DeviceExchangeFactory>> MakeNcclExchangeFactory(c
     return absl::UnavailableError(fmt::format("NCCL {} is too old, {} is the first that will do", VersionName(version),
                                               VersionName(kVersionMin)));
   }
+  // From 2.21 on NCCL has network cards write straight into buffers that a captured group receives into. What a peer of
+  // an epoch that was aborted sends late would then land in the buffers of the next one, which are the same. NCCL reads
+  // this once, before its first communicator; who has set it knows what he does.
+  setenv("NCCL_GRAPH_REGISTER", "0", /*replace=*/0);
   return std::make_unique<NcclFactory>(options, version);
 }
 
