@@ -367,6 +367,12 @@ absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
   return CudaError(cudaEventRecord(ended_.get(), stream), "the end of the step");
 }
 
+// Scratch is that of the next epoch, too. If an order cannot be made the device has failed, and nothing comes behind.
+void ExpertParallel::Drop(cudaStream_t stream) {
+  if (transfer_ && Record(sets_[0].sent, transfer_.get()).ok()) (void)Await(sets_[0].sent, stream);
+  (void)cudaEventRecord(ended_.get(), stream);
+}
+
 absl::Status ExpertParallel::EnqueueAlone(const RoutedRows& rows, cudaStream_t stream) {
   const Scratch& scratch = sets_[0].scratch;
   const int E = config_.experts;

@@ -94,6 +94,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   absl::Status Compute(cudaStream_t stream) override;
   absl::Status Finish(int half, cudaStream_t stream) override;
   absl::Status EnqueueEnd(cudaStream_t stream) override;
+  void Drop(cudaStream_t stream) override;
   absl::Status Wait(cudaEvent_t end) override;
 
  private:

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <deque>
+#include <thread>
 
 #include "base/planted_bug.h"
 #include "expert_worker/cuda/test_exchange.h"
@@ -186,6 +188,30 @@ TEST_F(DeviceExpertParallel, IsWrongWhereAStreamForgetsToAwaitTheOther) {
 }
 
 // The host knows of a step what it knows of it when it is waited for, though the one behind has begun.
+TEST_F(DeviceExpertParallel, AStepThatIsDroppedInItsMiddleEndsBeforeWhatComesBehindIt) {
+  TestNetwork network(2);
+  std::atomic<bool> looked = false;
+  OnEachRank(2, [&](int at) {
+    TestExchange exchange(&network, at);
+    ExpertParallel::Options options = kSmall;
+    options.overlap_rows = 4;
+    Rank<float> rank(&exchange, at, RandomPlacement(2, 2), 2, options);
+    rank.Set(Rows(7, 7, 1));
+    while (at == 1 && !looked) std::this_thread::yield();  // its half of the exchange is awaited
+    rank.parallel->BeginStep(1, 13);
+    const RoutedRows half{
+        kDenseLayers,    7, kDim, kChosen, DType::kF32, rank.x.data(), rank.experts.data(), rank.weights.data(),
+        rank.y[0].data()};
+    EXPECT_EQ(rank.parallel->EnqueueBegin(rank.stream.get()), absl::OkStatus());
+    EXPECT_EQ(rank.parallel->Begin(0, half, rank.stream.get()), absl::OkStatus());
+    rank.parallel->Drop(rank.stream.get());
+    EXPECT_EQ(cudaEventRecord(rank.end.get(), rank.stream.get()), cudaSuccess);
+    for (int look = 0; at == 0 && look < 100; ++look) EXPECT_EQ(cudaEventQuery(rank.end.get()), cudaErrorNotReady);
+    if (at == 0) looked = true;
+    EXPECT_EQ(cudaEventSynchronize(rank.end.get()), cudaSuccess);
+  });
+}
+
 TEST_F(DeviceExpertParallel, RunsAStepBehindOneThatNobodyHasWaitedFor) {
   for (const int size : {1, 3}) {
     TestNetwork network(size);

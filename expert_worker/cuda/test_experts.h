@@ -213,9 +213,10 @@ class Rank {
     return Enqueue([&] { return CudaError(cudaGraphLaunch(graph.get(), stream.get()), "launching a graph"); });
   }
   absl::Status Enqueue(const std::function<absl::Status()>& layers) {
-    RETURN_IF_ERROR(parallel->EnqueueBegin(stream.get()));
-    absl::Status status = layers();
-    status.Update(parallel->EnqueueEnd(stream.get()));
+    absl::Status status = parallel->EnqueueBegin(stream.get());
+    if (status.ok()) status = layers();
+    if (status.ok()) status = parallel->EnqueueEnd(stream.get());
+    if (!status.ok()) parallel->Drop(stream.get());
     return status;
   }
   absl::Status EnqueueLayers() {

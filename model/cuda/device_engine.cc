@@ -299,9 +299,10 @@ absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
 
 absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue) {
   if (runner == nullptr) return enqueue();
-  RETURN_IF_ERROR(runner->EnqueueBegin(stream_.get()));
-  absl::Status status = enqueue();
-  status.Update(runner->EnqueueEnd(stream_.get()));
+  absl::Status status = runner->EnqueueBegin(stream_.get());
+  if (status.ok()) status = enqueue();
+  if (status.ok()) status = runner->EnqueueEnd(stream_.get());
+  if (!status.ok()) runner->Drop(stream_.get());
   return status;
 }
 

@@ -25,8 +25,7 @@ struct RoutedRows {
 
 // Where the experts of a device's steps run: all on it, or spread over the devices of a group. For each step the engine
 // calls EnqueueBegin, Enqueue once per MoE layer, in layer order, also with T == 0, and EnqueueEnd; on an error of any
-// the step ends there, with EnqueueEnd if it began: what is on the stream by then, the runner may want to wait for. The
-// next step may be enqueued before the last one is waited for: see Engine::Draw.
+// the step ends there, with Drop. The next step may be enqueued before the last one is waited for: see Engine::Draw.
 //
 // A step in halves goes through a layer in turns, so that the exchange of one half's rows runs beside the mixer and the
 // experts of the other: Begin of half 0, the mixer of half 1, Begin of half 1, Compute, Finish of half 0 with its next
@@ -58,6 +57,9 @@ class ExpertRunner : public braid::ExpertRunner {
   virtual absl::Status Compute(cudaStream_t stream);
   virtual absl::Status Finish(int half, cudaStream_t stream);
   virtual absl::Status EnqueueEnd(cudaStream_t stream) { return absl::OkStatus(); }
+  // After an error of these: what of the step is on other streams ends before what `stream` is given from now on, and
+  // what is on `stream` by now, the runner may want to wait for.
+  virtual void Drop(cudaStream_t stream) {}
   // Returns once everything before `event` is done, which stands in the oldest step that was not waited for; a second
   // time in the same step if nothing was begun behind it. On an error nothing may be used of what was done since that
   // step began. kResourceExhausted, on all devices of a group alike: what they had to tell each other did not fit; the
