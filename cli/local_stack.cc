@@ -94,6 +94,7 @@ absl::Status LocalStack::StartWorkers(const std::function<bool()>& stop) {
   worker.precision = options_.precision;
   worker.exact = options_.exact;
   worker.weights = options_.weights;
+  worker.ranks_max = 1;
   if (worker.device == "cpu") worker.exchange = "inprocess";
   worker.threads = options_.threads;
   worker.kv_bytes = options_.kv_bytes;
@@ -123,6 +124,8 @@ absl::Status LocalStack::SpawnWorker(size_t index) {
                                         "--kv-type",
                                         options_.kv_type,
                                         "--exit-with-parent"};
+  // More cannot come to GPUs of this machine.
+  if (options_.device != "cpu") arguments.insert(arguments.end(), {"--ranks-max", std::to_string(options_.workers)});
   if (!options_.precision.empty()) {
     arguments.push_back("--precision");
     arguments.push_back(options_.precision);

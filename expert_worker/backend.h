@@ -39,7 +39,7 @@ class Backend {
   // says true. MakeExperts makes the experts of an epoch for which LoadExperts was called last.
   virtual ExchangeFactory& exchanges() = 0;
   virtual size_t message_bytes_max() const = 0;
-  virtual int ranks_max() const { return 0; }  // of an epoch that there is memory for; 0: any number
+  virtual int ranks_max() const = 0;  // of an epoch that there is memory for; 0: any number
   virtual absl::StatusOr<ExpertHold> LoadExperts(std::span<const ExpertRanks> placement, int rank,
                                                  const std::function<bool()>& stop) = 0;
   virtual absl::StatusOr<std::unique_ptr<EpochExperts>> MakeExperts(Exchange* exchange, EpochPlace place) = 0;

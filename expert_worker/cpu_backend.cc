@@ -46,11 +46,13 @@ class CpuBackend : public Backend {
         exchanges_(std::move(exchanges)),
         make_experts_(ExpertParallelMaker(&config_, &engine_->experts(), parts.pool)),
         message_bytes_max_(
-            MoeMessageBytesMax(parts.options->step_tokens_max, config_.experts_per_token, config_.model_dim)) {}
+            MoeMessageBytesMax(parts.options->step_tokens_max, config_.experts_per_token, config_.model_dim)),
+        ranks_max_(parts.options->ranks_max) {}
 
   SequenceStates& states() override { return states_; }
   Engine& engine() override { return *engine_; }
   ExchangeFactory& exchanges() override { return *exchanges_; }
+  int ranks_max() const override { return ranks_max_; }
   size_t message_bytes_max() const override { return message_bytes_max_; }
   absl::StatusOr<ExpertHold> LoadExperts(std::span<const ExpertRanks> placement, int rank,
                                          const std::function<bool()>& stop) override {
@@ -68,6 +70,7 @@ class CpuBackend : public Backend {
   const std::unique_ptr<ExchangeFactory> exchanges_;
   const MakeEpochExperts make_experts_;
   const size_t message_bytes_max_;
+  const int ranks_max_;
 };
 
 }  // namespace

@@ -91,6 +91,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "computing of the other, to the same bits; 512 is where that may begin to pay, 0: none do; equal on all workers",
       "BRAID_WORKER_OVERLAP_ROWS")
       ->check(CLI::Range(0, 1 << 16));
+  add("--ranks-max", worker.ranks_max,
+      "workers of this one's group at most, itself among them; a GPU's memory is planned for so many, 1 leaves all of "
+      "it "
+      "to keys and values; 0: 16 GPUs, any number of CPUs",
+      "BRAID_WORKER_RANKS_MAX")
+      ->check(CLI::Range(0, 4096));
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",
       "BRAID_WORKER_EXCHANGE_TIMEOUT_MS")
       ->check(CLI::PositiveNumber);

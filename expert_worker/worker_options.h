@@ -28,6 +28,9 @@ struct WorkerOptions {
   // Between GPUs: steps in which some worker has at least so many rows go in halves, the exchange of one beside the
   // computing of the other. 0: none do. Equal on all workers.
   int overlap_rows = 0;
+  // Of a group, this one among them. A GPU's memory is planned for so many, several GB of it NCCL's; CPUs plan nothing.
+  // 0: 16 GPUs, any number of CPUs.
+  int ranks_max = 0;
   int threads = 0;               // 0: one per core this process may use
   uint64_t kv_bytes = 0;         // 0: a quarter of free memory, at most what 64 full contexts need
   std::string kv_type = "bf16";  // or "int8", see KvType; equal on all workers

@@ -288,12 +288,14 @@ TEST(Worker, SaysWhereItBelongsAndHowManyExpertsFit) {
   WorkerOptions options = cluster.Options();
   options.group = "rack 7";
   options.expert_slots = 5;
+  options.ranks_max = 3;
   auto worker = Worker::Start(&cluster.model(), options, cluster.metrics());
   ASSERT_TRUE(worker.ok()) << worker.status();
   const v1::Hello hello = cluster.router().Welcome(0);
   EXPECT_EQ(hello.group(), "rack 7");
   EXPECT_EQ(hello.host(), "") << "a CPU has no neighbours";
   EXPECT_EQ(hello.expert_slots(), 5u);
+  EXPECT_EQ(hello.ranks_max(), 3u);
 }
 
 TEST(Worker, TwoGiveTheTokensOfOneOverEveryTransport) {

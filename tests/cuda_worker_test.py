@@ -110,7 +110,7 @@ def test_in_float32_its_tokens_are_the_cpus(cpu, workers):
 
 @pytest.mark.parametrize("workers,groups,chunk", [(1, 0, 1), (2, 1, 7), (4, 0, 64), (2, 2, 256)])
 def test_in_bfloat16_its_answers_do_not_depend_on_the_cluster(one_gpu, workers, groups, chunk):
-    with Gpus(workers, router=["--chunk-tokens", chunk], groups=groups) as cluster:
+    with Gpus(workers, router=["--chunk-tokens", chunk], worker=["--ranks-max", workers], groups=groups) as cluster:
         assert together(cluster) == one_gpu[0]
         assert together(cluster, seed=1) == one_gpu[0], "from what was computed before"
         assert cluster.router_metric("braid_router_prefix_hit_tokens_total") > 0

@@ -21,7 +21,7 @@ namespace {
 // 1 GB for LFM2-8B-A1B.
 constexpr int kRanksPlanned = 16;
 // Of these, on one machine: for them NCCL has buffers.
-constexpr int kNeighboursPlanned = 8;
+constexpr int kNeighboursMax = 8;
 // The epoch that serves, and the next one, whose first step may come before all of the last one's memory is free.
 constexpr int kCommunicators = 2;
 
@@ -74,6 +74,7 @@ class CudaBackend : public Backend {
   explicit CudaBackend(const BackendParts& parts)
       : config_(parts.model->config()),
         type_(parts.device.float32 ? DType::kF32 : DType::kBF16),
+        ranks_max_(parts.options->ranks_max > 0 ? parts.options->ranks_max : kRanksPlanned),
         parallel_options_(ParallelOptions(*parts.options, type_)) {}
 
   absl::Status Init(const BackendParts& parts) {
@@ -103,12 +104,12 @@ class CudaBackend : public Backend {
     engine.fp8_rows = parts.device.fp8_rows;
     engine.load_threads = parts.pool->threads();
     if (config_.moe_layer_count() > 0) {
-      engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, kRanksPlanned);
+      engine.expert_rows_max = ExpertParallel::ExpertRowsMax(config_, parallel_options_, ranks_max_);
       engine.reserve_bytes +=
-          NcclMemoryBytes(std::min(kRanksPlanned, kNeighboursPlanned), kCommunicators, device.has_nvlink());
+          NcclMemoryBytes(std::min(ranks_max_, kNeighboursMax), kCommunicators, device.has_nvlink());
     }
     const EpochMemory::Sizes epoch_sizes =
-        ExpertParallel::MemorySizes(config_, parallel_options_, options.step_tokens_max, kRanksPlanned);
+        ExpertParallel::MemorySizes(config_, parallel_options_, options.step_tokens_max, ranks_max_);
     engine.exchange_bytes = epoch_sizes.all_device_bytes();
     ASSIGN_OR_RETURN(engine_, DeviceEngine::Create(device, &config_, &parts.model->tensors(), engine));
     ASSIGN_OR_RETURN(epoch_memory_, EpochMemory::Create(engine_->exchange_memory(), epoch_sizes));
@@ -121,7 +122,7 @@ class CudaBackend : public Backend {
   SequenceStates& states() override { return engine_->states(); }
   Engine& engine() override { return *engine_; }
   ExchangeFactory& exchanges() override { return *exchanges_; }
-  int ranks_max() const override { return kRanksPlanned; }
+  int ranks_max() const override { return ranks_max_; }
   size_t message_bytes_max() const override {
     return config_.moe_layer_count() > 0 ? ExpertParallel::MessageBytesMax(config_, parallel_options_) : 0;
   }
@@ -138,9 +139,9 @@ class CudaBackend : public Backend {
   }
 
   absl::StatusOr<std::unique_ptr<EpochExperts>> MakeExperts(Exchange* exchange, EpochPlace place) override {
-    if (place.size > kRanksPlanned) {
+    if (place.size > ranks_max_) {
       return absl::ResourceExhaustedError("the epoch has " + std::to_string(place.size) +
-                                          " ranks, there is memory for " + std::to_string(kRanksPlanned));
+                                          " ranks, there is memory for " + std::to_string(ranks_max_));
     }
     RETURN_IF_ERROR(UseDevice(engine_->device().index));
     std::unique_ptr<DeviceExpertFfn> ffn = engine_->MakeExpertFfn(last_held_.lock());
@@ -161,6 +162,7 @@ class CudaBackend : public Backend {
  private:
   const ModelConfig& config_;
   const DType type_;
+  const int ranks_max_;
   const ExpertParallel::Options parallel_options_;
   std::unique_ptr<DeviceExchangeFactory> exchanges_;
   std::unique_ptr<DeviceEngine> engine_;
