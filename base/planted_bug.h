@@ -72,14 +72,16 @@ namespace braid {
   PLANT(kNobodyWatches)                \
   PLANT(kBelievesWhatWasAborted)
 
-// Those of steps in halves, which device_expert_parallel_test has to find.
-#define BRAID_FOR_EACH_HALVES_BUG(PLANT) \
-  PLANT(kForgetsToAwaitRows)             \
-  PLANT(kForgetsToAwaitComputing)
+// Those of steps in halves and of such that are run again, which device_expert_parallel_test has to find.
+#define BRAID_FOR_EACH_SLOTS_BUG(PLANT) \
+  PLANT(kForgetsToAwaitRows)            \
+  PLANT(kForgetsToAwaitComputing)       \
+  PLANT(kLetsNoVoidStepPass)            \
+  PLANT(kCountsAVoidStep)
 
 enum class Bug {
 #define BRAID_PLANT(name) name,
-  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT) BRAID_FOR_EACH_NCCL_BUG(BRAID_PLANT) BRAID_FOR_EACH_HALVES_BUG(BRAID_PLANT)
+  BRAID_FOR_EACH_PLANTED_BUG(BRAID_PLANT) BRAID_FOR_EACH_NCCL_BUG(BRAID_PLANT) BRAID_FOR_EACH_SLOTS_BUG(BRAID_PLANT)
 #undef BRAID_PLANT
 };
 

@@ -29,7 +29,7 @@ class EpochExperts {
   // by it on what they send.
   virtual void BeginStep(uint64_t step, int rows_max) = 0;
   // Whether a step of so many rows can be begun while the one before it is not over: whether no host has to wait on the
-  // way, and that step will not have to be run again.
+  // way, and if that one had to be run again, all ranks would come to this one alike. A rank need not, though it can.
   virtual bool CanBeginAhead(int rows_max) const = 0;
   // The ranks that an error of the runner may be the fault of.
   virtual std::vector<int> suspects() const = 0;

@@ -121,6 +121,8 @@ bool StepRunner::CanStart(const v1::StepPlan& plan) const {
   const Started& last = *started_.back();
   if (started() == steps_at_once() || !last.status.ok() || !last.drawn || last.has_drafts) return false;
   const auto is_in_last = [&](uint64_t sequence) { return last.sequences.contains(sequence); };
+  // The engine may have to run the last step again: nobody else is to have its sequences' memory by then.
+  if (plan.start_size() > 0 && std::ranges::any_of(plan.release(), is_in_last)) return false;
   // A chunk that does not follow ends what can be taken back of the one before; an id that is used again is another
   // sequence.
   return std::ranges::none_of(plan.chunks(), [&](const auto& c) { return !c.follows() && is_in_last(c.sequence()); }) &&

@@ -35,7 +35,8 @@ class Engine {
 
   // What follows is for who would leave the choice of tokens to the engine, so that the next step can be begun before
   // anybody knows them: Run, Draw, Run (of chunks that name what was drawn, see Chunk::drawn), Draw, TakeDrawn for the
-  // first step, Run, ...
+  // first step, Run, ... Until the draw of a step has been taken it may be run again, and with it what was begun behind
+  // it: that one has other sequences, in blocks and slots of their own, but for chunks that name what was drawn.
 
   // What is drawn from one of the L rows, as a request's sampling parameters say: temperature 0 takes the best token.
   struct DrawnRow {

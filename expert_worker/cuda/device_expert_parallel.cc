@@ -216,35 +216,66 @@ absl::Status ExpertParallel::MakeTables(EpochMemory* memory) {
   std::copy(first.begin(), first.end(), all.first_replica);
   std::copy(replicas.begin(), replicas.end(), all.replicas);
   taken_.resize(size_t(moe_layers) * E);
+  expert_rows_ = taken_;
   return absl::OkStatus();
 }
 
 // ---- Steps.
 
+bool ExpertParallel::CanBeginAhead(int rows_max) const {
+  if (place_.size == 1) return true;
+  if (rows_max > options_.slot_rows_max) return false;
+  return !may_run_again() || ShapeInSlots(rows_max, slot_room_.Results(SlotRowsFor(rows_max))) == capture_shape();
+}
+
 void ExpertParallel::BeginStep(uint64_t step, int rows_max) {
-  CHECK_LE(steps_begun_ - steps_waited_for_, 1u);
-  ++steps_begun_;
-  *begun().at_begin.step = step;
-  rows_max_ = rows_max;
-  again_ = false;
-  if (place_.size > 1 && !exact()) {
-    slot_results_ = slot_room_.Results(SlotRowsFor(rows_max));
-    fits_all_ = slot_room_.FitsAll(SlotRowsFor(rows_max));
-    slot_room_.CountStep();
-  }
+  CHECK(steps_begun_ == steps_waited_for_ || (steps_begun_ == steps_waited_for_ + 1 && CanBeginAhead(rows_max)));
+  at_hand_ = steps_begun_++;
+  at_hand() = {.number = step, .rows_max = rows_max};
+  *tables_at_hand().at_begin.step = step;
+  TakeRoom(&at_hand());
   if (exchange_ != nullptr) exchange_->BeginStep(step);
 }
 
+void ExpertParallel::TakeRoom(Step* step) {
+  if (place_.size == 1 || !goes_in_slots(*step)) return;
+  step->slot_results = slot_room_.Results(SlotRowsFor(step->rows_max));
+  step->fits_all = slot_room_.FitsAll(SlotRowsFor(step->rows_max));
+  slot_room_.CountStep();
+}
+
 uint64_t ExpertParallel::capture_shape() const {
-  if (place_.size == 1) return 0;
-  return uint64_t(InHalves(rows_max_)) << 63 | uint64_t(RowsInSlots(rows_max_)) << 32 | uint32_t(slot_results_);
+  return place_.size == 1 ? 0 : ShapeInSlots(at_hand().rows_max, at_hand().slot_results);
 }
 
 absl::Status ExpertParallel::EnqueueBegin(cudaStream_t stream) {
-  const size_t bytes =
-      std::exchange(tables_sent_, true) ? BytesBetween(tables_.step, tables_.expert_rows) : tables_.bytes;
-  return CudaError(cudaMemcpyAsync(tables_.step, begun().at_begin.step, bytes, cudaMemcpyHostToDevice, stream),
+  Step& step = at_hand();
+  step.enqueued = Step::Enqueued::kInPart;
+  if (step.begins_once_more) exchange_->BeginStep(step.number);
+  if (step.behind_void && !Planted(Bug::kLetsNoVoidStepPass)) RETURN_IF_ERROR(EnqueueVoid(stream));
+  // With the first step the placement, and with one that runs again how many rows experts had before.
+  size_t bytes = tables_.bytes;
+  if (std::exchange(tables_sent_, true)) {
+    bytes = BytesBetween(tables_.step, step.again ? static_cast<void*>(tables_.clock) : tables_.expert_rows);
+  }
+  return CudaError(cudaMemcpyAsync(tables_.step, tables_at_hand().at_begin.step, bytes, cudaMemcpyHostToDevice, stream),
                    "the step's number");
+}
+
+// What lies in the buffers goes to and fro, and nobody looks at it. Nothing of a step before is on its way any more.
+absl::Status ExpertParallel::EnqueueVoid(cudaStream_t stream) {
+  const Step& step = at_hand();
+  const int halves = InHalves(step.rows_max) ? 2 : 1;
+  Pass pass{.exact = false, .stream = stream, .transfer = halves == 2 ? transfer_.get() : stream};
+  pass.shape = MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token, options_.type,
+                                 SlotRowsFor(step.rows_max), step.slot_results);
+  for (int layer = 0; layer < config_.moe_layer_count(); ++layer) {
+    for (pass.set = 0; pass.set < halves; ++pass.set) RETURN_IF_ERROR(ExchangeRows(pass));
+    for (pass.set = 0; pass.set < halves; ++pass.set) RETURN_IF_ERROR(ExchangeResults(pass));
+  }
+  if (halves == 1) return absl::OkStatus();
+  RETURN_IF_ERROR(Record(sets_[0].results_here, pass.transfer));
+  return Await(sets_[0].results_here, stream);
 }
 
 absl::Status ExpertParallel::CheckLayer(const RoutedRows& rows) const {
@@ -259,14 +290,15 @@ absl::Status ExpertParallel::CheckLayer(const RoutedRows& rows) const {
 ExpertParallel::Pass ExpertParallel::MakePass(const RoutedRows& rows, int part, int room, cudaStream_t stream) const {
   const DispatchShape shape =
       MakeDispatchShape(place_.size, place_.rank, config_.model_dim, config_.experts_per_token, options_.type, room,
-                        exact() ? slot_room_.ResultsMax(room) : slot_results_);
+                        exact() ? slot_room_.ResultsMax(room) : at_hand().slot_results);
   return {rows, shape, {tables_.step, rows.layer, part}, exact(), /*set=*/0, stream, /*transfer=*/stream};
 }
 
 absl::Status ExpertParallel::Enqueue(const RoutedRows& rows, cudaStream_t stream) {
   RETURN_IF_ERROR(CheckLayer(rows));
   const bool alone = place_.size == 1;
-  const int all = alone ? rows.T : exact() ? rows_max_ : RowsInSlots(rows_max_);
+  const int rows_max = at_hand().rows_max;
+  const int all = alone ? rows.T : exact() ? rows_max : RowsInSlots(rows_max);
   for (int begin = 0; begin < all; begin += options_.pass_rows) {
     const int room = std::min(all - begin, options_.pass_rows);
     // Rows that do not count come last, there may be more of them than there is room.
@@ -301,9 +333,10 @@ absl::Status ExpertParallel::EnqueuePass(const Pass& pass) {
 // ---- Halves. What one stream writes and the other reads has an event between: see Set.
 
 int ExpertParallel::half_rows() const {
-  if (!InHalves(rows_max_)) return 0;
+  const int rows_max = at_hand().rows_max;
+  if (!InHalves(rows_max)) return 0;
   // The same when it is run again: it has been cut.
-  return rows_max_ > options_.slot_rows_max ? HalfOf(rows_max_) : SlotRowsFor(rows_max_);
+  return rows_max > options_.slot_rows_max ? HalfOf(rows_max) : SlotRowsFor(rows_max);
 }
 
 absl::Status ExpertParallel::Begin(int half, const RoutedRows& rows, cudaStream_t stream) {
@@ -361,9 +394,11 @@ absl::Status ExpertParallel::Await(const Event& event, cudaStream_t stream) {
 
 absl::Status ExpertParallel::EnqueueEnd(cudaStream_t stream) {
   const size_t bytes = BytesBetween(tables_.faults, tables_.first_replica);
-  RETURN_IF_ERROR(
-      CudaError(cudaMemcpyAsync(begun().at_end.faults, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
-                "what came of the step"));
+  void* const at_end = tables_at_hand().at_end.faults;
+  at_hand().enqueued = Step::Enqueued::kAll;
+  if (at_hand_ + 1 < steps_begun_) ++at_hand_;  // it runs again, and so does the one behind it
+  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(at_end, tables_.faults, bytes, cudaMemcpyDeviceToHost, stream),
+                            "what came of the step"));
   return CudaError(cudaEventRecord(ended_.get(), stream), "the end of the step");
 }
 
@@ -519,9 +554,15 @@ absl::Status ExpertParallel::ExchangeResults(const Pass& pass) {
 
 absl::Status ExpertParallel::Wait(cudaEvent_t end) {
   steps_waited_for_ = std::min(steps_waited_for_ + 1, steps_begun_);
-  if (exchange_ == nullptr) return ExpertRunner::Wait(end);
-  RETURN_IF_ERROR(exchange_->Wait(end));
-  return CheckFaults();
+  if (exchange_ == nullptr) {
+    RETURN_IF_ERROR(ExpertRunner::Wait(end));
+  } else {
+    RETURN_IF_ERROR(exchange_->Wait(end));
+    RETURN_IF_ERROR(CheckFaults());
+  }
+  std::copy_n(waited_for().at_end.expert_rows, expert_rows_.size(), expert_rows_.begin());
+  exchanged_ns_ = waited_for().at_end.clock->exchanged_ns;
+  return absl::OkStatus();
 }
 
 absl::Status ExpertParallel::CheckFaults() {
@@ -537,13 +578,28 @@ absl::Status ExpertParallel::CheckFaults() {
                    Describe(fault), at_end.faults[rank] / 256);
   }
   if (!message.empty()) return absl::DataLossError(message);
-  if (!short_of_room) return absl::OkStatus();
-  if (!again_) {
-    slot_room_.DidNotFit();
-    ++runs_again_;
+  return short_of_room ? DidNotFit() : absl::OkStatus();
+}
+
+absl::Status ExpertParallel::DidNotFit() {
+  CHECK_GT(steps_waited_for_, 0u);
+  const bool another_behind = steps_begun_ > steps_waited_for_;
+  at_hand_ = --steps_waited_for_;
+  Step &step = at_hand(), &behind = steps_[(at_hand_ + 1) % 2];
+  if (step.again) return absl::InternalError("what was counted before it was sent does not fit");
+  slot_room_.DidNotFit(another_behind && !Planted(Bug::kCountsAVoidStep));
+  ++runs_again_;
+  step.again = step.begins_once_more = step.behind_void = true;
+  step.enqueued = Step::Enqueued::kNot;
+  std::copy(expert_rows_.begin(), expert_rows_.end(), tables_at_hand().at_begin.expert_rows);
+  if (another_behind) {
+    if (behind.enqueued == Step::Enqueued::kInPart)
+      return absl::AbortedError("a step's rows do not fit its slots, and the step behind it has failed");
+    step.behind_void = behind.enqueued == Step::Enqueued::kNot;
+    behind.begins_once_more = true;
+    behind.enqueued = Step::Enqueued::kNot;
+    TakeRoom(&behind);
   }
-  again_ = true;
-  std::copy_n(at_end.expert_rows, taken_.size(), taken_.begin());  // none of it counts
   return absl::ResourceExhaustedError("a step's rows do not fit its slots: to be run again");
 }
 
@@ -553,15 +609,13 @@ std::vector<int> ExpertParallel::suspects() const {
 }
 
 std::vector<uint64_t> ExpertParallel::TakeExpertRows() {
-  const uint64_t* const now = waited_for().at_end.expert_rows;
-  std::vector<uint64_t> rows(taken_.size());
-  for (size_t i = 0; i < rows.size(); ++i) rows[i] = now[i] - std::exchange(taken_[i], now[i]);
+  std::vector<uint64_t> rows = expert_rows_;
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] -= std::exchange(taken_[i], expert_rows_[i]);
   return rows;
 }
 
 absl::Duration ExpertParallel::TakeExchangeTime() {
-  const uint64_t now = waited_for().at_end.clock->exchanged_ns;
-  return absl::Nanoseconds(now - std::exchange(taken_ns_, now));
+  return absl::Nanoseconds(exchanged_ns_ - std::exchange(taken_ns_, exchanged_ns_));
 }
 
 }  // namespace braid::gpu

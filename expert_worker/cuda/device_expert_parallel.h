@@ -32,12 +32,21 @@ namespace braid::gpu {
 //
 // Messages go one of two ways, by the most rows that any rank has in the step, so that all choose alike:
 //   in slots   for few of them (a step of decoding), with room for what is to be expected (slot_room.h): the host
-//              waits for nothing, and the step can be captured. If it does not fit, all ranks run it again, exactly.
+//              waits for nothing, the step can be captured, and the next one begun before it is over. If it does not
+//              fit, all ranks run it again, exactly.
 //   exactly    for many (prefill): ranks first tell each other how much comes, and each host waits for that once per
 //              layer and pass.
 // Steps of more than pass_rows go through a layer in several passes: memory is bounded by that. Steps in halves have a
 // stream of their own for the exchange, in this order on all ranks: counts of both halves, rows of both, results of
 // both.
+//
+// What a step in slots was too much for, all ranks learn from it alone. By then some hosts may have enqueued the step
+// behind it and some not, and yet all must exchange the same, in the same order. So behind a step that may have to run
+// again only one of the very same shape is begun ahead; and behind one that has to, every rank lets one void step of
+// that shape pass: the one that it has enqueued, whatever comes of it, or else messages of nothing in particular.
+//
+//    step 7 does not fit    7  8     7 exactly  8    a rank whose host had the plan of 8 in time
+//                           7  void  7 exactly  8    one that gets it later
 class ExpertParallel : public ExpertRunner, public EpochExperts {
  public:
   // Equal on all ranks.
@@ -74,10 +83,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   // exchange when nothing is left to compute.
   braid::ExpertRunner& runner() override { return *this; }
   void BeginStep(uint64_t step, int rows_max) override;
-  bool CanBeginAhead(int rows_max) const override {
-    return place_.size == 1 ||
-           (!may_run_again() && rows_max <= options_.slot_rows_max && slot_room_.FitsAll(SlotRowsFor(rows_max)));
-  }
+  bool CanBeginAhead(int rows_max) const override;
   std::vector<int> suspects() const override;
   std::vector<uint64_t> TakeExpertRows() override;
   absl::Duration TakeExchangeTime() override;
@@ -85,7 +91,7 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
 
   // ExpertRunner. kDataLoss from Wait if what a peer sent made no sense.
   bool capturable() const override { return place_.size == 1 || !exact(); }
-  bool may_run_again() const override { return place_.size > 1 && !exact() && !fits_all_; }
+  bool may_run_again() const override { return place_.size > 1 && !exact() && !at_hand().fits_all; }
   uint64_t capture_shape() const override;
   absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override;
   absl::Status EnqueueBegin(cudaStream_t stream) override;
@@ -119,6 +125,17 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   struct HostTables {  // in pinned memory
     Tables at_begin = {}, at_end = {};
   };
+  // A step from its beginning until it is over.
+  struct Step {
+    uint64_t number = 0;
+    int rows_max = 0;
+    int slot_results = 0;  // if it goes in slots
+    bool fits_all = true;  // whatever comes
+    bool again = false;    // it did not fit its slots
+    enum class Enqueued { kNot, kInPart, kAll } enqueued = Enqueued::kNot;
+    bool begins_once_more = false;  // with the exchange
+    bool behind_void = false;       // let one pass first
+  };
   // Some rows of a layer on their way. Two at a time have memory, a set each.
   struct Pass {
     RoutedRows rows;
@@ -145,7 +162,11 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   static size_t CountsBytes(int ranks) { return size_t(ranks) * ranks * 2 * sizeof(int32_t); }
   absl::Status MakeTables(EpochMemory* memory);
 
-  bool exact() const { return rows_max_ > options_.slot_rows_max || again_; }
+  // The one that is enqueued now, or next: the last that has begun, but where steps run again.
+  Step& at_hand() { return steps_[at_hand_ % 2]; }
+  const Step& at_hand() const { return steps_[at_hand_ % 2]; }
+  bool goes_in_slots(const Step& step) const { return step.rows_max <= options_.slot_rows_max && !step.again; }
+  bool exact() const { return !goes_in_slots(at_hand()); }
   // The rows of a step that goes in slots, in whose two halves they may be; few numbers, so that few graphs serve all.
   int RowsInSlots(int rows_max) const { return RowsOfClass(std::max(rows_max, 1), options_.pass_rows); }
   int SlotRowsFor(int rows_max) const {
@@ -155,8 +176,15 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
     return transfer_ && rows_max >= options_.overlap_rows && rows_max <= 2 * options_.pass_rows;
   }
   static int HalfOf(int rows) { return (rows + 1) / 2; }
-  // Of the last step that has begun, and of the last one that was waited for.
-  HostTables& begun() { return host_tables_[(steps_begun_ + 1) % 2]; }
+  // What launches of a step in slots depend on.
+  uint64_t ShapeInSlots(int rows_max, int slot_results) const {
+    return uint64_t(InHalves(rows_max)) << 63 | uint64_t(RowsInSlots(rows_max)) << 32 | uint32_t(slot_results);
+  }
+  void TakeRoom(Step* step);
+  // The last step that was waited for: to be run again, with the one behind it.
+  absl::Status DidNotFit();
+  absl::Status EnqueueVoid(cudaStream_t stream);
+  HostTables& tables_at_hand() { return host_tables_[at_hand_ % 2]; }
   HostTables& waited_for() { return host_tables_[(steps_waited_for_ + 1) % 2]; }
   absl::Status CheckLayer(const RoutedRows& rows) const;
   // Of rows for which all ranks have this room.
@@ -195,15 +223,11 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   bool tables_sent_ = false;               // to the device
   Event ended_;                            // of the last step
   std::array<HostTables, 2> host_tables_;  // of every other step: one may be enqueued while one runs
-  uint64_t steps_begun_ = 0, steps_waited_for_ = 0;
-  std::vector<uint64_t> taken_;  // of expert_rows
-  uint64_t taken_ns_ = 0;        // of clock
-
-  // Of the step that has begun.
-  int rows_max_ = 0;
-  int slot_results_ = 0;  // if it goes in slots
-  bool fits_all_ = true;  // whatever comes
-  bool again_ = false;    // it did not fit its slots
+  std::array<Step, 2> steps_;              // the same
+  uint64_t steps_begun_ = 0, steps_waited_for_ = 0, at_hand_ = 0;
+  std::vector<uint64_t> expert_rows_;         // of the steps that were waited for
+  std::vector<uint64_t> taken_;               // of them
+  uint64_t exchanged_ns_ = 0, taken_ns_ = 0;  // the same of clock
   int runs_again_ = 0;
   std::vector<int> blamed_;
 };

@@ -404,6 +404,119 @@ TEST_F(DeviceExpertParallel, SlotsThatFitCarryLess) {
   }
 }
 
+// Steps of the same rows, of which some do not fit, as the room for them is halved again and again. Now and then a rank
+// begins one ahead; the others know nothing of that.
+class Ahead {
+ public:
+  explicit Ahead(int overlap_rows) {
+    options_.overlap_rows = overlap_rows;
+    options_.room = kTight;
+    options_.room.multiple = 0.5;
+    options_.room.steps_to_halve = 2;
+    for (int rank = 0; rank < kSize; ++rank) {
+      rows_[rank].emplace_back(rank == 1 ? 8 : 3 + rank, 8, 100 + rank);
+      for (int i = 0; i < 8 * kChosen && rank == 1; ++i) rows_[rank][0].experts[i] = i % kChosen;  // hot ones
+      for (const int32_t e : rows_[rank][0].experts) asked_ += e >= 0 ? kConfig.moe_layer_count() : 0;
+    }
+    expected_ = Alone<float>(rows_);
+  }
+
+  bool AreRight(uint64_t seed, Bug bug = Bug::kNone) {
+    simt::SetSeed(seed);
+    TestNetwork network(kSize);
+    std::vector<Did> did(kSize);
+    OnEachRank(kSize, [&](int at) {
+      planted_bug = bug;
+      if (!RunRank(at, seed, &network, &did[at])) network.Break();
+    });
+    if (network.broken()) {
+      fake::Reset();  // no device works any more
+      fake::SetDevices(4);
+      return false;
+    }
+    bool right = did[0].again.size() > 2;
+    for (size_t step = 0; step < kSteps; ++step) {
+      uint64_t computed = 0;
+      for (const Did& of_rank : did) computed += of_rank.expert_rows[step];
+      right = right && computed == asked_;
+    }
+    for (const Did& of_rank : did) right = right && of_rank.again == did[0].again;
+    for (const Did& of_rank : did) ahead_ += of_rank.ahead;
+    return right;
+  }
+  int ahead() const { return ahead_; }
+
+ private:
+  static constexpr int kSize = simt::kManyThreads ? 3 : 2;
+  static constexpr size_t kSteps = simt::kManyThreads ? 10 : 7;
+  struct Did {
+    std::vector<size_t> again;          // steps
+    std::vector<uint64_t> expert_rows;  // of each
+    int ahead = 0;
+  };
+
+  bool RunRank(int at, uint64_t seed, TestNetwork* network, Did* did) {
+    TestExchange exchange(network, at);
+    Rank<float> rank(&exchange, at, EvenPlacement(kSize), kSize, options_);
+    RandomNumbers random(static_cast<uint32_t>(10 * seed) + at);
+    rank.Set(rows_[at][0]);
+    std::vector<Event> ends;
+    for (size_t step = 0; step < kSteps; ++step) ends.push_back(*CreateEvent());
+    const auto enqueue = [&](size_t step) {
+      RETURN_IF_ERROR(rank.Enqueue());
+      return CudaError(cudaEventRecord(ends[step].get(), rank.stream.get()), "recording");
+    };
+    size_t begun = 0;
+    const auto begin = [&] {
+      rank.parallel->BeginStep(begun + 1, 8);
+      return enqueue(begun++);
+    };
+    const auto run = [&](size_t step) {
+      if (begun == step) RETURN_IF_ERROR(begin());
+      if (begun == step + 1 && begun < kSteps && rank.parallel->CanBeginAhead(8) && random.Below(2) == 0) {
+        RETURN_IF_ERROR(begin());
+        ++did->ahead;
+      }
+      absl::Status status = rank.parallel->Wait(ends[step].get());
+      if (!absl::IsResourceExhausted(status)) return status;
+      did->again.push_back(step);
+      for (size_t again = step; again < begun; ++again) RETURN_IF_ERROR(enqueue(again));
+      return rank.parallel->Wait(ends[step].get());
+    };
+    for (size_t step = 0; step < kSteps; ++step) {
+      if (!run(step).ok()) return false;
+      did->expert_rows.push_back(0);
+      for (const uint64_t computed : rank.parallel->TakeExpertRows()) did->expert_rows.back() += computed;
+      if (begun == step + 1 && !SameBits(rank.Sums(), expected_[at])) return false;
+    }
+    return rank.parallel->TakeRunsAgain() == static_cast<int>(did->again.size());
+  }
+
+  ExpertParallel::Options options_ = kSmall;
+  std::vector<std::vector<Rows>> rows_ = std::vector<std::vector<Rows>>(kSize);
+  uint64_t asked_ = 0;
+  std::vector<std::vector<float>> expected_;
+  int ahead_ = 0;
+};
+
+TEST_F(DeviceExpertParallel, RunsStepsAgainThatSomeRanksHaveBegunAnotherBehind) {
+  for (const int overlap_rows : simt::kManyThreads ? std::vector<int>{0, 4} : std::vector<int>{4}) {
+    Ahead ahead(overlap_rows);
+    for (uint64_t seed = 0; seed < (simt::kManyThreads ? 3 : 1); ++seed) EXPECT_TRUE(ahead.AreRight(seed)) << seed;
+    EXPECT_GT(ahead.ahead(), 1);
+  }
+}
+
+TEST_F(DeviceExpertParallel, IsWrongWhereNoVoidStepPassesOrOneCounts) {
+  if (!simt::kManyThreads) GTEST_SKIP() << "what is sent is wrong, and not when";
+  for (const Bug bug : {Bug::kLetsNoVoidStepPass, Bug::kCountsAVoidStep}) {
+    Ahead ahead(0);
+    int wrong = 0;
+    for (uint64_t seed = 0; seed < 4; ++seed) wrong += !ahead.AreRight(seed, bug);
+    EXPECT_GT(wrong, 0);
+  }
+}
+
 // A rank that found another's message wrong says so, and nobody takes that for too little room.
 TEST_F(DeviceExpertParallel, AStepThatIsWrongIsNotRunAgainBecauseItDoesNotFit) {
   const int size = 3;

@@ -2,9 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <barrier>
+#include <deque>
 #include <thread>
+#include <utility>
 
+#include "base/rng.h"
 #include "expert_worker/cuda/test_experts.h"
 #include "expert_worker/exchange/nccl.h"
 #include "model/cuda/engine_fixture.h"
@@ -43,11 +48,12 @@ class ExpertParallelOverNccl : public testing::Test {
                                                    const ModelConfig& config) {
     auto factory = MakeNcclExchangeFactory({.device = rank});
     EXPECT_TRUE(factory.ok()) << factory.status();
-    auto exchange = (*factory)->PrepareDevice(
-        {.epoch = epoch,
-         .rank = rank,
-         .size = static_cast<int>(meeting.addresses.size()),
-         .message_bytes_max = ExpertParallel::MessageBytesMax(config, Rank<__nv_bfloat16>::WithType(kSmall))});
+    ExpertParallel::Options largest = Rank<__nv_bfloat16>::WithType(kSmall);
+    largest.pass_rows = 16;  // of all tests
+    auto exchange = (*factory)->PrepareDevice({.epoch = epoch,
+                                               .rank = rank,
+                                               .size = static_cast<int>(meeting.addresses.size()),
+                                               .message_bytes_max = ExpertParallel::MessageBytesMax(config, largest)});
     EXPECT_TRUE(exchange.ok()) << exchange.status();
     meeting.addresses[rank] = (*exchange)->address();
     meeting.barrier.arrive_and_wait();
@@ -116,12 +122,19 @@ void PrintTo(const EnginesCase& it, std::ostream* out) {
 
 class EnginesOverNccl : public ExpertParallelOverNccl, public testing::WithParamInterface<EnginesCase> {
  protected:
+  ExpertParallel::Options ParallelOptions() const {
+    ExpertParallel::Options options = Rank<__nv_bfloat16>::WithType(kSmall);
+    options.overlap_rows = GetParam().overlap_rows;
+    if (GetParam().tight) options.room = {.multiple = 0.01, .deviations = 0, .more = 0, .spare_bytes = 0};
+    return options;
+  }
   // body(rank, engine, experts) on a thread for each rank; each has some of the experts.
   void OnEachEngine(int size, const std::function<void(int, DeviceEngine&, ExpertParallel&)>& body) {
+    OnEachEngine(size, ParallelOptions(), body);
+  }
+  void OnEachEngine(int size, const ExpertParallel::Options& parallel_options,
+                    const std::function<void(int, DeviceEngine&, ExpertParallel&)>& body) {
     const ModelConfig& config = model_.config;
-    ExpertParallel::Options parallel_options = Rank<__nv_bfloat16>::WithType(kSmall);
-    parallel_options.overlap_rows = GetParam().overlap_rows;
-    if (GetParam().tight) parallel_options.room = {.multiple = 0.01, .deviations = 0, .more = 0, .spare_bytes = 0};
     const std::vector<ExpertRanks> placement = RandomPlacement(size, 5, config);
     OnEachConnected(
         size,
@@ -227,6 +240,170 @@ TEST_P(EnginesOverNccl, GiveTheBitsOfOneForManySequences) {
     }
     EXPECT_GT(experts.graphs().size(), 0);
   });
+}
+
+// Sequences that are written token by token, on all ranks: who has come so far, whether hosts know the tokens or not,
+// and what is run twice must make no difference.
+class ConversationsOverNccl : public EnginesOverNccl {
+ protected:
+  static constexpr int kSize = simt::kManyThreads ? 3 : 2, kSequences = simt::kManyThreads ? 3 : 1;
+  // In each step one of the ranks begins a sequence, until all have; then there are some more.
+  static constexpr int kSteps = kSize * kSequences + (simt::kManyThreads ? 5 : 3), kRows = 16;
+  struct Sequence {
+    std::vector<TokenId> prompt, answer;
+    SequenceCache cache;
+    int begins_at = 0;
+  };
+  // Together with the decodes of a rank's other sequences a prompt makes a step of 16 rows at most, and more than 12.
+  // A run of 14 overwrites conv columns that it began with, one of 13 does with the token behind it.
+  Sequence NewSequence(int rank, int i) const {
+    Sequence sequence;
+    sequence.prompt = model_.Tokens(std::array{15, 14, 13}[i], 10 * rank + i);
+    sequence.cache = {.blocks = {20 - i}, .conv_slot = i};
+    sequence.begins_at = kSize * i + rank;
+    return sequence;
+  }
+  static Engine::DrawnRow HowToDraw(int rank, int i, int position) {
+    if (i == 0) return {};
+    return {.temperature = 0.9f, .min_p = 0.01f, .uniform = UniformAt(7, rank, static_cast<uint64_t>(position))};
+  }
+
+  // On one engine that has all experts; with the logits of the last step.
+  std::pair<std::vector<TokenId>, std::vector<float>> AnswerAlone(int rank, int i) {
+    if (!alone_) alone_ = std::make_unique<DeviceFixture>(&model_.config, &model_.tensors, SmallOptions(DType::kBF16));
+    Sequence sequence = NewSequence(rank, i);
+    std::vector<float> logits;
+    int position = 0;
+    for (int step = sequence.begins_at; step < kSteps; ++step) {
+      const bool first = step == sequence.begins_at;
+      const Chunk chunk{&sequence.cache, position,
+                        first ? std::span<const TokenId>(sequence.prompt) : std::span(sequence.answer).last(1)};
+      position += static_cast<int>(chunk.tokens.size());
+      const Engine::DrawnRow row = HowToDraw(rank, i, position);
+      std::vector<TokenId> token;
+      EXPECT_EQ(alone_->engine().Run({&chunk, 1}, alone_->runner(), &logits), absl::OkStatus());
+      EXPECT_EQ(alone_->engine().Draw({&row, 1}), absl::OkStatus());
+      EXPECT_EQ(alone_->engine().TakeDrawn(&token), absl::OkStatus());
+      sequence.answer.push_back(token[0]);
+    }
+    return {sequence.answer, logits};
+  }
+
+  // A rank's steps.
+  class Conversations {
+   public:
+    Conversations(int rank, uint64_t seed, std::vector<Sequence> sequences, DeviceEngine& engine,
+                  ExpertParallel& experts)
+        : rank_(rank), random_(static_cast<uint32_t>(seed) * 10 + rank), engine_(engine), experts_(experts) {
+      sequences_ = std::move(sequences);
+    }
+    void Run() {
+      for (int step = 0; step < kSteps; ++step) {
+        const int rows_max = step < kSize * kSequences ? kRows : kSequences;
+        while (!begun_.empty() && !(begun_.size() < 2 && begun_.back().drawn && experts_.CanBeginAhead(rows_max) &&
+                                    random_.Below(4) > 0)) {
+          Take();
+        }
+        Begin(step, rows_max);
+      }
+      while (!begun_.empty()) Take();
+    }
+    const std::vector<Sequence>& sequences() const { return sequences_; }
+    const std::vector<float>& last_logits() const { return logits_; }
+    int ahead() const { return ahead_; }
+
+   private:
+    struct Begun {
+      std::vector<int> sequences;
+      std::vector<Engine::DrawnRow> rows;
+      bool drawn;
+    };
+
+    void Begin(int step, int rows_max) {
+      ahead_ += !begun_.empty();
+      Begun begun;
+      std::vector<Chunk> chunks;
+      const TokenId holds_the_place = 0;
+      for (int i = 0; i < static_cast<int>(sequences_.size()); ++i) {
+        Sequence& sequence = sequences_[i];
+        if (step < sequence.begins_at) continue;
+        Chunk chunk{&sequence.cache, 0, sequence.prompt};
+        if (step > sequence.begins_at) {
+          chunk.position = static_cast<int>(sequence.prompt.size()) + step - sequence.begins_at - 1;
+          chunk.tokens = {begun_.empty() ? &sequence.answer.back() : &holds_the_place, 1};
+          if (!begun_.empty())
+            chunk.drawn =
+                static_cast<int>(std::ranges::find(begun_.back().sequences, i) - begun_.back().sequences.begin());
+        }
+        begun.rows.push_back(HowToDraw(rank_, i, chunk.position + static_cast<int>(chunk.tokens.size())));
+        begun.rows.back().row = static_cast<int>(chunks.size());
+        begun.sequences.push_back(i);
+        chunks.push_back(chunk);
+      }
+      experts_.BeginStep(static_cast<uint64_t>(step) + 1, rows_max);
+      ASSERT_EQ(engine_.Run(chunks, experts_.runner(), nullptr), absl::OkStatus());
+      begun.drawn = random_.Below(5) > 0;  // else the host looks at its logits first
+      if (begun.drawn) {
+        ASSERT_EQ(engine_.Draw(begun.rows), absl::OkStatus());
+      }
+      begun_.push_back(std::move(begun));
+    }
+
+    void Take() {
+      const Begun begun = std::move(begun_.front());
+      begun_.pop_front();
+      const int count = static_cast<int>(begun.sequences.size());
+      if (!begun.drawn) {
+        ASSERT_EQ(engine_.Logits(0, count, &logits_), absl::OkStatus());
+        ASSERT_EQ(engine_.Draw(begun.rows), absl::OkStatus());
+      }
+      std::vector<TokenId> tokens;
+      ASSERT_EQ(engine_.TakeDrawn(&tokens), absl::OkStatus());
+      for (int i = 0; i < count; ++i) sequences_[begun.sequences[i]].answer.push_back(tokens[i]);
+      if (begun_.empty()) {
+        ASSERT_EQ(engine_.Logits(0, count, &logits_), absl::OkStatus());
+      }
+    }
+
+    const int rank_;
+    RandomNumbers random_;
+    DeviceEngine& engine_;
+    ExpertParallel& experts_;
+    std::vector<Sequence> sequences_;
+    std::deque<Begun> begun_;
+    std::vector<float> logits_;
+    int ahead_ = 0;
+  };
+};
+INSTANTIATE_TEST_SUITE_P(All, ConversationsOverNccl,
+                         testing::ValuesIn(simt::kManyThreads ? std::vector<EnginesCase>{{0, true}, {1, true}}
+                                                              : std::vector<EnginesCase>{{1, true}}));
+
+TEST_P(ConversationsOverNccl, RunStepsAgainThoughOthersWereBegunBehind) {
+  ExpertParallel::Options options = ParallelOptions();
+  options.pass_rows = options.slot_rows_max = kRows;
+  options.room.multiple = 0.2;
+  options.room.steps_to_halve = 2;  // so that many do not fit
+  std::vector<std::vector<std::pair<std::vector<TokenId>, std::vector<float>>>> expected(kSize);
+  for (int rank = 0; rank < kSize; ++rank)
+    for (int i = 0; i < kSequences; ++i) expected[rank].push_back(AnswerAlone(rank, i));
+  const uint64_t seed = GetParam().overlap_rows + 1;
+  simt::SetSeed(seed);
+  std::atomic<int> ahead = 0;
+  OnEachEngine(kSize, options, [&](int at, DeviceEngine& engine, ExpertParallel& experts) {
+    std::vector<Sequence> sequences;
+    for (int i = 0; i < kSequences; ++i) sequences.push_back(NewSequence(at, i));
+    Conversations conversations(at, seed, std::move(sequences), engine, experts);
+    conversations.Run();
+    std::vector<float> want;
+    for (int i = 0; i < kSequences; ++i) {
+      EXPECT_EQ(conversations.sequences()[i].answer, expected[at][i].first) << i << " of " << at;
+      want.insert(want.end(), expected[at][i].second.begin(), expected[at][i].second.end());
+    }
+    EXPECT_TRUE(SameBits(conversations.last_logits(), want)) << at;
+    ahead += conversations.ahead();
+  });
+  EXPECT_GT(ahead, kSize);
 }
 
 // What a worker does from epoch to epoch: graphs, experts and exchange of the last one go on another thread, beside the

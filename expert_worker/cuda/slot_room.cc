@@ -7,7 +7,7 @@
 namespace braid::gpu {
 
 SlotRoom::SlotRoom(const Options& options, int K, size_t row_bytes, int ranks, std::span<const ExpertRanks> placement)
-    : options_(options), K_(K), bytes_of_result_(row_bytes * (ranks - 1)), multiple_(options.multiple) {
+    : options_(options), K_(K), bytes_of_result_(row_bytes * (ranks - 1)), trend_{options.multiple}, before_(trend_) {
   for (const ExpertRanks& layer : placement) {
     // A rank asks itself for all that it has, replica or not.
     std::vector<int> experts(ranks);
@@ -21,7 +21,7 @@ SlotRoom::SlotRoom(const Options& options, int K, size_t row_bytes, int ranks, s
 
 int SlotRoom::Expected(int rows) const {
   const double mean = rows * K_ * share_;
-  const double room = std::ceil(multiple_ * mean + options_.deviations * std::sqrt(mean)) + options_.more;
+  const double room = std::ceil(trend_.multiple * mean + options_.deviations * std::sqrt(mean)) + options_.more;
   return static_cast<int>(std::clamp<double>(room, 1, ResultsMax(rows)));
 }
 
@@ -31,14 +31,14 @@ int SlotRoom::Results(int rows) const {
 }
 
 void SlotRoom::CountStep() {
-  if (multiple_ == options_.multiple || ++calm_steps_ < options_.steps_to_halve) return;
-  multiple_ = std::max(multiple_ / 2, options_.multiple);
-  calm_steps_ = 0;
+  before_ = trend_;
+  if (trend_.multiple == options_.multiple || ++trend_.calm_steps < options_.steps_to_halve) return;
+  trend_ = {std::max(trend_.multiple / 2, options_.multiple)};
 }
 
-void SlotRoom::DidNotFit() {
-  multiple_ *= 2;
-  calm_steps_ = 0;
+void SlotRoom::DidNotFit(bool another_behind) {
+  if (another_behind) trend_ = before_;
+  trend_ = {trend_.multiple * 2};
 }
 
 }  // namespace braid::gpu

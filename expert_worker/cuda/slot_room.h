@@ -14,10 +14,11 @@ namespace braid::gpu {
 // as all its ranks learn, and is run again; the multiple is doubled then, so that experts which stay popular cost one
 // step and not each one, and halved again after many steps that fit.
 //
-// Where the worst case is hardly more, slots have room for that: such a step is never run again, so the next one may
-// be enqueued behind it.
+// Where the worst case is hardly more, slots have room for that: such a step is never run again.
 //
 // All ranks have the same answers: they depend on what is equal on all, and on which of the epoch's steps did not fit.
+// Of the last step not even on that, until it is known: the one behind it, which some ranks begin before and some do
+// not, has the same room on all if the last one fits; and if it does not, is counted anew on all.
 // Pure; thread-compatible.
 class SlotRoom {
  public:
@@ -27,7 +28,7 @@ class SlotRoom {
     int more = 8;               // for few rows, of which chance has more to say
     int steps_to_halve = 1024;  // one step run again of so many is nothing
     // What may be carried in vain, to all others in a layer: 12 us of an H100's NVLink, a quarter of a millisecond of
-    // a step, which is about what a host needs between two steps.
+    // a step, as much as it costs to run one of twenty again.
     size_t spare_bytes = 4 << 20;
   };
 
@@ -43,8 +44,9 @@ class SlotRoom {
 
   // A step in slots has begun.
   void CountStep();
-  // It does not fit: the one that was counted last.
-  void DidNotFit();
+  // It does not fit: the one that was counted last, or if `another_behind` the one before, and the last one is as if it
+  // had never been counted.
+  void DidNotFit(bool another_behind = false);
 
  private:
   int Expected(int rows) const;
@@ -54,8 +56,11 @@ class SlotRoom {
   const size_t bytes_of_result_;  // to all others
   int results_of_row_ = 1;
   double share_ = 0;  // of experts, at the rank that has most of a layer
-  double multiple_;
-  int calm_steps_ = 0;
+  struct Trend {
+    double multiple;
+    int calm_steps = 0;
+  };
+  Trend trend_, before_;  // now, and before the last step was counted
 };
 
 }  // namespace braid::gpu

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -26,6 +27,9 @@ class TestNetwork {
   std::function<void(int from, int to, std::string* message)> spoil;
 
   int size() const { return size_; }
+  // Nothing comes any more, as of an exchange that was aborted.
+  void Break() { broken_ = true; }
+  bool broken() const { return broken_; }
   void Send(int from, int to, std::string message) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (spoil) spoil(from, to, &message);
@@ -42,6 +46,7 @@ class TestNetwork {
 
  private:
   const int size_;
+  std::atomic<bool> broken_ = false;
   std::mutex mutex_;
   std::vector<std::deque<std::string>> messages_;
 };
@@ -132,7 +137,7 @@ class TestExchange : public DeviceExchange {
     for (int from = 0; from < network_.size(); ++from) {
       std::string message;
       if (!phase.here[from] && network_.Receive(from, rank_, &message)) {
-        if (message.size() != phase.received_bytes[from]) *error = cudaErrorUnknown;
+        if (message.size() != phase.received_bytes[from]) network_.Break();
         std::byte* slot = phase.received + from * phase.slot_bytes;
         fake::DeclareWrite(slot, phase.received_bytes[from]);
         std::memcpy(slot, message.data(), std::min(message.size(), phase.received_bytes[from]));
@@ -140,8 +145,11 @@ class TestExchange : public DeviceExchange {
       }
       all &= phase.here[from];
     }
-    if (all && done) done();
-    return all ? fake::Progress::kDone : moved ? fake::Progress::kMoved : fake::Progress::kWaiting;
+    if (network_.broken())
+      *error = cudaErrorUnknown;
+    else if (all && done)
+      done();
+    return all || network_.broken() ? fake::Progress::kDone : moved ? fake::Progress::kMoved : fake::Progress::kWaiting;
   }
 
   TestNetwork& network_;

@@ -112,7 +112,7 @@ absl::Status DeviceEngine::Plan(const ModelTensors* tensors) {
 
 absl::Status DeviceEngine::PlanStates() {
   StateSizes sizes = options_.states;
-  const int own_copies = forward_->rows_max() / (ShortRunTokens(config_) + 1);  // see PrepareToRunAgain
+  const int own_copies = static_cast<int>(steps_.size()) * CopiesOfStep();
   const int64_t context = BlocksOfContext(config_),
                 block_bytes = static_cast<int64_t>(std::max<uint64_t>(DeviceStates::BlockBytes(config_), 1));
   if (sizes.blocks == 0) {
@@ -133,14 +133,14 @@ absl::Status DeviceEngine::TakeMemory() {
   ASSIGN_OR_RETURN(done_, CreateEvent());
   ASSIGN_OR_RETURN(uploader_, Uploader::Create(&load_pool_));
   ASSIGN_OR_RETURN(memory_, AllocateDevice(plan_.bytes()));
-  for (InputBuffer& buffer : inputs_) {
-    ASSIGN_OR_RETURN(buffer.memory, AllocatePinned(inputs_bytes_));
-    ASSIGN_OR_RETURN(buffer.copied, CreateEvent());
-  }
-  for (Drawing& drawing : drawings_) {
-    ASSIGN_OR_RETURN(drawing.table, AllocatePinned(DrawTable::At(forward_->rows_max(), nullptr).bytes));
-    ASSIGN_OR_RETURN(drawing.tokens, AllocatePinned(sizeof(int32_t) * static_cast<uint64_t>(forward_->rows_max())));
-    ASSIGN_OR_RETURN(drawing.done, CreateEvent());
+  int copies = states_->sizes().copies();
+  for (Step& step : steps_) {
+    ASSIGN_OR_RETURN(step.inputs, AllocatePinned(inputs_bytes_));
+    ASSIGN_OR_RETURN(step.inputs_copied, CreateEvent());
+    ASSIGN_OR_RETURN(step.draw_table, AllocatePinned(DrawTable::At(forward_->rows_max(), nullptr).bytes));
+    ASSIGN_OR_RETURN(step.drawn_tokens, AllocatePinned(sizeof(int32_t) * static_cast<uint64_t>(forward_->rows_max())));
+    ASSIGN_OR_RETURN(step.done, CreateEvent());
+    step.first_copy = std::exchange(copies, copies + CopiesOfStep());
   }
   ASSIGN_OR_RETURN(logit_memory_, AllocatePinned(sizeof(float) * static_cast<uint64_t>(options_.logit_rows) *
                                                  static_cast<uint64_t>(config_.vocab_size)));
@@ -221,94 +221,111 @@ bool DeviceEngine::IsDecode() const {
 }
 
 void DeviceEngine::PlaceDrawn() {
+  const Step& before = steps_.front();
   int32_t* token = rows_.tokens.data();
+  bool any = false;
   for (const Chunk& chunk : rows_.chunks) {
     if (chunk.drawn >= 0) {
-      CHECK(chunk.tokens.size() == 1 && chunk.drawn < static_cast<int>(drawings_.back().rows.size()));
-      *token = ~drawings_.back().rows[static_cast<size_t>(chunk.drawn)];
-      may_run_again_ = false;  // what was drawn will not be there any more
+      CHECK(chunk.tokens.size() == 1 && chunk.drawn < static_cast<int>(before.rows.size()));
+      *token = ~before.rows[static_cast<size_t>(chunk.drawn)];
+      any = true;
     }
     token += chunk.tokens.size();
   }
+  if (any && !before.drawn) Learn(before, &last());
 }
 
-void DeviceEngine::CutStep(bool decode, int half_rows) {
+void DeviceEngine::Learn(const Step& before, Step* step) {
+  const auto* const tokens = static_cast<const TokenId*>(before.drawn_tokens.get());
+  step->tokens_before.assign(tokens, tokens + before.wanted);
+}
+
+void DeviceEngine::CutStep(Step& step, int half_rows) {
   const int rows = rows_.count(), sequences = states_->sizes().sequences;
-  parts_.clear();
+  step.parts.clear();
   const auto add = [&](const StepRows& part, int padded) {
-    parts_.push_back({decode ? DecodeShape(part, padded) : ShapeOf(part, forward_->tile_rows()), {}});
+    step.parts.push_back({step.decode ? DecodeShape(part, padded) : ShapeOf(part, forward_->tile_rows()), {}});
   };
   if (half_rows == 0) return add(rows_, RowsOfClass(rows, sequences));
   // The second half has the padding: the rows that count are one behind the other, and so are those that are wanted.
   const int half = (rows + 1) / 2;
   const int padded = std::min({RowsOfClass(half, (sequences + 1) / 2), half_rows, forward_->rows_max() / 2});
-  const int first = decode ? padded : half;
+  const int first = step.decode ? padded : half;
   CHECK(first >= half && first <= rows) << half << " of " << rows << " rows, " << half_rows << " at most";
   Cut(rows_, 0, first, &halves_[0]);
   Cut(rows_, first, rows, &halves_[1]);
   for (const StepPart& part : halves_) add(part.rows, padded);
 }
 
-absl::Status DeviceEngine::SendInputs() {
-  InputBuffer& buffer = inputs_[next_inputs_];
-  next_inputs_ = 1 - next_inputs_;
-  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(buffer.copied.get()), "waiting for a step's inputs"));
-  auto* const host = static_cast<std::byte*>(buffer.memory.get());
+absl::Status DeviceEngine::FillInputs(Step& step) {
+  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(step.inputs_copied.get()), "waiting for a step's inputs"));
+  auto* const host = static_cast<std::byte*>(step.inputs.get());
   auto* const device = static_cast<std::byte*>(memory_.get()) + inputs_at_;
-  size_t bytes = 0;
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    DeviceForward::Part& part = parts_[i];
-    const StepInputs on_host = StepInputs::At(part.shape, host + bytes);
-    part.inputs = StepInputs::At(part.shape, device + bytes);
-    bytes += on_host.bytes;
-    CHECK_LE(bytes, inputs_bytes_);
-    Fill(parts_.size() == 1 ? rows_ : halves_[i].rows, part.shape, forward_->tile_rows(), on_host);
+  step.input_bytes = 0;
+  for (size_t i = 0; i < step.parts.size(); ++i) {
+    DeviceForward::Part& part = step.parts[i];
+    const StepInputs on_host = StepInputs::At(part.shape, host + step.input_bytes);
+    part.inputs = StepInputs::At(part.shape, device + step.input_bytes);
+    step.input_bytes += on_host.bytes;
+    CHECK_LE(step.input_bytes, inputs_bytes_);
+    Fill(step.parts.size() == 1 ? rows_ : halves_[i].rows, part.shape, forward_->tile_rows(), on_host);
   }
-  if (bytes == 0) return absl::OkStatus();
-  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_.get()),
-                            "copying a step's inputs"));
-  return CudaError(cudaEventRecord(buffer.copied.get(), stream_.get()), "copying a step's inputs");
+  return absl::OkStatus();
 }
 
-int DeviceEngine::wanted() const {
+void DeviceEngine::PlaceLearnt(Step& step) {
+  if (step.tokens_before.empty()) return;
+  auto* host = static_cast<std::byte*>(step.inputs.get());
+  for (const DeviceForward::Part& part : step.parts) {
+    const StepInputs on_host = StepInputs::At(part.shape, host);
+    for (int32_t& token : std::span(on_host.tokens, static_cast<size_t>(part.shape.rows)))
+      if (token < 0) token = std::max(step.tokens_before[static_cast<size_t>(~token)], 0);
+    host += on_host.bytes;
+  }
+}
+
+absl::Status DeviceEngine::SendInputs(Step& step) {
+  if (step.input_bytes == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(static_cast<std::byte*>(memory_.get()) + inputs_at_, step.inputs.get(),
+                                            step.input_bytes, cudaMemcpyHostToDevice, stream_.get()),
+                            "copying a step's inputs"));
+  return CudaError(cudaEventRecord(step.inputs_copied.get(), stream_.get()), "copying a step's inputs");
+}
+
+int DeviceEngine::Step::padded_wanted() const {
   int sum = 0;
-  for (const DeviceForward::Part& part : parts_) sum += part.shape.wanted;
+  for (const DeviceForward::Part& part : parts) sum += part.shape.wanted;
   return sum;
 }
 
-absl::Status DeviceEngine::RunStep(ExpertRunner* runner) {
-  const bool decode = IsDecode();
-  may_run_again_ = runner != nullptr && runner->may_run_again();
-  PlaceDrawn();
-  CutStep(decode, runner == nullptr ? 0 : runner->half_rows());
-  if (may_run_again_) PrepareToRunAgain();
+absl::Status DeviceEngine::EnqueueStep(Step& step) {
   RETURN_IF_ERROR(states_->TakeError());
-  RETURN_IF_ERROR(SendInputs());
-  logits_end_ = PieceEnd(0, wanted());
-  timed_ = profile_ != nullptr && drawings_left_ == 0;
-  if (timed_) timer_.BeginStep(stream_.get());
+  RETURN_IF_ERROR(SendInputs(step));
   launches_ = 0;
-  return EnqueueStep(runner, [&] {
-    if (!decode || !uses_graphs_ || timed_ || runner == nullptr || !runner->capturable()) return EnqueueStep(runner);
-    StepGraphs::Key key{.shape = parts_[0].shape, .capture_shape = runner->capture_shape()};
-    if (parts_.size() == 2) key.second_half = parts_[1].shape;
-    return runner->graphs().Run(
-        key, stream_.get(), [&] { return EnqueueStep(runner); }, &launches_);
-  });
-}
-
-absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue) {
-  if (runner == nullptr) return enqueue();
+  logits_begin_ = 0;
+  logits_end_ = PieceEnd(0, step.padded_wanted());
+  ExpertRunner* const runner = step.runner;
+  if (runner == nullptr) return EnqueueLayers(step);
   absl::Status status = runner->EnqueueBegin(stream_.get());
-  if (status.ok()) status = enqueue();
+  if (status.ok()) status = EnqueueLayersOrGraph(step);
   if (status.ok()) status = runner->EnqueueEnd(stream_.get());
   if (!status.ok()) runner->Drop(stream_.get());
   return status;
 }
 
-absl::Status DeviceEngine::EnqueueStep(ExpertRunner* runner) {
-  RETURN_IF_ERROR(forward_->Run(parts_, drawn(), runner, stream_.get(), timer()));
-  return wanted() == 0 ? absl::OkStatus() : Head(0, PieceEnd(0, wanted()));
+absl::Status DeviceEngine::EnqueueLayersOrGraph(const Step& step) {
+  ExpertRunner* const runner = step.runner;
+  if (!step.decode || !uses_graphs_ || timed_ || !runner->capturable()) return EnqueueLayers(step);
+  StepGraphs::Key key{.shape = step.parts[0].shape, .capture_shape = runner->capture_shape()};
+  if (step.parts.size() == 2) key.second_half = step.parts[1].shape;
+  return runner->graphs().Run(
+      key, stream_.get(), [&] { return EnqueueLayers(step); }, &launches_);
+}
+
+absl::Status DeviceEngine::EnqueueLayers(const Step& step) {
+  RETURN_IF_ERROR(forward_->Run(step.parts, drawn(), step.runner, stream_.get(), timer()));
+  const int wanted = step.padded_wanted();
+  return wanted == 0 ? absl::OkStatus() : Head(0, PieceEnd(0, wanted));
 }
 
 absl::Status DeviceEngine::Head(int begin, int end) {
@@ -317,38 +334,82 @@ absl::Status DeviceEngine::Head(int begin, int end) {
   return absl::OkStatus();
 }
 
-void DeviceEngine::PrepareToRunAgain() {
+// ---- Once more.
+
+// Chunks that change columns they began with: with the token that the next step may put behind them.
+int DeviceEngine::CopiesOfStep() const { return forward_->rows_max() / ShortRunTokens(config_); }
+
+void DeviceEngine::NoteColumns(Step& step) {
   for (const Chunk& chunk : rows_.chunks) {
-    if (static_cast<int>(chunk.tokens.size()) <= ShortRunTokens(config_)) continue;
-    const int copy = states_->sizes().copies() + static_cast<int>(before_.size());
-    before_.push_back({chunk.cache->conv_slot, chunk.position, copy});
-    states_->Save(chunk.cache->conv_slot, chunk.position, copy);
+    if (static_cast<int>(chunk.tokens.size()) < ShortRunTokens(config_)) continue;
+    const int copy = step.first_copy + static_cast<int>(step.columns.size());
+    step.columns.push_back({chunk.cache->conv_slot, chunk.position, copy});
   }
 }
 
-absl::Status DeviceEngine::RunAgain() {
-  for (const ColumnsBefore& before : before_) states_->Restore(before.copy, before.position, before.conv_slot);
-  RETURN_IF_ERROR(states_->TakeError());
-  logits_begin_ = 0;
-  logits_end_ = PieceEnd(0, wanted());
-  return EnqueueStep(runner_, [this] { return EnqueueStep(runner_); });
+void DeviceEngine::SaveColumns(const Step& step) {
+  for (const Columns& columns : step.columns) states_->Copy(columns, /*save=*/true);
 }
+
+void DeviceEngine::TakeBack(const Step& step) {
+  for (const Columns& columns : step.columns) states_->Copy(columns, /*save=*/false);
+}
+
+absl::Status DeviceEngine::RunAgain(Step& step) {
+  Step* const behind = Behind(step);
+  if (behind != nullptr) TakeBack(*behind);
+  TakeBack(step);
+  PlaceLearnt(step);
+  RETURN_IF_ERROR(Repeat(step));
+  if (behind == nullptr) return absl::OkStatus();
+  states_->Repeat(behind->changes);
+  SaveColumns(*behind);
+  return Repeat(*behind);
+}
+
+absl::Status DeviceEngine::Repeat(Step& step) {
+  RETURN_IF_ERROR(EnqueueStep(step));
+  return step.drawn ? EnqueueDraws(step) : absl::OkStatus();
+}
+
+// ---- What the engine is asked for.
 
 absl::Status DeviceEngine::Run(std::span<const Chunk> chunks, braid::ExpertRunner& experts,
                                std::vector<float>* logits) {
   auto* const runner = dynamic_cast<ExpertRunner*>(&experts);
   if (runner == nullptr && config_.moe_layer_count() > 0)
     return InvalidArgument("the experts of a device's engine must run on devices");
-  runner_ = nullptr;
-  may_run_again_ = false;
+  std::swap(steps_.front(), steps_.back());
+  Step& step = last();
+  CHECK(!step.drawn) << "nobody takes what is drawn";
+  step.ran = step.may_run_again = false;
   logits_begin_ = logits_end_ = 0;
-  before_.clear();
   rows_.LayOut(chunks);
   RETURN_IF_ERROR(CheckStep());
   RETURN_IF_ERROR(UseDevice(device_.index));
-  RETURN_IF_ERROR(RunStep(runner));
-  runner_ = runner;
-  return logits == nullptr ? absl::OkStatus() : Logits(0, static_cast<int>(rows_.wanted.size()), logits);
+  timed_ = profile_ != nullptr && !any_drawn();
+  RETURN_IF_ERROR(Prepare(runner));
+  if (timed_) timer_.BeginStep(stream_.get());
+  RETURN_IF_ERROR(EnqueueStep(step));
+  step.ran = true;
+  return logits == nullptr ? absl::OkStatus() : Logits(0, step.wanted, logits);
+}
+
+absl::Status DeviceEngine::Prepare(ExpertRunner* runner) {
+  Step& step = last();
+  step.runner = runner;
+  step.decode = IsDecode();
+  step.may_run_again = runner != nullptr && runner->may_run_again();
+  step.wanted = static_cast<int>(rows_.wanted.size());
+  step.tokens_before.clear();
+  step.columns.clear();
+  step.rows.clear();
+  states_->TakeChanges(&step.changes);
+  PlaceDrawn();
+  CutStep(step, runner == nullptr ? 0 : runner->half_rows());
+  if (step.may_run_again) NoteColumns(step);
+  SaveColumns(step);
+  return FillInputs(step);
 }
 
 absl::Status DeviceEngine::HaveLogits(int begin, int end) {
@@ -358,22 +419,22 @@ absl::Status DeviceEngine::HaveLogits(int begin, int end) {
   return Head(begin, end);
 }
 
-absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last) {
-  RETURN_IF_ERROR(last());
+absl::Status DeviceEngine::WaitFor(absl::FunctionRef<absl::Status()> last_work) {
+  RETURN_IF_ERROR(last_work());
   absl::Status status = WaitForStream();
-  if (may_run_again_ && absl::IsResourceExhausted(status)) {
-    RETURN_IF_ERROR(RunAgain());
-    RETURN_IF_ERROR(last());
+  if (last().may_run_again && absl::IsResourceExhausted(status)) {
+    RETURN_IF_ERROR(RunAgain(last()));
+    RETURN_IF_ERROR(last_work());
     status = WaitForStream();
   }
-  may_run_again_ = false;
+  last().may_run_again = false;
   return status.ok() ? AddTimes() : status;
 }
 
 absl::Status DeviceEngine::WaitForStream() {
-  CHECK(drawings_left_ == 0) << "what was drawn is to be taken first";
+  CHECK(!any_drawn()) << "what was drawn is to be taken first";
   RETURN_IF_ERROR(CudaError(cudaEventRecord(done_.get(), stream_.get()), "running a step on the device"));
-  return WaitForEvent(done_.get(), runner_);
+  return WaitForEvent(done_.get(), last().runner);
 }
 
 absl::Status DeviceEngine::WaitForEvent(cudaEvent_t event, ExpertRunner* runner) {
@@ -382,7 +443,7 @@ absl::Status DeviceEngine::WaitForEvent(cudaEvent_t event, ExpertRunner* runner)
 }
 
 absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits) {
-  CHECK(begin >= 0 && begin <= end && end <= static_cast<int>(rows_.wanted.size()));
+  CHECK(last().ran && begin >= 0 && begin <= end && end <= last().wanted);
   const auto V = static_cast<size_t>(config_.vocab_size);
   logits->resize(static_cast<size_t>(end - begin) * V);
   if (begin == end) return WaitFor([] { return absl::OkStatus(); });
@@ -402,37 +463,34 @@ absl::Status DeviceEngine::Logits(int begin, int end, std::vector<float>* logits
 }
 
 absl::Status DeviceEngine::Draw(std::span<const DrawnRow> rows) {
-  CHECK(drawings_left_ < kDrawsMax) << "nobody takes what is drawn";
-  std::rotate(drawings_.begin(), drawings_.begin() + 1, drawings_.end());
-  Drawing& drawing = drawings_.back();
+  Step& step = last();
+  CHECK(step.ran && !step.drawn);
   // It has been taken, unless that failed.
-  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(drawing.done.get()), "waiting for what was drawn"));
-  drawing.runner = runner_;
-  drawing.rows.clear();
-  drawing.wanted = static_cast<int>(rows_.wanted.size());
-  drawing.cuts = false;
-  const DrawTable table = DrawTable::At(drawing.wanted, static_cast<std::byte*>(drawing.table.get()));
-  std::memset(drawing.table.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
-  std::fill_n(table.top_p, drawing.wanted, 1.0f);
+  RETURN_IF_ERROR(CudaError(cudaEventSynchronize(step.done.get()), "waiting for what was drawn"));
+  step.rows.clear();
+  step.cuts = false;
+  const DrawTable table = DrawTable::At(step.wanted, static_cast<std::byte*>(step.draw_table.get()));
+  std::memset(step.draw_table.get(), 0, table.bytes);  // of rows that nobody asks for: the best token, why not
+  std::fill_n(table.top_p, step.wanted, 1.0f);
   for (const DrawnRow& row : rows) {
-    CHECK(row.row >= 0 && row.row < drawing.wanted);
+    CHECK(row.row >= 0 && row.row < step.wanted);
     table.temperature[row.row] = row.temperature;
     table.top_k[row.row] = row.top_k;
     table.top_p[row.row] = row.top_p;
     table.min_p[row.row] = row.min_p;
     table.uniform[row.row] = row.uniform;
-    drawing.cuts = drawing.cuts || (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1));
-    drawing.rows.push_back(row.row);
+    step.cuts = step.cuts || (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1));
+    step.rows.push_back(row.row);
   }
-  RETURN_IF_ERROR(EnqueueDraws(drawing));
-  ++drawings_left_;
+  RETURN_IF_ERROR(EnqueueDraws(step));
+  step.drawn = true;
   return absl::OkStatus();
 }
 
-absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
-  const int L = drawing.rows.empty() ? 0 : drawing.wanted;
+absl::Status DeviceEngine::EnqueueDraws(const Step& step) {
+  const int L = step.rows.empty() ? 0 : step.wanted;
   auto* const memory = static_cast<std::byte*>(memory_.get());
-  const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(drawing.table.get()));
+  const DrawTable table = DrawTable::At(L, static_cast<std::byte*>(step.draw_table.get()));
   const DrawTable on_device = DrawTable::At(L, memory + draws_at_);
   if (L > 0)
     RETURN_IF_ERROR(
@@ -451,7 +509,7 @@ absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
     }
     DrawTokens op{end - begin, config_.vocab_size, forward_->logits() + first};
     op.temperature = on_device.temperature + begin;
-    if (drawing.cuts) op.top_k = on_device.top_k + begin, op.top_p = on_device.top_p + begin;
+    if (step.cuts) op.top_k = on_device.top_k + begin, op.top_p = on_device.top_p + begin;
     op.min_share = on_device.min_p + begin;
     op.uniform = on_device.uniform + begin;
     op.tokens = drawn() + begin;
@@ -462,10 +520,11 @@ absl::Status DeviceEngine::EnqueueDraws(const Drawing& drawing) {
     if (!options_.masked.empty()) logits_begin_ = logits_end_ = 0;
   }
   if (L > 0)
-    RETURN_IF_ERROR(CudaError(cudaMemcpyAsync(drawing.tokens.get(), drawn(), sizeof(int32_t) * static_cast<size_t>(L),
-                                              cudaMemcpyDeviceToHost, stream_.get()),
-                              "copying tokens"));
-  return CudaError(cudaEventRecord(drawing.done.get(), stream_.get()), "running a step on the device");
+    RETURN_IF_ERROR(
+        CudaError(cudaMemcpyAsync(step.drawn_tokens.get(), drawn(), sizeof(int32_t) * static_cast<size_t>(L),
+                                  cudaMemcpyDeviceToHost, stream_.get()),
+                  "copying tokens"));
+  return CudaError(cudaEventRecord(step.done.get(), stream_.get()), "running a step on the device");
 }
 
 absl::Status DeviceEngine::Recover() {
@@ -481,31 +540,30 @@ absl::Status DeviceEngine::Recover() {
 }
 
 bool DeviceEngine::Drawn() {
-  if (drawings_left_ == 0) return true;
-  if (cudaEventQuery(drawings_[kDrawsMax - drawings_left_].done.get()) != cudaErrorNotReady) return true;
+  if (!any_drawn()) return true;
+  if (cudaEventQuery(oldest_drawn().done.get()) != cudaErrorNotReady) return true;
   (void)cudaGetLastError();  // "not ready" is no error that somebody else should find
   return false;
 }
 
 absl::Status DeviceEngine::TakeDrawn(std::vector<TokenId>* tokens) {
-  CHECK(drawings_left_ > 0) << "nothing was drawn";
-  const bool is_last = drawings_left_ == 1;
-  const Drawing& drawing = drawings_[kDrawsMax - drawings_left_--];
-  absl::Status status = WaitForEvent(drawing.done.get(), drawing.runner);
-  if (is_last && may_run_again_ && absl::IsResourceExhausted(status)) {
-    RETURN_IF_ERROR(RunAgain());
-    RETURN_IF_ERROR(EnqueueDraws(drawing));
-    status = WaitForEvent(drawing.done.get(), drawing.runner);
+  CHECK(any_drawn()) << "nothing was drawn";
+  Step& step = oldest_drawn();
+  absl::Status status = WaitForEvent(step.done.get(), step.runner);
+  if (step.may_run_again && absl::IsResourceExhausted(status)) {
+    status = RunAgain(step);
+    if (status.ok()) status = WaitForEvent(step.done.get(), step.runner);
   }
-  if (is_last) may_run_again_ = false;
+  step.drawn = step.may_run_again = false;
   if (!status.ok()) {
-    drawings_left_ = 0;
+    last().drawn = false;
     return status;
   }
-  const auto* const drawn = static_cast<const int32_t*>(drawing.tokens.get());
+  const auto* const drawn = static_cast<const int32_t*>(step.drawn_tokens.get());
   tokens->clear();
-  for (const int row : drawing.rows) tokens->push_back(drawn[row]);
-  return is_last ? AddTimes() : absl::OkStatus();
+  for (const int row : step.rows) tokens->push_back(drawn[row]);
+  if (Step* const behind = Behind(step)) Learn(step, behind);
+  return &step == &last() ? AddTimes() : absl::OkStatus();
 }
 
 }  // namespace braid::gpu

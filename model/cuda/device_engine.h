@@ -57,7 +57,8 @@ struct DeviceEngineOptions {
 // copy; a decode step is a graph, one for each class of rows and contexts, padded with rows that are in no sequence.
 // Its ExpertRunner keeps it, since it is of use with that one alone. Tokens that are drawn stay in device memory, where
 // the step behind finds them, and go to the host beside it. Whatever is waited for, is through the ExpertRunner of that
-// step, who knows of what else can go wrong.
+// step, who knows of what else can go wrong. A step that it wants to have run again is taken back, and before that the
+// one behind it, if there is one; then both are run again in their order, as if for the first time.
 //
 // Used by one thread at a time, but for LoadExperts.
 class DeviceEngine : public Engine {
@@ -104,11 +105,6 @@ class DeviceEngine : public Engine {
   std::byte* exchange_memory() const { return static_cast<std::byte*>(memory_.get()) + exchange_at_; }
 
  private:
-  // Host memory that the device reads or writes while a step runs.
-  struct InputBuffer {
-    PinnedMemory memory;
-    Event copied;
-  };
   // One for each row of a step: what DrawTokens is told.
   struct DrawTable {
     float *temperature, *top_p, *min_p;
@@ -117,14 +113,32 @@ class DeviceEngine : public Engine {
     size_t bytes;
     static DrawTable At(int rows, std::byte* memory);
   };
-  // What is drawn of a step, until it is taken.
-  struct Drawing {
-    PinnedMemory table, tokens;
-    Event done;
-    std::vector<int> rows;  // among those wanted
-    int wanted = 0;
-    bool cuts = false;  // by top K or top P
+  using Columns = DeviceStates::Columns;
+  // A step, from its Run until it is known that it went well: what was enqueued, and what it takes to do that again.
+  struct Step {
+    bool ran = false;  // Run has returned OK
     ExpertRunner* runner = nullptr;
+    bool decode = false;
+    bool may_run_again = false;
+    int wanted = 0;                          // rows that somebody wants logits of
+    std::vector<DeviceForward::Part> parts;  // one, or two halves
+    int padded_wanted() const;
+    PinnedMemory inputs;  // of the parts, one behind the other
+    size_t input_bytes = 0;
+    Event inputs_copied;
+    // If it may run again: what the step before has drawn, once that is known, since it will have been overwritten;
+    // what became of columns between the two steps; and those that the step itself overwrites.
+    std::vector<TokenId> tokens_before;
+    std::vector<DeviceStates::Change> changes;
+    std::vector<Columns> columns;
+    int first_copy = 0;  // for them
+
+    // What is drawn of it.
+    bool drawn = false;     // and is to be taken
+    std::vector<int> rows;  // among those wanted
+    bool cuts = false;      // by top K or top P
+    PinnedMemory draw_table, drawn_tokens;
+    Event done;
   };
 
   DeviceEngine(const Device& device, const ModelConfig* config, const DeviceEngineOptions& options)
@@ -136,27 +150,35 @@ class DeviceEngine : public Engine {
 
   absl::Status CheckStep() const;
   bool IsDecode() const;
-  // The places where the last Draw leaves tokens, for chunks that name them.
+  // Of rows_ makes the last step.
+  absl::Status Prepare(ExpertRunner* runner);
+  // The places where the step before leaves tokens, for chunks that name them.
   void PlaceDrawn();
-  // Makes parts_ of rows_, and sends what they read.
-  void CutStep(bool decode, int half_rows);
-  absl::Status SendInputs();
-  int wanted() const;  // rows, with padding
-  absl::Status RunStep(ExpertRunner* runner);
-  absl::Status EnqueueStep(ExpertRunner* runner);
-  // With what its runner has before and behind.
-  absl::Status EnqueueStep(ExpertRunner* runner, absl::FunctionRef<absl::Status()> enqueue);
+  void CutStep(Step& step, int half_rows);
+  absl::Status FillInputs(Step& step);
+  absl::Status SendInputs(Step& step);
+  absl::Status EnqueueStep(Step& step);
+  // All that may be a graph.
+  absl::Status EnqueueLayersOrGraph(const Step& step);
+  absl::Status EnqueueLayers(const Step& step);
   absl::Status Head(int begin, int end);
   OpTimer* timer() { return timed_ ? &timer_ : nullptr; }
   absl::Status AddTimes() { return timed_ && profile_ != nullptr ? timer_.AddTo(profile_) : absl::OkStatus(); }
-  // What EnqueueStep needs to do it again, though the step has changed columns.
-  void PrepareToRunAgain();
-  absl::Status RunAgain();
+  // Takes the step back, and before that what was run behind it, and runs both again.
+  absl::Status RunAgain(Step& step);
+  absl::Status Repeat(Step& step);
+  int CopiesOfStep() const;
+  void NoteColumns(Step& step);
+  void SaveColumns(const Step& step);
+  void TakeBack(const Step& step);
+  // The tokens that the step before has drawn come by way of the host from now on.
+  static void Learn(const Step& before, Step* step);
+  void PlaceLearnt(Step& step);
   // The logits of wanted rows [begin, end) are in logits(), or will be when the stream comes there.
   absl::Status HaveLogits(int begin, int end);
-  absl::Status EnqueueDraws(const Drawing& drawing);
-  // Enqueues `last`, which asks for something of the last step, and returns once all is done.
-  absl::Status WaitFor(absl::FunctionRef<absl::Status()> last);
+  absl::Status EnqueueDraws(const Step& step);
+  // Enqueues `last_work`, which asks for something of the last step, and returns once all is done.
+  absl::Status WaitFor(absl::FunctionRef<absl::Status()> last_work);
   absl::Status WaitForStream();
   static absl::Status WaitForEvent(cudaEvent_t event, ExpertRunner* runner);
   // Of how many of the rows the logits are there at once.
@@ -184,25 +206,19 @@ class DeviceEngine : public Engine {
   bool uses_graphs_ = options_.graphs;
   StepProfile* profile_ = nullptr;
   OpTimer timer_;
-  bool timed_ = false;                 // the last step
-  std::array<InputBuffer, 2> inputs_;  // the next step's are written while the last one's are on their way
-  int next_inputs_ = 0;
+  bool timed_ = false;  // the last step
+  int launches_ = 0;    // of its graph
   PinnedMemory logit_memory_;
-  std::array<Drawing, kDrawsMax> drawings_;  // that of the last Draw is the last one
-  size_t drawings_left_ = 0;                 // to be taken, the last ones
   int32_t* drawn() const { return reinterpret_cast<int32_t*>(static_cast<std::byte*>(memory_.get()) + drawn_at_); }
 
-  // The last step.
-  StepRows rows_;
-  ExpertRunner* runner_ = nullptr;
+  // The last step, and in front of it the one before, which may not be over either.
+  std::array<Step, kDrawsMax> steps_;
+  Step& last() { return steps_.back(); }
+  Step* Behind(const Step& step) { return &step != &last() && last().ran ? &last() : nullptr; }
+  bool any_drawn() const { return steps_.front().drawn || steps_.back().drawn; }
+  Step& oldest_drawn() { return steps_.front().drawn ? steps_.front() : steps_.back(); }
+  StepRows rows_;  // of the last step, while it is prepared
   std::array<StepPart, 2> halves_;
-  std::vector<DeviceForward::Part> parts_;  // one, or two halves
-  int launches_ = 0;                        // of its graph
-  bool may_run_again_ = false;
-  struct ColumnsBefore {  // of a chunk that changes those it began with
-    int32_t conv_slot, position, copy;
-  };
-  std::vector<ColumnsBefore> before_;
   int logits_begin_ = 0, logits_end_ = 0;  // the wanted rows whose logits are in memory
 };
 

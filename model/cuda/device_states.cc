@@ -42,10 +42,12 @@ float* DeviceStates::conv_copies(int conv_layer) const {
 }
 
 void DeviceStates::Save(int32_t conv_slot, int position, int32_t copy) {
-  CopyColumns(position, conv_slot, copy, /*save=*/true);
+  changes_.push_back({{conv_slot, position, copy}, /*save=*/true});
+  Repeat(std::span(changes_).last(1));
 }
 void DeviceStates::Restore(int32_t copy, int position, int32_t conv_slot) {
-  CopyColumns(position, conv_slot, copy, /*save=*/false);
+  changes_.push_back({{conv_slot, position, copy}, /*save=*/false});
+  Repeat(std::span(changes_).last(1));
 }
 
 void DeviceStates::Fill(uint8_t byte) {
@@ -56,8 +58,18 @@ void DeviceStates::Fill(uint8_t byte) {
   fill(columns_, ConvColumnsBytes(config_) * static_cast<uint64_t>(sizes().sequences));
 }
 
+void DeviceStates::TakeChanges(std::vector<Change>* changes) {
+  changes->clear();
+  std::swap(*changes, changes_);
+}
+
+void DeviceStates::Repeat(std::span<const Change> changes) {
+  for (const Change& change : changes) Copy(change.columns, change.save);
+}
+
 // A column of all layers is one copy of so many rows: layers are a stretch of memory apart.
-void DeviceStates::CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save) {
+void DeviceStates::Copy(const Columns& columns, bool save) {
+  const auto& [conv_slot, position, copy] = columns;
   const int before = config_.conv_taps - 1;
   const int64_t D = config_.model_dim;
   const size_t width = sizeof(float) * static_cast<size_t>(D), layers = static_cast<size_t>(config_.conv_layer_count());

@@ -2,6 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <span>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "kernels/cuda/kv.h"
 #include "model/config.h"
@@ -29,12 +32,26 @@ class DeviceStates : public SequenceStates {
   void Save(int32_t conv_slot, int position, int32_t copy) override;
   void Restore(int32_t copy, int position, int32_t conv_slot) override;
   void Fill(uint8_t byte) override;
+
+  // The columns before a position, and a copy of them.
+  struct Columns {
+    int32_t conv_slot;
+    int position;
+    int32_t copy;
+  };
+  struct Change {
+    Columns columns;
+    bool save;
+  };
+  // What Save and Restore have done since this was called last, for a step that runs again and needs it again.
+  void TakeChanges(std::vector<Change>* changes);
+  void Repeat(std::span<const Change> changes);
+  // Save or Restore, and not a change.
+  void Copy(const Columns& columns, bool save);
   // What went wrong in these since this was asked last.
   absl::Status TakeError();
 
  private:
-  void CopyColumns(int position, int32_t conv_slot, int32_t copy, bool save);
-
   const ModelConfig& config_;
   const int copies_count_;
   cudaStream_t stream_ = nullptr;
@@ -43,6 +60,7 @@ class DeviceStates : public SequenceStates {
   float* columns_ = nullptr;     // (conv layers, slots, kConvColumns, D)
   float* copies_ = nullptr;      // (conv layers, copies, C - 1, D)
   cudaError_t error_ = cudaSuccess;
+  std::vector<Change> changes_;
 };
 
 }  // namespace braid::gpu

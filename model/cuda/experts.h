@@ -63,7 +63,8 @@ class ExpertRunner : public braid::ExpertRunner {
   // Returns once everything before `event` is done, which stands in the oldest step that was not waited for; a second
   // time in the same step if nothing was begun behind it. On an error nothing may be used of what was done since that
   // step began. kResourceExhausted, on all devices of a group alike: what they had to tell each other did not fit; the
-  // step is to be enqueued again, all of it, and will then have the room.
+  // step is to be enqueued again, all of it, and will then have the room. So is then the one behind it, if it was
+  // enqueued, which is void as well.
   virtual absl::Status Wait(cudaEvent_t event);
 
   // Hidden states in host memory are for hosts' runners.
