@@ -298,6 +298,70 @@ TEST_F(DeviceEngineTest, RunsAStepAgainWhenItsExpertsAskForIt) {
   EXPECT_EQ(got, want);
 }
 
+// One that finds so of a step when another has been begun behind it, which starts where the first has saved columns.
+TEST_F(DeviceEngineTest, RunsAStepAgainAndTheOneBehindItAndWhatWasDoneBetween) {
+  class Again : public ExpertRunner {
+   public:
+    explicit Again(LocalExperts* experts) : experts_(*experts) {}
+    bool may_run_again() const override { return void_; }
+    bool capturable() const override { return false; }
+    absl::Status Enqueue(const RoutedRows& rows, cudaStream_t stream) override {
+      if (!void_) return experts_.Enqueue(rows, stream);
+      return CudaError(cudaMemsetAsync(rows.y, 0x41, sizeof(float) * rows.T * rows.D, stream), "spoiling a step");
+    }
+    absl::Status Wait(cudaEvent_t event) override {
+      RETURN_IF_ERROR(ExpertRunner::Wait(event));
+      return std::exchange(void_, false) ? absl::ResourceExhaustedError("too little room") : absl::OkStatus();
+    }
+
+   private:
+    LocalExperts& experts_;
+    bool void_ = true;
+  };
+  const TinyModel model(DType::kBF16);
+  const auto V = static_cast<size_t>(model.config.vocab_size);
+  const std::vector<TokenId> tokens = model.Tokens(52, 7);
+  DeviceFixture device(&model.config, &model.tensors, SmallOptions(DType::kBF16));
+  DeviceStates& states = device.engine().states();
+  const std::vector<float> want = device.Logits(tokens, 52);
+  const auto best = [&](const std::vector<float>& logits, int row) {
+    return Best(std::span(logits).subspan(static_cast<size_t>(row) * V, V));
+  };
+  std::vector<TokenId> answer(tokens.begin(), tokens.begin() + 40);
+  answer.push_back(best(want, 39));
+  answer.push_back(best(device.Logits(answer, 41), 40));
+
+  SequenceCache one = device.NewSequence(64), other = device.NewSequence(64);
+  other.blocks[0] = one.blocks[0];  // what they have in common: 32 tokens
+  const Chunk before{&one, 0, std::span(tokens).first(20), Logits::kNone};
+  EXPECT_TRUE(device.Step({&before, 1}).empty());
+  Again again(&device.experts());
+  const ColumnsSave save{32, 2};
+  const Chunk first{&one, 20, std::span(tokens).subspan(20, 20), Logits::kLast, {&save, 1}};
+  const Engine::DrawnRow rows[] = {{.row = 0}, {.row = 1}};
+  ASSERT_EQ(device.engine().Run({&first, 1}, again, nullptr), absl::OkStatus());
+  ASSERT_EQ(device.engine().Draw({rows, 1}), absl::OkStatus());
+  states.Restore(2, 32, other.conv_slot);
+  states.Save(other.conv_slot, 32, 3);
+  const TokenId holds_the_place = 0;
+  const Chunk second[] = {{.cache = &one, .position = 40, .tokens = {&holds_the_place, 1}, .drawn = 0},
+                          {.cache = &other, .position = 32, .tokens = std::span(tokens).subspan(32)}};
+  ASSERT_EQ(device.engine().Run(second, again, nullptr), absl::OkStatus());
+  ASSERT_EQ(device.engine().Draw(rows), absl::OkStatus());
+  std::vector<TokenId> drawn;
+  ASSERT_EQ(device.engine().TakeDrawn(&drawn), absl::OkStatus());
+  EXPECT_EQ(drawn, std::vector{answer[40]});
+  ASSERT_EQ(device.engine().TakeDrawn(&drawn), absl::OkStatus());
+  EXPECT_EQ(drawn, (std::vector{answer[41], best(want, 51)}));
+  std::vector<float> logits;
+  ASSERT_EQ(device.engine().Logits(1, 2, &logits), absl::OkStatus());
+  EXPECT_EQ(logits, std::vector<float>(want.end() - V, want.end()));
+  // What was saved between the steps is what should have been.
+  states.Restore(3, 32, other.conv_slot);
+  const Chunk third{.cache = &other, .position = 32, .tokens = std::span(tokens).subspan(32)};
+  EXPECT_EQ(device.Step({&third, 1}), logits);
+}
+
 class DeviceEngineIn : public OnFakeDevice<testing::TestWithParam<DType>> {};
 INSTANTIATE_TEST_SUITE_P(Precisions, DeviceEngineIn, testing::Values(DType::kF32, DType::kBF16),
                          [](const auto& info) { return std::string(Name(info.param)); });
