@@ -502,7 +502,7 @@ class Ahead {
 TEST_F(DeviceExpertParallel, RunsStepsAgainThatSomeRanksHaveBegunAnotherBehind) {
   for (const int overlap_rows : simt::kManyThreads ? std::vector<int>{0, 4} : std::vector<int>{4}) {
     Ahead ahead(overlap_rows);
-    for (uint64_t seed = 0; seed < (simt::kManyThreads ? 3 : 1); ++seed) EXPECT_TRUE(ahead.AreRight(seed)) << seed;
+    for (uint64_t seed = 0; seed < (simt::kManyThreads ? 2 : 1); ++seed) EXPECT_TRUE(ahead.AreRight(seed)) << seed;
     EXPECT_GT(ahead.ahead(), 1);
   }
 }
@@ -512,7 +512,7 @@ TEST_F(DeviceExpertParallel, IsWrongWhereNoVoidStepPassesOrOneCounts) {
   for (const Bug bug : {Bug::kLetsNoVoidStepPass, Bug::kCountsAVoidStep}) {
     Ahead ahead(0);
     int wrong = 0;
-    for (uint64_t seed = 0; seed < 4; ++seed) wrong += !ahead.AreRight(seed, bug);
+    for (uint64_t seed = 0; seed < 2; ++seed) wrong += !ahead.AreRight(seed, bug);
     EXPECT_GT(wrong, 0);
   }
 }

@@ -250,7 +250,7 @@ class ConversationsOverNccl : public EnginesOverNccl {
  protected:
   static constexpr int kSize = simt::kManyThreads ? 3 : 2, kSequences = simt::kManyThreads ? 3 : 1;
   // In each step but for two one of the ranks begins a sequence, until all have; then there are some more.
-  static constexpr int kPrompts = 2 + kSize * kSequences, kSteps = kPrompts + (simt::kManyThreads ? 5 : 3), kRows = 16;
+  static constexpr int kPrompts = 2 + kSize * kSequences, kSteps = kPrompts + (simt::kManyThreads ? 5 : 2), kRows = 16;
   static constexpr int kFirst = 2;  // tokens of a prompt, as many as a convolution looks back
   struct Sequence {
     std::vector<TokenId> prompt, answer;
@@ -386,9 +386,8 @@ class ConversationsOverNccl : public EnginesOverNccl {
     int again_with_another_behind_ = 0;
   };
 };
-INSTANTIATE_TEST_SUITE_P(All, ConversationsOverNccl,
-                         testing::ValuesIn(simt::kManyThreads ? std::vector<EnginesCase>{{0, true}, {1, true}}
-                                                              : std::vector<EnginesCase>{{1, true}}));
+// Prompts in halves, and what comes behind them not.
+INSTANTIATE_TEST_SUITE_P(All, ConversationsOverNccl, testing::Values(EnginesCase{4, true}));
 
 TEST_P(ConversationsOverNccl, RunStepsAgainThoughOthersWereBegunBehind) {
   ExpertParallel::Options options = ParallelOptions();
@@ -398,7 +397,7 @@ TEST_P(ConversationsOverNccl, RunStepsAgainThoughOthersWereBegunBehind) {
   std::vector<std::vector<std::pair<std::vector<TokenId>, std::vector<float>>>> expected(kSize);
   for (int rank = 0; rank < kSize; ++rank)
     for (int i = 0; i < kSequences; ++i) expected[rank].push_back(AnswerAlone(rank, i));
-  const uint64_t seed = GetParam().overlap_rows + 1;
+  const uint64_t seed = 1;  // some columns are lost then, if nobody saves them
   simt::SetSeed(seed);
   std::atomic<int> again_with_another_behind = 0;
   OnEachEngine(kSize, options, [&](int at, DeviceEngine& engine, ExpertParallel& experts) {
