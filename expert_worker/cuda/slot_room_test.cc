@@ -70,5 +70,24 @@ TEST(SlotRoom, DoublesUntilAllFitsAndHalvesWhenNothingComes) {
   EXPECT_EQ(results, (std::vector<int>{32, 64, 128, 128, 128, 64, 64, 64, 32}));
 }
 
+TEST(SlotRoom, IsTheSameWhetherTheStepBehindWasCountedBeforeOrNot) {
+  for (int calm = 0; calm < 7; ++calm) {
+    SlotRoom ahead = RoomFor(16, {.deviations = 0, .more = 0, .steps_to_halve = 3, .spare_bytes = 0}), late = ahead;
+    for (SlotRoom* room : {&ahead, &late}) {
+      for (int i = 0; i < 2; ++i) room->CountStep(), room->DidNotFit();
+      for (int i = 0; i < calm; ++i) room->CountStep();
+      room->CountStep();  // the one that will not fit
+    }
+    ahead.CountStep();
+    ahead.DidNotFit(/*another_behind=*/true);
+    late.DidNotFit();
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_EQ(ahead.Results(64), late.Results(64)) << calm << ", " << i;
+      ahead.CountStep();
+      late.CountStep();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace braid::gpu
