@@ -28,7 +28,7 @@ namespace {
 // How often the thread looks: a poll() and a call that reads a flag.
 constexpr absl::Duration kLookEvery = absl::Milliseconds(2);
 // A peer's sockets are closed one after the other, and only that of its link tells who it was.
-constexpr absl::Duration kNamePatience = absl::Milliseconds(20);
+constexpr absl::Duration kNamePatience = absl::Milliseconds(100);
 // To finalize in peace needs all peers; they end the epoch at about the same time, or are gone.
 constexpr absl::Duration kPeacePatience = absl::Seconds(1);
 constexpr absl::Duration kEndPatience = absl::Seconds(5);
@@ -88,9 +88,7 @@ absl::Status NcclCommunicator::Init(const ncclUniqueId& id, int size, int rank) 
     absl::MutexLock lock(&mutex_);
     comm_ = comm;
     making_ = false;
-    if (result != ncclSuccess && result != ncclInProgress) {
-      SetFailure(NcclError("ncclCommInitRankConfig", result, comm), {});
-    }
+    if (result != ncclSuccess && result != ncclInProgress) FailOf("ncclCommInitRankConfig", result);
   }
   return AwaitSettled();
 }
@@ -122,7 +120,7 @@ absl::Status NcclCommunicator::Group(absl::FunctionRef<ncclResult_t(ncclComm_t)>
     }
     if (result == ncclSuccess || Planted(Bug::kForgetsToAwaitTheLaunch)) return absl::OkStatus();
     if (result != ncclInProgress) {
-      SetFailure(NcclError(call, result, comm_), {});
+      FailOf(call, result);
       return failure_;
     }
   }
@@ -170,15 +168,12 @@ ncclResult_t NcclCommunicator::Look() {
   ncclResult_t result = ncclSuccess;
   if (comm_ != nullptr) result = ncclCommGetAsyncError(comm_, &state);
   const ncclResult_t wrong = result != ncclSuccess ? result : state == ncclInProgress ? ncclSuccess : state;
-  // Who is gone says more than what NCCL makes of it.
-  std::vector<int> gone = GonePeers(wrong == ncclSuccess ? absl::ZeroDuration() : kNamePatience);
-  const absl::Time now = absl::Now();
-  if (!gone.empty()) {
-    const std::string who = fmt::format("rank {} is gone: {}", fmt::join(gone, ", "), links_->WhyGone(gone.front()));
-    SetFailure(absl::UnavailableError(who), std::move(gone));
-  } else if (wrong != ncclSuccess) {
-    SetFailure(NcclError("ncclCommGetAsyncError", wrong, comm_), links_->Suspects(now));
-  } else if (now >= deadline_) {
+  if (wrong != ncclSuccess) {
+    FailOf("ncclCommGetAsyncError", wrong);
+    return state;
+  }
+  if (FailOfGonePeers(absl::ZeroDuration())) return state;
+  if (const absl::Time now = absl::Now(); now >= deadline_) {
     std::vector<int> suspects = links_->Suspects(now);
     const std::string who = suspects.empty()
                                 ? "; all hear each other: one computes for so long, or NCCL's own network fails"
@@ -188,13 +183,22 @@ ncclResult_t NcclCommunicator::Look() {
   return state;
 }
 
-std::vector<int> NcclCommunicator::GonePeers(absl::Duration patience) {
+// Who is gone says more than what NCCL makes of it.
+void NcclCommunicator::FailOf(const char* call, ncclResult_t result) {
+  if (!FailOfGonePeers(kNamePatience)) SetFailure(NcclError(call, result, comm_), links_->Suspects(absl::Now()));
+}
+
+bool NcclCommunicator::FailOfGonePeers(absl::Duration patience) {
   const absl::Time give_up = absl::Now() + patience;
   links_->Advance(absl::Now());
   for (absl::Time now = absl::Now(); now < give_up && links_->Gone().empty(); now = absl::Now()) {
     links_->Advance(now, give_up - now);
   }
-  return links_->Gone();
+  std::vector<int> gone = links_->Gone();
+  if (gone.empty()) return false;
+  const std::string who = fmt::format("rank {} is gone: {}", fmt::join(gone, ", "), links_->WhyGone(gone.front()));
+  SetFailure(absl::UnavailableError(who), std::move(gone));
+  return true;
 }
 
 std::vector<int> NcclCommunicator::Silent() const {

@@ -55,7 +55,9 @@ class NcclCommunicator : public std::enable_shared_from_this<NcclCommunicator> {
   void SetFailure(const absl::Status& status, std::vector<int> suspects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Fails if there is a reason to; else what the communicator does: ncclSuccess or ncclInProgress.
   ncclResult_t Look() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<int> GonePeers(absl::Duration patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailOf(const char* call, ncclResult_t result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether some are, or are found to be while `patience` lasts.
+  bool FailOfGonePeers(absl::Duration patience) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Looks until `there`, which is told what the communicator does.
   absl::Status LookUntil(absl::FunctionRef<bool(ncclResult_t state)> there);
   absl::Status AwaitLinks();
