@@ -1,9 +1,9 @@
 # The kernels of kernels/cuda, compiled by nvcc for every architecture we serve on, where a toolkit is installed.
 #
 # braid_cuda_kernels(NAME KERNELS a.cu b.cu FP8 b.cu)   the target NAME: an object a.cu.o for each, and a.cu.ptxas, what
-#   the assembler said of it. Those of FP8 are for 8.9, too, whose tensor cores have it; the others are for 8.0 there. A warning, a spilled register or local memory is an error. With BRAID_CUDA it is a library,
-#   to be linked with what calls the kernels; else it is built by nobody but the test cuda_kernels_compile, wherever
-#   there is an nvcc.
+#   the assembler said of it. Those of FP8 are for 8.9, too, whose tensor cores have it, where the others are for 8.0.
+#   A warning, a spilled register or local memory is an error. With BRAID_CUDA it is a library, to be linked with what
+#   calls the kernels; else it is built by nobody but the test cuda_kernels_compile, wherever there is an nvcc.
 option(BRAID_CUDA "Build the CUDA kernels" OFF)
 find_program(BRAID_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin /opt/cuda/bin)
 set(BRAID_CUDA_ARCHITECTURES 80 90a 100a CACHE STRING "GPUs to compile kernels for")

@@ -46,8 +46,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--device", worker.device, "what computes: cpu, cuda (the first GPU) or cuda:N", "BRAID_WORKER_DEVICE");
   add("--precision", worker.precision,
       "of activations on a GPU: bf16; fp8, which is --weights fp8 and rounds alike what those weights are multiplied "
-      "by, "
-      "on GPUs of compute capability 8.9 or later; or float32, to compare with the CPU; empty: bf16, equal on all "
+      "by, on GPUs of compute capability 8.9 or later; or float32, to compare with the CPU; empty: bf16, equal on all "
       "workers",
       "BRAID_WORKER_PRECISION");
   app.add_flag(
@@ -57,8 +56,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("BRAID_WORKER_EXACT");
   add("--weights", worker.weights,
       "on a GPU: as in the model's file, or fp8, half the bytes of those that are in floats there, at some distance "
-      "from "
-      "the model; equal on all workers",
+      "from the model; equal on all workers",
       "BRAID_WORKER_WEIGHTS")
       ->check(CLI::IsMember({"auto", "fp8"}));
   add("--threads", worker.threads, "threads that compute; 0: one per core of this process", "BRAID_WORKER_THREADS");
@@ -93,8 +91,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 1 << 16));
   add("--ranks-max", worker.ranks_max,
       "workers of this one's group at most, itself among them; a GPU's memory is planned for so many, 1 leaves all of "
-      "it "
-      "to keys and values; 0: 16 GPUs, any number of CPUs",
+      "it to keys and values; 0: 16 GPUs, any number of CPUs",
       "BRAID_WORKER_RANKS_MAX")
       ->check(CLI::Range(0, 4096));
   add("--exchange-timeout-ms", flags.exchange_timeout_ms, "silence of a peer inside a step that is a fault",

@@ -43,8 +43,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "BRAID_ROUTER_WORKERS_MAX");
   add("--groups", router.groups,
       "groups that workers without --group are spread over, the GPUs of one host together; 0: each host's GPUs are "
-      "one, "
-      "all CPU workers are one",
+      "one, all CPU workers are one",
       "BRAID_ROUTER_GROUPS");
   add("--replica-experts", router.replica_experts,
       "per layer, hot experts that a worker may hold beyond its even share: the memory for replicas",

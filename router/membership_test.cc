@@ -49,6 +49,15 @@ class MembershipTest : public ::testing::Test {
     now_ += time;
     membership_.Advance(now_, {});
   }
+  // Worker 3 has come to 1 and 2, which serve: it stands by.
+  void ExpectItTakesALostOnesPlace() {
+    Advance();
+    EXPECT_THAT(Said(), IsEmpty());
+    membership_.OnLost(WorkerId(1), true, now_);
+    Said();
+    Advance();
+    EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
+  }
   // Takes the next epoch, which has begun to be set up, until it serves.
   void Serve(std::vector<uint32_t> ids) {
     for (uint32_t id : ids) Prepared(id);
@@ -179,12 +188,7 @@ class WithStandby : public MembershipTest {
 TEST_F(WithStandby, AStandbyTakesALostOnesPlace) {
   ServeWith({1, 2});
   Join(3);
-  Advance();
-  EXPECT_THAT(Said(), IsEmpty());
-  membership_.OnLost(WorkerId(1), true, now_);
-  Said();
-  Advance();
-  EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
+  ExpectItTakesALostOnesPlace();
 }
 
 // Of workers that have memory for so many ranks of an epoch.
@@ -204,12 +208,7 @@ TEST_F(WithMemoryForRanks, FurtherWorkersStandBy) {
   Advance();
   Serve({1, 2});
   Join(3, 2);
-  Advance();
-  EXPECT_THAT(Said(), IsEmpty());
-  membership_.OnLost(WorkerId(1), true, now_);
-  Said();
-  Advance();
-  EXPECT_THAT(Said(), ElementsAre("2 prepare", "3 prepare"));
+  ExpectItTakesALostOnesPlace();
 }
 
 TEST_F(WithMemoryForRanks, AsManyServeAsCanTogether) {

@@ -47,13 +47,12 @@ int PlacesFor(const WorkerOptions& options, const ModelConfig& config) {
 // An epoch's, with what computes them.
 //
 // May end on any thread, beside steps of the next epoch: once nobody runs steps of it any more, its graphs are nobody
-// else's (see ExpertRunner::graphs), and go before its exchange does. That thread may never have chosen a device, and
-// would have CUDA make a context on the first one, in memory which is that of another worker.
+// else's (see ExpertRunner::graphs), and go before its exchange does.
 class DeviceEpochExperts : public EpochExperts {
  public:
   DeviceEpochExperts(int device, std::unique_ptr<DeviceExpertFfn> ffn, std::unique_ptr<ExpertParallel> parallel)
       : device_(device), ffn_(std::move(ffn)), parallel_(std::move(parallel)) {}
-  // A thread that never used a device would use the first one, and take memory of it.
+  // A thread that never chose a device would have CUDA make a context on the first one, in another worker's memory.
   ~DeviceEpochExperts() override { (void)UseDevice(device_); }
   braid::ExpertRunner& runner() override { return parallel_->runner(); }
   void BeginStep(uint64_t step, int rows_max) override { parallel_->BeginStep(step, rows_max); }

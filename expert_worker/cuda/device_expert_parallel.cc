@@ -101,8 +101,12 @@ EpochMemory::Sizes ExpertParallel::MemorySizes(const ModelConfig& config, const 
   const size_t tables = LayOut(ranks, moe_layers, E, size_t(moe_layers) * E * ranks, nullptr).bytes;
   return {.scratch_bytes = LayOut(config, options, step_tokens_max, ranks, nullptr).bytes * SetsFor(options, ranks),
           .device_bytes = tables,
-          .host_bytes = 4 * tables + 2 * Padded(CountsBytes(ranks))};
+          .host_bytes = HostBytes(ranks, tables)};
 }
+
+size_t ExpertParallel::CountsBytes(int ranks) { return Padded(size_t(ranks) * ranks * 2 * sizeof(int32_t)); }
+
+size_t ExpertParallel::HostBytes(int ranks, size_t tables) { return 4 * tables + 2 * CountsBytes(ranks); }
 
 ExpertParallel::Scratch ExpertParallel::LayOut(const ModelConfig& config, const Options& options, int step_tokens_max,
                                                int ranks, std::byte* begin) {
@@ -199,19 +203,20 @@ absl::Status ExpertParallel::MakeTables(EpochMemory* memory) {
     first.push_back(static_cast<int32_t>(replicas.size()));
   }
   const auto lay_out = [&](std::byte* begin) { return LayOut(ranks, moe_layers, E, replicas.size(), begin); };
-  const size_t bytes = lay_out(nullptr).bytes, counts_bytes = Padded(CountsBytes(ranks));
+  const size_t bytes = lay_out(nullptr).bytes, host_bytes = HostBytes(ranks, bytes);
   ASSIGN_OR_RETURN(memory_, memory->Take());
   const std::span<std::byte> device = memory_->device, pinned = memory_->host;
-  if (bytes > device.size() || 4 * bytes + 2 * counts_bytes > pinned.size()) {
+  if (bytes > device.size() || host_bytes > pinned.size()) {
     return InvalidArgument(
         fmt::format("the placement on {} ranks takes {} bytes, {} are set aside", ranks, bytes, device.size()));
   }
   std::byte* const host = pinned.data();
-  std::fill_n(host, 4 * bytes + 2 * counts_bytes, std::byte{0});
+  std::fill_n(host, host_bytes, std::byte{0});
   tables_ = lay_out(device.data());
   host_tables_ = {HostTables{lay_out(host), lay_out(host + bytes)},
                   HostTables{lay_out(host + 2 * bytes), lay_out(host + 3 * bytes)}};
-  for (int i = 0; i < 2; ++i) sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 4 * bytes + i * counts_bytes);
+  for (int i = 0; i < 2; ++i)
+    sets_[i].host_counts = reinterpret_cast<int32_t*>(host + 4 * bytes + i * CountsBytes(ranks));
   const Tables& all = host_tables_[0].at_begin;  // of the first step
   std::copy(first.begin(), first.end(), all.first_replica);
   std::copy(replicas.begin(), replicas.end(), all.replicas);

@@ -159,7 +159,9 @@ class ExpertParallel : public ExpertRunner, public EpochExperts {
   static Scratch LayOut(const ModelConfig& config, const Options& options, int step_tokens_max, int ranks,
                         std::byte* begin);
   static Tables LayOut(int ranks, int moe_layers, int E, size_t replicas, std::byte* begin);
-  static size_t CountsBytes(int ranks) { return size_t(ranks) * ranks * 2 * sizeof(int32_t); }
+  // Of the host: two HostTables, each table of so many bytes, and the counts of two sets.
+  static size_t HostBytes(int ranks, size_t tables);
+  static size_t CountsBytes(int ranks);
   absl::Status MakeTables(EpochMemory* memory);
 
   // The one that is enqueued now, or next: the last that has begun, but where steps run again.
